@@ -1,1 +1,11 @@
-//! Under construction.
+//! What clients of netd see: the interface `io.netd`, its types and errors, and a blocking client library.
+
+#![forbid(unsafe_code)]
+
+pub mod accepted;
+pub mod datagram;
+pub mod error;
+pub mod types;
+
+pub use error::{Error, ErrorKind};
+pub use types::*;

@@ -1,0 +1,397 @@
+//! The types of `io.netd.varlink`, field for field.
+//!
+//! No type here carries a physical address or an IOVA: what clients see is the network, not the memory below it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ErrorKind;
+
+/// An address with a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// IPv4 in dotted decimal, or IPv6 as in RFC 5952.
+    pub address: IpAddr,
+    /// TCP or UDP port.
+    pub port: u16,
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(from: SocketAddr) -> Endpoint {
+        Endpoint { address: from.ip(), port: from.port() }
+    }
+}
+
+impl From<Endpoint> for SocketAddr {
+    fn from(from: Endpoint) -> SocketAddr {
+        SocketAddr::new(from.address, from.port)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::from(*self).fmt(f)
+    }
+}
+
+/// Whether the device below the sockets works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceState {
+    /// Frames flow, or would.
+    Ready,
+    /// It misbehaved and is being reset.
+    Resetting,
+    /// There is none; every socket call fails.
+    Unavailable,
+}
+
+/// Where the addresses of the interface come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressSource {
+    /// No address: the device is unavailable.
+    None,
+    /// No address yet: DHCP is asking.
+    Searching,
+    /// A DHCP lease.
+    Dhcp,
+    /// The configuration.
+    Static,
+    /// The configuration's fallback, since no DHCP server answered.
+    Fallback,
+}
+
+/// Frames and their bytes in one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traffic {
+    /// Ethernet frames.
+    pub frames: u64,
+    /// Their bytes, Ethernet header included, checksum not.
+    pub bytes: u64,
+}
+
+/// Answer of `GetStatus`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// How long it runs.
+    pub uptime_seconds: u64,
+    /// The devnet switch: while false, no client reaches a peer.
+    pub devnet_enabled: bool,
+    /// Whether the device works.
+    pub device: DeviceState,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// Where the addresses come from.
+    pub address_source: AddressSource,
+    /// Addresses with their prefix lengths; empty without a live device.
+    pub addresses: Vec<IpNet>,
+    /// The default gateway.
+    pub gateway: Option<IpAddr>,
+    /// Sockets of all clients.
+    pub sockets: u32,
+    /// What came in.
+    pub received: Traffic,
+    /// What went out.
+    pub sent: Traffic,
+    /// Counters by name, among them one per reason to drop a frame.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// What kind of device carries the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    /// A PCI function through VFIO.
+    Vfio,
+    /// A vhost-user backend.
+    VhostUser,
+    /// The software device inside the daemon.
+    Software,
+}
+
+/// What keeps the device inside its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// The IOMMU.
+    Iommu,
+    /// Nothing but the driver's care: VFIO's no-IOMMU mode.
+    NoIommu,
+}
+
+/// The layout through which the driver talks to the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// virtio 0.9 over PCI I/O ports.
+    Legacy,
+    /// virtio 1.x over PCI capabilities.
+    Modern,
+    /// Within the process or over vhost-user: no PCI.
+    Direct,
+}
+
+/// How a worker waits for frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PollMode {
+    /// Always polling; no interrupt is ever used.
+    Busy,
+    /// Polling while there is work, then sleeping on the interrupt.
+    Adaptive,
+    /// Sleeping on the interrupt.
+    Interrupt,
+}
+
+/// The direction of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// From the device.
+    Receive,
+    /// To the device.
+    Transmit,
+}
+
+/// One virtqueue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queue {
+    /// Index of the queue in the device.
+    pub index: u16,
+    /// Which way its frames go.
+    pub direction: Direction,
+    /// Descriptors.
+    pub size: u32,
+    /// Frames so far.
+    pub frames: u64,
+    /// Bytes so far.
+    pub bytes: u64,
+    /// Interrupts used so far.
+    pub interrupts: u64,
+}
+
+/// A feature that the device offered and the driver declined, or that the driver wanted and did not get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AbsentFeature {
+    /// As the specification names it, such as `VIRTIO_NET_F_MRG_RXBUF`.
+    pub name: String,
+    /// Why it is not in use.
+    pub reason: String,
+}
+
+/// Answer of `GetDevice`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// What it is.
+    pub kind: DeviceKind,
+    /// Whether it works.
+    pub state: DeviceState,
+    /// Why it does not.
+    pub reason: Option<String>,
+    /// The PCI function, as `0000:00:03.0`.
+    pub function: Option<String>,
+    /// What keeps it inside its memory; none for a device without DMA.
+    pub isolation: Option<Isolation>,
+    /// The transport.
+    pub transport: Transport,
+    /// How the worker waits for frames.
+    pub poll: PollMode,
+    /// Ethernet address.
+    pub mac: String,
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// Features in use, by the specification's names.
+    pub features: Vec<String>,
+    /// Features not in use, with the reason.
+    pub absent_features: Vec<AbsentFeature>,
+    /// The queues.
+    pub queues: Vec<Queue>,
+    /// How often it was reset since the daemon started.
+    pub resets: u64,
+}
+
+/// A route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Where to.
+    pub destination: IpNet,
+    /// Through whom; none means on the link.
+    pub gateway: Option<IpAddr>,
+}
+
+/// One network interface of the daemon, in the answer of `ListInterfaces`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// Name, such as `net0`.
+    pub name: String,
+    /// Ethernet address.
+    pub mac: String,
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// Where the addresses come from.
+    pub address_source: AddressSource,
+    /// Addresses with their prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// The default gateway.
+    pub gateway: Option<IpAddr>,
+    /// All routes but those that follow from the addresses.
+    pub routes: Vec<Route>,
+    /// DNS servers.
+    pub dns: Vec<IpAddr>,
+    /// Time servers.
+    pub ntp: Vec<IpAddr>,
+    /// Host name that the lease gave.
+    pub hostname: Option<String>,
+    /// Domain that the lease gave.
+    pub domain: Option<String>,
+    /// Who gave the lease.
+    pub dhcp_server: Option<IpAddr>,
+    /// Its whole length.
+    pub lease_seconds: Option<u64>,
+    /// Until the daemon asks for its renewal.
+    pub renew_in_seconds: Option<u64>,
+}
+
+/// What a socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SocketKind {
+    /// A TCP connection.
+    Tcp,
+    /// A TCP listener.
+    TcpListener,
+    /// A UDP socket.
+    Udp,
+}
+
+/// One socket of a client, in the answer of `ListSockets`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Socket {
+    /// The id that its creator was told.
+    pub id: u64,
+    /// What it is.
+    pub kind: SocketKind,
+    /// State of RFC 9293, 3.3.2 in lower case (`established`, `fin_wait_1`), `listen`, or `bound`.
+    pub state: String,
+    /// Its own end.
+    pub local: Endpoint,
+    /// The other end.
+    pub remote: Option<Endpoint>,
+    /// User id of its creator.
+    pub uid: u32,
+    /// Process id of its creator at that time.
+    pub pid: u32,
+    /// systemd unit of its creator.
+    pub unit: Option<String>,
+    /// Received, and not yet taken by the client.
+    pub receive_queued_bytes: u64,
+    /// Written by the client, and not yet acknowledged by the peer; for a listener: connections that wait.
+    pub send_queued_bytes: u64,
+    /// Payload received so far.
+    pub received_bytes: u64,
+    /// Payload sent so far.
+    pub sent_bytes: u64,
+}
+
+/// Answer of `Ping`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pong {
+    /// Who answered.
+    pub from: IpAddr,
+    /// Time from the request to its answer.
+    pub rtt_us: u64,
+    /// Time to live of the answer.
+    pub ttl: u8,
+    /// Payload bytes of the answer.
+    pub bytes: u32,
+}
+
+/// How a TCP stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamEnd {
+    /// It has not.
+    Open,
+    /// Both sides finished, and all was acknowledged.
+    Finished,
+    /// The peer answered the connect with a reset.
+    ConnectionRefused,
+    /// The peer sent a reset.
+    ConnectionReset,
+    /// The peer did not answer any more.
+    TimedOut,
+    /// A router or the neighbour said that the peer cannot be reached.
+    Unreachable,
+    /// The client, or the daemon on its behalf, cut it off.
+    Aborted,
+    /// A fault of the daemon, contained to this stream.
+    EngineFault,
+    /// The device below it went away.
+    DeviceUnavailable,
+}
+
+impl StreamEnd {
+    /// The named error for an end that is a failure.
+    pub const fn error_kind(self) -> Option<ErrorKind> {
+        match self {
+            StreamEnd::Open | StreamEnd::Finished => None,
+            StreamEnd::ConnectionRefused => Some(ErrorKind::ConnectionRefused),
+            StreamEnd::ConnectionReset => Some(ErrorKind::ConnectionReset),
+            StreamEnd::TimedOut => Some(ErrorKind::TimedOut),
+            StreamEnd::Unreachable => Some(ErrorKind::Unreachable),
+            StreamEnd::Aborted => Some(ErrorKind::Disconnected),
+            StreamEnd::EngineFault => Some(ErrorKind::Internal),
+            StreamEnd::DeviceUnavailable => Some(ErrorKind::DeviceUnavailable),
+        }
+    }
+}
+
+impl fmt::Display for StreamEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StreamEnd::Open => "netd let go of it while it was open",
+            StreamEnd::Finished => "finished",
+            StreamEnd::ConnectionRefused => "the peer refused the connection",
+            StreamEnd::ConnectionReset => "the peer reset the connection",
+            StreamEnd::TimedOut => "the peer stopped answering",
+            StreamEnd::Unreachable => "the peer became unreachable",
+            StreamEnd::Aborted => "it was cut off on this side",
+            StreamEnd::EngineFault => "a fault of netd",
+            StreamEnd::DeviceUnavailable => "the device went away",
+        })
+    }
+}
+
+/// Answer of `Outcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    /// How the stream ended.
+    pub end: StreamEnd,
+    /// The peer's FIN came, and every byte before it was handed to the client. True is final: whatever became of the
+    /// other direction later, what the client read up to the end of file is complete.
+    pub receive_finished: bool,
+}
