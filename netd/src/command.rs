@@ -1,0 +1,142 @@
+//! What the control thread and a worker say to each other.
+//!
+//! The control thread decides who may do what and speaks with the clients; a worker owns the device, the stack and the
+//! sockets. They share nothing: a [`Submission`] goes one way and a [`Completion`] comes back, over bounded queues.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use netd_policy::Subject;
+
+/// A call that policy has let through.
+#[derive(Debug)]
+pub struct Submission {
+    /// The control thread's name for the outstanding call; comes back in its [`Completion`]. Never used twice.
+    pub token: u64,
+    /// Who asked: what the call creates is charged to it, and `Outcome` is answered to its uid (and root) only.
+    pub owner: Subject,
+    /// What is to be done.
+    pub command: Command,
+}
+
+/// What a worker can be asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// The daemon's state.
+    Status,
+    /// The device's state.
+    Device,
+    /// The interfaces with their addresses.
+    Interfaces,
+    /// Every client's sockets.
+    Sockets,
+    /// Opens a TCP connection; completes once it is established or has failed.
+    Connect {
+        /// The peer.
+        remote: SocketAddr,
+        /// How long this may take.
+        timeout: Duration,
+    },
+    /// Opens a TCP listener.
+    Listen {
+        /// The port; none lets the worker choose one.
+        port: Option<u16>,
+        /// Connections that may wait for the client.
+        backlog: usize,
+    },
+    /// Opens a UDP socket.
+    BindUdp {
+        /// The port; none lets the worker choose one.
+        port: Option<u16>,
+    },
+    /// Sends one ICMP echo request and waits for its answer.
+    Ping {
+        /// The peer.
+        to: IpAddr,
+        /// How long to wait.
+        timeout: Duration,
+        /// Payload.
+        bytes: usize,
+    },
+    /// Says how a stream ended.
+    Outcome {
+        /// The id from [`Reply::Stream`].
+        id: u64,
+    },
+    /// The client of the outstanding call `token` is gone: stop it and release what it made. No completion is owed; one
+    /// that is already under way is dropped by the control thread, and its descriptor closes with it.
+    Cancel,
+}
+
+/// What a worker answers.
+#[derive(Debug)]
+pub enum Reply {
+    /// To [`Command::Status`].
+    Status(netd_ipc::Status),
+    /// To [`Command::Device`].
+    Device(netd_ipc::Device),
+    /// To [`Command::Interfaces`].
+    Interfaces(Vec<netd_ipc::Interface>),
+    /// To [`Command::Sockets`].
+    Sockets(Vec<netd_ipc::Socket>),
+    /// To [`Command::Connect`]: an established connection.
+    Stream {
+        /// Its id, never used twice while the daemon runs.
+        id: u64,
+        /// Its own end.
+        local: SocketAddr,
+        /// The peer.
+        remote: SocketAddr,
+        /// The client's end of a SOCK_STREAM socketpair.
+        descriptor: OwnedFd,
+    },
+    /// To [`Command::Listen`].
+    Listener {
+        /// Its id.
+        id: u64,
+        /// Where it listens.
+        local: SocketAddr,
+        /// The client's end of a SOCK_SEQPACKET socketpair that delivers [`netd_ipc::accepted`] records.
+        descriptor: OwnedFd,
+    },
+    /// To [`Command::BindUdp`].
+    Udp {
+        /// Its id.
+        id: u64,
+        /// Where it is bound.
+        local: SocketAddr,
+        /// The client's end of a SOCK_SEQPACKET socketpair that carries [`netd_ipc::datagram`] messages.
+        descriptor: OwnedFd,
+    },
+    /// To [`Command::Ping`].
+    Ping(netd_ipc::Pong),
+    /// To [`Command::Outcome`].
+    Outcome(netd_ipc::Outcome),
+    /// The command failed, with an error of the interface and a sentence for the person who reads it.
+    Failed(netd_ipc::ErrorKind, String),
+}
+
+/// An answer and the call it belongs to.
+#[derive(Debug)]
+pub struct Completion {
+    /// From the [`Submission`].
+    pub token: u64,
+    /// The answer.
+    pub reply: Reply,
+}
+
+/// The control thread's side of the queues between it and a worker.
+///
+/// Whoever implements it wakes the control thread after it queued completions, through a [`mio::Waker`] registered with
+/// [`crate::control::WAKER`] on the poll that [`crate::control::run`] is given.
+pub trait WorkerPort {
+    /// Hands a submission over without blocking.
+    ///
+    /// # Errors
+    /// Gives the submission back when the queue is full.
+    fn submit(&self, submission: Submission) -> Result<(), Submission>;
+
+    /// Takes every completion that is there, without blocking.
+    fn completions(&self) -> impl Iterator<Item = Completion>;
+}
