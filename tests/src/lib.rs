@@ -1,1 +1,18 @@
-//! Under construction.
+//! The test bed of netd: virtual machines with a real VFIO function, namespaces, peers, and the scenarios that run in them.
+//!
+//! `cargo xtask` is a thin command over this library. Everything here runs real programs: QEMU, dnsmasq, nginx, passt,
+//! the kernel's own driver. What is missing is installed when we may, and otherwise is a failure, never a skip.
+
+#![forbid(unsafe_code)]
+
+pub mod artifacts;
+pub mod binaries;
+pub mod digest;
+mod error;
+pub mod guest;
+pub mod install;
+pub mod netns;
+pub mod process;
+pub mod vm;
+
+pub use error::{Error, Result};

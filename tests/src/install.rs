@@ -1,0 +1,101 @@
+//! The Debian packages that tests and demo use, installed when they are missing and the user may.
+
+use crate::error::{Error, Result};
+use crate::process::run;
+use std::path::Path;
+use std::process::Command;
+
+/// A program, and the package that brings it.
+pub type Needed = (&'static str, &'static str);
+
+/// For the demo on the embedded default.
+pub const EMBEDDED: &[Needed] = &[
+    ("/usr/bin/passt", "passt"),
+    ("/sbin/ip", "iproute2"),
+    ("/usr/bin/setpriv", "util-linux"),
+    ("/usr/bin/nsenter", "util-linux"),
+    ("/usr/bin/python3", "python3"),
+    ("/usr/bin/socat", "socat"),
+];
+
+/// To boot a guest.
+pub const VIRTUAL_MACHINE: &[Needed] = &[
+    ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+    ("/bin/busybox", "busybox-static"),
+    ("/usr/bin/strip", "binutils"),
+    ("/usr/bin/setpriv", "util-linux"),
+];
+
+/// To make the guests' kernel, once.
+pub const KERNEL_BUILD: &[Needed] = &[
+    ("/usr/bin/dpkg", "dpkg"),
+    ("/sbin/depmod", "kmod"),
+    ("/usr/bin/make", "make"),
+    ("/usr/bin/gcc-12", "gcc-12"),
+    ("/usr/bin/xz", "xz-utils"),
+    // kbuild's objtool is linked with it.
+    ("/usr/lib/x86_64-linux-gnu/libelf.so.1", "libelf1"),
+];
+
+/// The programs on the other side of the wire.
+pub const PEERS: &[Needed] = &[
+    ("/sbin/ip", "iproute2"),
+    ("/usr/sbin/dnsmasq", "dnsmasq-base"),
+    ("/usr/sbin/nginx", "nginx-light"),
+    ("/usr/bin/socat", "socat"),
+    ("/bin/nc.openbsd", "netcat-openbsd"),
+    ("/bin/ping", "iputils-ping"),
+    ("/usr/bin/cpio", "cpio"),
+    ("/usr/bin/tcpdump", "tcpdump"),
+];
+
+/// Installs what of `needed` is missing; without the right to, says what to run.
+pub fn ensure(needed: &[Needed]) -> Result<()> {
+    let mut packages: Vec<&str> = needed
+        .iter()
+        .filter(|(program, _)| !Path::new(program).exists())
+        .map(|(_, package)| *package)
+        .collect();
+    packages.sort_unstable();
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let list = packages.join(" ");
+    if !rustix::process::geteuid().is_root() {
+        let remedy = format!("run `sudo apt-get install --no-install-recommends {list}`, then try again");
+        return Err(Error::Missing { what: format!("Debian package(s) {list}"), remedy });
+    }
+    eprintln!("  installing {list}");
+    let installed = apt_install(&packages).or_else(|_| {
+        // On a fresh machine the package lists are empty or old.
+        update_package_lists()?;
+        apt_install(&packages)
+    });
+    installed?;
+    match needed.iter().find(|(program, _)| !Path::new(program).exists()) {
+        None => Ok(()),
+        Some((program, package)) => Err(Error::Missing {
+            what: (*program).to_owned(),
+            remedy: format!("the package {package} was installed but did not bring it"),
+        }),
+    }
+}
+
+/// Fetches the package lists.
+pub fn update_package_lists() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        let remedy = "run `sudo apt-get update`, then try again".to_owned();
+        return Err(Error::Missing { what: "an up-to-date package list".to_owned(), remedy });
+    }
+    eprintln!("  fetching the package lists");
+    run(Command::new("apt-get").args(["-q", "update"])).map(drop)
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(["-q", "install", "--yes", "--no-install-recommends"]).args(packages);
+    // Installing a server must not start it on the host, where it would listen on the host's own addresses.
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+    run(&mut command).map(drop)
+}
