@@ -1,1 +1,71 @@
-//! Under construction.
+//! A virtio-net device in software, on rust-vmm's `virtio-queue`, for the driver in `netd-virtqueue`.
+//!
+//! The driver cannot tell it from hardware: it goes through the same [`Transport`](netd_virtqueue::Transport), the same
+//! rings in shared memory and the same initialisation. The device has no thread: its owner calls [`SoftDevice::poll`]
+//! from the loop that polls the driver, so that a simulation is deterministic and a small machine needs no second core.
+//!
+//! What lies behind the device is a [`Link`]: [`SocketLink`] (QEMU's stream format: passt, another machine) or [`Wire`]
+//! (in-process, seeded loss, delay, reordering and duplication, in virtual time).
+#![forbid(unsafe_code)]
+
+mod device;
+mod registers;
+mod socket;
+mod wire;
+
+pub use device::{SoftDevice, create};
+pub use registers::SoftTransport;
+pub use socket::SocketLink;
+pub use wire::{Impairment, Wire, WireEnd};
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// The longest frame that a link carries: 64 KiB of IP behind an Ethernet header.
+pub const FRAME_LEN_MAX: usize = 65_535 + 14;
+
+/// What can go wrong with a software device.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The memory shared with the driver could not be made.
+    #[error("no shared memory of {bytes} bytes for the software device")]
+    Memory {
+        /// What was asked for.
+        bytes: usize,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The link could not be opened.
+    #[error("cannot connect to {path}: is the program that serves this socket (passt, QEMU) running?")]
+    Connect {
+        /// The socket's path.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The driver gave the device a queue or a chain that makes no sense.
+    #[error("the driver broke the protocol on queue {0}")]
+    Driver(usize),
+}
+
+/// Carries Ethernet frames, without blocking.
+pub trait Link: Send {
+    /// Hands a frame over. `false`: the link is congested, and the same frame should be offered again later.
+    fn send(&mut self, frame: &[u8]) -> bool;
+    /// Pushes out what `send` may have kept back to send in one go.
+    fn flush(&mut self) {}
+    /// Takes the next received frame into `buffer`, which has room for [`FRAME_LEN_MAX`], and returns its length.
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<usize>;
+    /// Whether there is somebody at the other end.
+    fn is_up(&self) -> bool;
+    /// Mends a broken link, if it is time to try again.
+    fn maintain(&mut self) {}
+    /// What to wait for to learn of received frames; `None` for a link that exists in memory only.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+    /// Whether output is kept back until the descriptor is writable.
+    fn wants_write(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,217 @@
+//! Feature negotiation: what the device offers, what we accept, and why.
+
+use serde::Serialize;
+
+use crate::Error;
+
+/// A feature bit of virtio-net or of virtio itself, with the specification's name and section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Feature {
+    bit: u8,
+    name: &'static str,
+}
+
+impl Feature {
+    /// The device gives its MAC address (virtio 1.3, 5.1.3).
+    pub const MAC: Feature = Feature::new(5, "VIRTIO_NET_F_MAC");
+    /// Received frames may span several buffers; headers count them (5.1.3).
+    pub const MRG_RXBUF: Feature = Feature::new(15, "VIRTIO_NET_F_MRG_RXBUF");
+    /// The device tells the link's state (5.1.3).
+    pub const STATUS: Feature = Feature::new(16, "VIRTIO_NET_F_STATUS");
+    /// The device tells the largest MTU (5.1.3).
+    pub const MTU: Feature = Feature::new(3, "VIRTIO_NET_F_MTU");
+    /// The header of a frame may share a descriptor with its bytes, on legacy devices (6.3).
+    pub const ANY_LAYOUT: Feature = Feature::new(27, "VIRTIO_F_ANY_LAYOUT");
+    /// Doorbells and interrupts are asked for at an index (2.7.7, 2.7.10).
+    pub const EVENT_IDX: Feature = Feature::new(29, "VIRTIO_F_EVENT_IDX");
+    /// The device follows virtio 1.0 or later (6.1).
+    pub const VERSION_1: Feature = Feature::new(32, "VIRTIO_F_VERSION_1");
+    /// The device obeys the platform's IOMMU (6.1).
+    pub const ACCESS_PLATFORM: Feature = Feature::new(33, "VIRTIO_F_ACCESS_PLATFORM");
+
+    const fn new(bit: u8, name: &'static str) -> Self {
+        Self { bit, name }
+    }
+
+    /// The bit's mask.
+    pub const fn mask(self) -> u64 {
+        1 << self.bit
+    }
+
+    /// The specification's name.
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+}
+
+/// Names of every bit that a virtio-net device may offer (virtio 1.3, 5.1.3 and 6), for people to read.
+const NAMES: &[(u8, &str)] = &[
+    (0, "VIRTIO_NET_F_CSUM"),
+    (1, "VIRTIO_NET_F_GUEST_CSUM"),
+    (2, "VIRTIO_NET_F_CTRL_GUEST_OFFLOADS"),
+    (3, "VIRTIO_NET_F_MTU"),
+    (5, "VIRTIO_NET_F_MAC"),
+    (6, "VIRTIO_NET_F_GSO"),
+    (7, "VIRTIO_NET_F_GUEST_TSO4"),
+    (8, "VIRTIO_NET_F_GUEST_TSO6"),
+    (9, "VIRTIO_NET_F_GUEST_ECN"),
+    (10, "VIRTIO_NET_F_GUEST_UFO"),
+    (11, "VIRTIO_NET_F_HOST_TSO4"),
+    (12, "VIRTIO_NET_F_HOST_TSO6"),
+    (13, "VIRTIO_NET_F_HOST_ECN"),
+    (14, "VIRTIO_NET_F_HOST_UFO"),
+    (15, "VIRTIO_NET_F_MRG_RXBUF"),
+    (16, "VIRTIO_NET_F_STATUS"),
+    (17, "VIRTIO_NET_F_CTRL_VQ"),
+    (18, "VIRTIO_NET_F_CTRL_RX"),
+    (19, "VIRTIO_NET_F_CTRL_VLAN"),
+    (20, "VIRTIO_NET_F_CTRL_RX_EXTRA"),
+    (21, "VIRTIO_NET_F_GUEST_ANNOUNCE"),
+    (22, "VIRTIO_NET_F_MQ"),
+    (23, "VIRTIO_NET_F_CTRL_MAC_ADDR"),
+    (24, "VIRTIO_F_NOTIFY_ON_EMPTY"),
+    (27, "VIRTIO_F_ANY_LAYOUT"),
+    (28, "VIRTIO_F_INDIRECT_DESC"),
+    (29, "VIRTIO_F_EVENT_IDX"),
+    (32, "VIRTIO_F_VERSION_1"),
+    (33, "VIRTIO_F_ACCESS_PLATFORM"),
+    (34, "VIRTIO_F_RING_PACKED"),
+    (35, "VIRTIO_F_IN_ORDER"),
+    (36, "VIRTIO_F_ORDER_PLATFORM"),
+    (37, "VIRTIO_F_SR_IOV"),
+    (38, "VIRTIO_F_NOTIFICATION_DATA"),
+    (39, "VIRTIO_F_NOTIF_CONFIG_DATA"),
+    (40, "VIRTIO_F_RING_RESET"),
+    (41, "VIRTIO_F_ADMIN_VQ"),
+    (52, "VIRTIO_NET_F_DEVICE_STATS"),
+    (53, "VIRTIO_NET_F_VQ_NOTF_COAL"),
+    (54, "VIRTIO_NET_F_NOTF_COAL"),
+    (55, "VIRTIO_NET_F_GUEST_USO4"),
+    (56, "VIRTIO_NET_F_GUEST_USO6"),
+    (57, "VIRTIO_NET_F_HOST_USO"),
+    (58, "VIRTIO_NET_F_HASH_REPORT"),
+    (60, "VIRTIO_NET_F_GUEST_HDRLEN"),
+    (61, "VIRTIO_NET_F_RSS"),
+    (62, "VIRTIO_NET_F_RSC_EXT"),
+    (63, "VIRTIO_NET_F_STANDBY"),
+];
+
+/// What became of one feature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    /// The specification's name, or `bit N`.
+    pub name: String,
+    /// The bit's number.
+    pub bit: u8,
+    /// Whether we accepted it.
+    pub accepted: bool,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// The result of negotiating: the accepted set, and a choice for each bit that was offered or wanted.
+#[derive(Debug, Clone, Serialize)]
+pub struct Negotiation {
+    /// Every bit that the device offers.
+    pub offered: u64,
+    /// The bits that we accept.
+    pub accepted: u64,
+    /// What became of each, lowest bit first.
+    pub choices: Vec<Choice>,
+}
+
+/// What the circumstances demand of a negotiation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Circumstances {
+    /// The transport can only speak virtio 1.0 or later.
+    pub modern: bool,
+    /// Descriptors carry IOVAs that an IOMMU translates.
+    pub translated: bool,
+}
+
+/// Each feature that this driver knows how to use, and what it gains by it.
+const USED: &[(Feature, &str)] = &[
+    (Feature::MTU, "frames never exceed what the link carries"),
+    (Feature::MAC, "the interface keeps its address"),
+    (Feature::MRG_RXBUF, "small receive buffers, large frames"),
+    (Feature::STATUS, "link state is known"),
+    (Feature::ANY_LAYOUT, "one descriptor per frame"),
+    (Feature::EVENT_IDX, "doorbells only when the device waits"),
+    (Feature::VERSION_1, "the device follows virtio 1.0 or later"),
+    (Feature::ACCESS_PLATFORM, "the device obeys the IOMMU"),
+];
+
+impl Negotiation {
+    /// Chooses from `offered`. The choice is the intersection of what is offered and what the driver uses; it fails
+    /// where the circumstances make a missing feature unsafe.
+    pub(crate) fn choose(offered: u64, circumstances: Circumstances) -> Result<Self, Error> {
+        if circumstances.modern && offered & Feature::VERSION_1.mask() == 0 {
+            // virtio 1.3, 6.1: a modern driver must not drive a device that does not offer it.
+            return Err(missing(Feature::VERSION_1, "the transport is a modern one"));
+        }
+        if circumstances.translated && offered & Feature::ACCESS_PLATFORM.mask() == 0 {
+            // Without it the device takes addresses as physical ones, past the IOMMU (virtio 1.3, 6.1): it would write anywhere.
+            return Err(missing(
+                Feature::ACCESS_PLATFORM,
+                "the function is behind an IOMMU, and a device without it bypasses the IOMMU",
+            ));
+        }
+        let used = USED.iter().fold(0, |mask, (feature, _)| mask | feature.mask());
+        let accepted = offered & used;
+        let choices = (0..64).filter_map(|bit| choice(bit, offered, accepted)).collect();
+        Ok(Self { offered, accepted, choices })
+    }
+
+    /// Whether `feature` was accepted.
+    pub fn has(&self, feature: Feature) -> bool {
+        self.accepted & feature.mask() != 0
+    }
+}
+
+fn choice(bit: u8, offered: u64, accepted: u64) -> Option<Choice> {
+    let use_of = USED.iter().find(|(feature, _)| feature.bit == bit).map(|(_, gain)| *gain);
+    let reason = match (offered >> bit & 1 == 1, use_of) {
+        (true, Some(gain)) => gain,
+        (true, None) => "this driver does not use it",
+        (false, Some(_)) => "not offered by the device",
+        (false, None) => return None,
+    };
+    let name = NAMES.iter().find(|(number, _)| *number == bit);
+    let name = name.map_or_else(|| format!("bit {bit}"), |(_, name)| (*name).to_owned());
+    Some(Choice { name, bit, accepted: accepted >> bit & 1 == 1, reason })
+}
+
+fn missing(feature: Feature, why: &'static str) -> Error {
+    Error::FeatureMissing { name: feature.name(), why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Circumstances = Circumstances { modern: false, translated: false };
+
+    #[test]
+    fn unknown_offers_are_declined_by_name() {
+        let negotiation = Negotiation::choose(1 << 0 | 1 << 5 | 1 << 50, PLAIN).unwrap();
+        assert_eq!(negotiation.accepted, Feature::MAC.mask());
+        let names: Vec<_> =
+            negotiation.choices.iter().filter(|c| !c.accepted).map(|c| c.name.as_str()).collect();
+        assert!(names.contains(&"VIRTIO_NET_F_CSUM"));
+        assert!(names.contains(&"bit 50"));
+        assert!(names.contains(&"VIRTIO_NET_F_STATUS"));
+    }
+
+    #[test]
+    fn modern_device_without_version_1_is_refused() {
+        let result = Negotiation::choose(Feature::MAC.mask(), Circumstances { modern: true, ..PLAIN });
+        assert!(matches!(result, Err(Error::FeatureMissing { name: "VIRTIO_F_VERSION_1", .. })));
+    }
+
+    #[test]
+    fn device_that_bypasses_the_iommu_is_refused() {
+        let offered = Feature::VERSION_1.mask() | Feature::MAC.mask();
+        let result = Negotiation::choose(offered, Circumstances { modern: true, translated: true });
+        assert!(matches!(result, Err(Error::FeatureMissing { name: "VIRTIO_F_ACCESS_PLATFORM", .. })));
+    }
+}

@@ -1,0 +1,150 @@
+//! Frame buffers, typed by who owns them.
+//!
+//! A [`Frame`] is a name for one buffer of a [`FramePool`]; there is exactly one name for each buffer, it cannot be
+//! copied, and only its owner's type gives access to the bytes. Passing it on consumes the name: using a frame after
+//! it went to the device does not compile. Each queue has a pool of its own, so names of two pools never meet.
+
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use crate::memory::DmaArena;
+use crate::{DmaSlice, Error};
+
+/// Who may touch a frame's bytes.
+pub(crate) mod owner {
+    /// Nobody: it lies in the pool.
+    #[derive(Debug)]
+    pub(crate) enum Free {}
+    /// The device, from when it was posted until it comes back through the used ring.
+    #[derive(Debug)]
+    pub(crate) enum Device {}
+    /// The driver's user (the stack): bytes may be read and written.
+    #[derive(Debug)]
+    pub(crate) enum Stack {}
+}
+
+/// The name of one frame buffer, owned by `O`.
+#[derive(Debug)]
+#[must_use = "a frame that is dropped is lost to its pool"]
+pub(crate) struct Frame<O> {
+    index: u32,
+    owner: PhantomData<O>,
+}
+
+impl<O> Frame<O> {
+    fn owned_by<P>(self) -> Frame<P> {
+        Frame { index: self.index, owner: PhantomData }
+    }
+}
+
+impl Frame<owner::Free> {
+    /// Takes the frame from the pool into use.
+    pub(crate) fn to_stack(self) -> Frame<owner::Stack> {
+        self.owned_by()
+    }
+
+    /// Gives an empty buffer to the device to write into.
+    pub(crate) fn to_device(self) -> Frame<owner::Device> {
+        self.owned_by()
+    }
+}
+
+impl Frame<owner::Stack> {
+    /// Gives a filled buffer to the device to read.
+    pub(crate) fn to_device(self) -> Frame<owner::Device> {
+        self.owned_by()
+    }
+
+    /// Ends the use of the frame.
+    pub(crate) fn to_free(self) -> Frame<owner::Free> {
+        self.owned_by()
+    }
+}
+
+impl Frame<owner::Device> {
+    /// The device gave the frame back through the used ring. On VFIO the hypervisor is trusted not to write to it any more.
+    pub(crate) fn returned(self) -> Frame<owner::Stack> {
+        self.owned_by()
+    }
+}
+
+/// A fixed number of equal frame buffers in DMA memory.
+#[derive(Debug)]
+pub(crate) struct FramePool {
+    buffers: Vec<DmaSlice>,
+    free: Vec<Frame<owner::Free>>,
+    frame_bytes: usize,
+}
+
+impl FramePool {
+    /// Buffers begin on a cache line, so that a header and the first bytes of its frame share one.
+    const ALIGNMENT: usize = 64;
+
+    /// Cuts `count` buffers of `frame_bytes` out of `arena`.
+    pub(crate) fn new(arena: &mut DmaArena, count: u16, frame_bytes: usize) -> Result<Self, Error> {
+        let buffers = (0..count)
+            .map(|_| arena.allocate(frame_bytes, Self::ALIGNMENT))
+            .collect::<Result<Vec<_>, _>>()?;
+        // Last in, first out: the buffer that was used last is the one most likely still in the cache.
+        let free = (0..u32::from(count)).rev().map(|index| Frame { index, owner: PhantomData }).collect();
+        Ok(Self { buffers, free, frame_bytes })
+    }
+
+    /// Takes a free buffer, if there is one.
+    pub(crate) fn take(&mut self) -> Option<Frame<owner::Free>> {
+        self.free.pop()
+    }
+
+    /// Gives a buffer back.
+    pub(crate) fn put(&mut self, frame: Frame<owner::Free>) {
+        self.free.push(frame);
+    }
+
+    /// How many buffers are free.
+    pub(crate) fn available(&self) -> usize {
+        self.free.len()
+    }
+
+    /// The size of each buffer in bytes.
+    pub(crate) fn frame_bytes(&self) -> usize {
+        self.frame_bytes
+    }
+
+    /// Where the device sees the first byte of `frame`.
+    pub(crate) fn device_address<O>(&self, frame: &Frame<O>) -> u64 {
+        self.slice(frame).device_address()
+    }
+
+    /// `len` bytes of `frame` from `offset`, cut short at the end of the buffer.
+    pub(crate) fn bytes<'a>(&'a self, frame: &'a Frame<owner::Stack>, offset: usize, len: usize) -> &'a [u8] {
+        let (pointer, len) = self.range(frame, offset, len);
+        // SAFETY: needed to lend received bytes without copying them. The range lies inside the buffer; a frame that the stack
+        // owns is not in any ring, so the device does not write to it, and `&frame` keeps it from being posted meanwhile.
+        unsafe { std::slice::from_raw_parts(pointer.as_ptr(), len) }
+    }
+
+    /// The same, to be written.
+    pub(crate) fn bytes_mut<'a>(
+        &'a mut self,
+        frame: &'a mut Frame<owner::Stack>,
+        offset: usize,
+        len: usize,
+    ) -> &'a mut [u8] {
+        let (pointer, len) = self.range(frame, offset, len);
+        // SAFETY: as in `bytes`; `&mut frame` is the only name of this buffer, so nobody else can look at it meanwhile.
+        unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), len) }
+    }
+
+    fn range<O>(&self, frame: &Frame<O>, offset: usize, len: usize) -> (NonNull<u8>, usize) {
+        let slice = self.slice(frame);
+        let offset = offset.min(slice.len());
+        let len = len.min(slice.len() - offset);
+        // SAFETY: needed to name a place inside the buffer; `offset` was just bounded by the buffer's length.
+        (unsafe { slice.pointer().add(offset) }, len)
+    }
+
+    fn slice<O>(&self, frame: &Frame<O>) -> &DmaSlice {
+        // Names are made in `new` only, one for each buffer; a name from another pool is at worst out of range here.
+        &self.buffers[frame.index as usize]
+    }
+}

@@ -1,0 +1,325 @@
+//! The virtio-net device (virtio 1.3, 5.1): initialisation, configuration, and its pair of queues.
+
+mod rx;
+mod tx;
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+pub use rx::RxQueue;
+pub use tx::{TxFrame, TxQueue};
+
+use crate::features::Circumstances;
+use crate::frame::FramePool;
+use crate::split::CHAIN_MAX;
+use crate::transport::status;
+use crate::{
+    DmaArena, DmaMemory, Error, Feature, Negotiation, RingLayout, SplitQueue, Transport, TransportKind,
+};
+
+/// Queue indices without multiqueue (virtio 1.3, 5.1.2).
+const RECEIVEQ1: u16 = 0;
+const TRANSMITQ1: u16 = 1;
+
+/// `struct virtio_net_config` (5.1.4): where the fields are.
+mod config {
+    pub(super) const MAC: u8 = 0;
+    pub(super) const STATUS: u8 = 6;
+    pub(super) const MTU: u8 = 10;
+    /// Bit of the status field (5.1.4).
+    pub(super) const LINK_UP: u16 = 1;
+}
+
+/// `struct virtio_net_hdr` without `num_buffers`, on legacy devices without merged receive buffers (5.1.6.1).
+const HEADER_SHORT: usize = 10;
+/// The same with `num_buffers`.
+const HEADER: usize = 12;
+/// Offset of `num_buffers` in the header.
+const HEADER_NUM_BUFFERS: usize = 10;
+
+/// Without merged buffers a receive buffer must hold the header and the largest Ethernet frame (5.1.6.3.1).
+const FRAME_BYTES_MIN: usize = 1526;
+
+/// The MTU of Ethernet, where the device does not tell its own.
+const MTU_DEFAULT: u16 = 1500;
+/// The smallest MTU a device may announce (virtio 1.3, 5.1.4.1).
+const MTU_MIN: u16 = 68;
+
+/// How a device is to be driven.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Receive buffers posted at most. A ring may have more entries: 16,384 buffers of 2 KiB would pin 32 MiB per queue.
+    pub rx_frames: u16,
+    /// Transmit buffers at most.
+    pub tx_frames: u16,
+    /// Size of each buffer in bytes, header included.
+    pub frame_bytes: usize,
+    /// Device addresses are IOVAs behind an IOMMU: then the device must promise to obey it.
+    pub translated: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        // 256 full frames are 3 ms of 1 Gbit/s, more than a polling loop is ever away; 2 KiB hold a frame of MTU 1500 and divide a page.
+        Self { rx_frames: 256, tx_frames: 256, frame_bytes: 2048, translated: false }
+    }
+}
+
+/// What is known of a device once it is up.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceInfo {
+    /// The register layout.
+    pub transport: TransportKind,
+    /// The device's MAC address, if it gave one.
+    pub mac: Option<[u8; 6]>,
+    /// The largest IP packet, in bytes.
+    pub mtu: u16,
+    /// What became of each feature.
+    pub features: Negotiation,
+    /// Receive and transmit queue.
+    pub queues: Vec<QueueInfo>,
+}
+
+/// One queue's shape.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueueInfo {
+    /// Its index.
+    pub index: u16,
+    /// Ring entries.
+    pub size: u16,
+    /// Buffers that it cycles through.
+    pub frames: u16,
+}
+
+/// What went through a queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct QueueCounters {
+    /// Ethernet frames.
+    pub frames: u64,
+    /// Their bytes, without virtio headers.
+    pub bytes: u64,
+    /// Frames that came in several buffers, and were therefore copied once.
+    pub merged: u64,
+    /// How often the doorbell was rung.
+    pub doorbells: u64,
+    /// Frames that could not be sent because every buffer was with the device.
+    pub exhausted: u64,
+}
+
+/// A virtio-net device in operation.
+///
+/// Dropping it resets the device first; if the device does not confirm, its memory is leaked rather than released.
+pub struct NetDevice {
+    transport: Box<dyn Transport>,
+    rx: RxQueue,
+    tx: TxQueue,
+    info: DeviceInfo,
+    memory: Arc<DmaMemory>,
+    stopped: bool,
+}
+
+impl NetDevice {
+    /// Walks the initialisation list of virtio 1.3, 3.1.1 (3.1.2 for legacy devices).
+    pub fn bring_up(
+        mut transport: Box<dyn Transport>,
+        memory: Arc<DmaMemory>,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        // 1. Reset the device.
+        transport.reset()?;
+        match Self::initialise(&mut *transport, &memory, options) {
+            Ok((rx, tx, info)) => Ok(Self { transport, rx, tx, info, memory, stopped: false }),
+            Err(error) => {
+                // 3.1.1: on a failure the driver sets FAILED; the reset then takes the memory back from the device.
+                let failed = transport.set_status(status::FAILED).and_then(|()| transport.reset());
+                if failed.is_err() {
+                    std::mem::forget(memory);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn initialise(
+        transport: &mut dyn Transport,
+        memory: &Arc<DmaMemory>,
+        options: &Options,
+    ) -> Result<(RxQueue, TxQueue, DeviceInfo), Error> {
+        let modern = transport.kind() != TransportKind::LegacyPci;
+        // 2. and 3. Acknowledge the device, and say that we can drive it.
+        let mut state = status::ACKNOWLEDGE;
+        transport.set_status(state)?;
+        state |= status::DRIVER;
+        transport.set_status(state)?;
+        // 4. Read the offered features and write what we accept.
+        let offered = transport.device_features()?;
+        let features =
+            Negotiation::choose(offered, Circumstances { modern, translated: options.translated })?;
+        transport.set_driver_features(features.accepted)?;
+        if modern {
+            // 5. and 6. Set FEATURES_OK and see whether it stays.
+            state |= status::FEATURES_OK;
+            transport.set_status(state)?;
+            if transport.status()? & status::FEATURES_OK == 0 {
+                return Err(Error::FeaturesRefused(features.accepted));
+            }
+        }
+        // 7. Device-specific set-up: configuration and queues.
+        let mac = read_mac(transport, &features)?;
+        let mtu = read_mtu(transport, &features)?;
+        let shape = FrameShape::of(&features, modern);
+        let mut arena = DmaArena::new(Arc::clone(memory));
+        let (ring, frames) =
+            make_queue(transport, RECEIVEQ1, options.rx_frames, &features, shape.rx_parts(), &mut arena)?;
+        let rx_info = QueueInfo { index: RECEIVEQ1, size: ring.addresses().size, frames };
+        let frame_bytes = options.frame_bytes.max(FRAME_BYTES_MIN);
+        let pool = FramePool::new(&mut arena, frames, frame_bytes)?;
+        let mut rx = RxQueue::new(ring, pool, shape, transport.doorbell(RECEIVEQ1)?);
+        let (ring, frames) =
+            make_queue(transport, TRANSMITQ1, options.tx_frames, &features, shape.tx_parts(), &mut arena)?;
+        let tx_info = QueueInfo { index: TRANSMITQ1, size: ring.addresses().size, frames };
+        let pool = FramePool::new(&mut arena, frames, frame_bytes.max(shape.header + 14 + usize::from(mtu)))?;
+        let tx = TxQueue::new(ring, pool, shape, transport.doorbell(TRANSMITQ1)?);
+        // 8. The device is live; only now may its doorbells ring.
+        rx.fill();
+        transport.set_status(state | status::DRIVER_OK)?;
+        rx.kick()?;
+        let info =
+            DeviceInfo { transport: transport.kind(), mac, mtu, features, queues: vec![rx_info, tx_info] };
+        Ok((rx, tx, info))
+    }
+
+    /// What is known of the device.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// Both queues at once: while a received frame is lent, its answer can be sent.
+    pub fn queues(&mut self) -> (&mut RxQueue, &mut TxQueue) {
+        (&mut self.rx, &mut self.tx)
+    }
+
+    /// Counters of the receive and the transmit queue.
+    pub fn counters(&self) -> (QueueCounters, QueueCounters) {
+        (self.rx.counters(), self.tx.counters())
+    }
+
+    /// Whether the link is up; a device that does not tell is taken to be (5.1.4.2).
+    pub fn link_up(&self) -> Result<bool, Error> {
+        if !self.info.features.has(Feature::STATUS) {
+            return Ok(true);
+        }
+        let mut status = [0; 2];
+        self.transport.read_config(config::STATUS, &mut status)?;
+        Ok(u16::from_le_bytes(status) & config::LINK_UP != 0)
+    }
+
+    /// Says whether the device asked to be reset, or left the bus.
+    pub fn check_health(&self) -> Result<(), Error> {
+        self.transport.check_health()
+    }
+
+    /// Resets the device and waits until it stopped. Afterwards no memory is in its hands.
+    pub fn shut_down(mut self) -> Result<(), Error> {
+        self.stop()
+    }
+
+    fn stop(&mut self) -> Result<(), Error> {
+        self.transport.reset()?;
+        self.stopped = true;
+        Ok(())
+    }
+}
+
+impl Drop for NetDevice {
+    fn drop(&mut self) {
+        if !self.stopped && self.stop().is_err() {
+            // The device may still write: its memory must outlive it, so it is never given back.
+            std::mem::forget(Arc::clone(&self.memory));
+        }
+    }
+}
+
+/// How a frame and its header lie in descriptors.
+#[derive(Debug, Clone, Copy)]
+struct FrameShape {
+    /// Length of the virtio-net header.
+    header: usize,
+    /// Received frames may span several buffers.
+    merged: bool,
+    /// Header and bytes need descriptors of their own (6.3: legacy devices without ANY_LAYOUT).
+    header_apart: bool,
+}
+
+impl FrameShape {
+    fn of(features: &Negotiation, modern: bool) -> Self {
+        let merged = features.has(Feature::MRG_RXBUF);
+        Self {
+            header: if modern || merged { HEADER } else { HEADER_SHORT },
+            merged,
+            header_apart: !modern && !features.has(Feature::ANY_LAYOUT),
+        }
+    }
+
+    /// Merged receive buffers are one descriptor each, also on legacy devices: this is how Linux has always posted them.
+    fn rx_header_apart(self) -> bool {
+        self.header_apart && !self.merged
+    }
+
+    fn rx_parts(self) -> usize {
+        if self.rx_header_apart() { CHAIN_MAX } else { 1 }
+    }
+
+    fn tx_parts(self) -> usize {
+        if self.header_apart { CHAIN_MAX } else { 1 }
+    }
+}
+
+type Ring = SplitQueue<crate::frame::Frame<crate::frame::owner::Device>>;
+
+/// Makes a ring as large as the device says or, where the size is ours to choose, as `frames` need.
+fn make_queue(
+    transport: &mut dyn Transport,
+    index: u16,
+    frames: u16,
+    features: &Negotiation,
+    parts: usize,
+    arena: &mut DmaArena,
+) -> Result<(Ring, u16), Error> {
+    let offered = transport.queue_size(index)?;
+    if offered == 0 {
+        return Err(Error::QueueSize { index, size: 0, why: "every network device has this queue" });
+    }
+    let mut size = offered;
+    if transport.queue_size_is_ours_to_choose() {
+        let wanted = usize::from(frames) * parts;
+        let wanted = u16::try_from(wanted.next_power_of_two()).unwrap_or(u16::MAX / 2 + 1);
+        // A modern device may offer a size that is no power of two for packed rings only (2.7); round down.
+        size = (1 << offered.ilog2()).min(wanted);
+    }
+    let alignment = transport.used_alignment();
+    RingLayout::new(index, size, alignment)?;
+    let ring = SplitQueue::new(index, size, alignment, features.has(Feature::EVENT_IDX), arena)?;
+    transport.enable_queue(index, &ring.addresses())?;
+    Ok((ring, frames.min(size / parts as u16)))
+}
+
+fn read_mac(transport: &dyn Transport, features: &Negotiation) -> Result<Option<[u8; 6]>, Error> {
+    if !features.has(Feature::MAC) {
+        return Ok(None);
+    }
+    let mut mac = [0; 6];
+    transport.read_config(config::MAC, &mut mac)?;
+    // A group address cannot be a station's own (IEEE 802): such a device gave none.
+    Ok((mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac))
+}
+
+fn read_mtu(transport: &dyn Transport, features: &Negotiation) -> Result<u16, Error> {
+    if !features.has(Feature::MTU) {
+        return Ok(MTU_DEFAULT);
+    }
+    let mut mtu = [0; 2];
+    transport.read_config(config::MTU, &mut mtu)?;
+    Ok(u16::from_le_bytes(mtu).max(MTU_MIN))
+}

@@ -1,0 +1,133 @@
+//! Receiving: buffers go out empty, come back full, are lent to the stack in place, and go out again.
+
+use crate::frame::{Frame, FramePool, owner};
+use crate::net::{FrameShape, HEADER_NUM_BUFFERS, QueueCounters, RECEIVEQ1, Ring};
+use crate::{Doorbell, Fault, Part, Used};
+
+/// The largest frame: 64 KiB of IP with its Ethernet header and a VLAN tag (virtio 1.3, 5.1.6.3.1 posts 65,562 bytes for it).
+const FRAME_LEN_MAX: usize = 65_562;
+
+/// The receive queue.
+pub struct RxQueue {
+    ring: Ring,
+    pool: FramePool,
+    shape: FrameShape,
+    doorbell: Box<dyn Doorbell>,
+    counters: QueueCounters,
+    /// Where a frame of several buffers is put together.
+    assembly: Vec<u8>,
+}
+
+impl RxQueue {
+    pub(super) fn new(ring: Ring, pool: FramePool, shape: FrameShape, doorbell: Box<dyn Doorbell>) -> Self {
+        Self { ring, pool, shape, doorbell, counters: QueueCounters::default(), assembly: Vec::new() }
+    }
+
+    /// What came through this queue.
+    pub fn counters(&self) -> QueueCounters {
+        self.counters
+    }
+
+    /// Lends up to `budget` received Ethernet frames to `take`, one after the other, and posts their buffers again.
+    /// Returns how many there were.
+    pub fn poll(&mut self, budget: usize, mut take: impl FnMut(&[u8])) -> Result<usize, Fault> {
+        let mut taken = 0;
+        while taken < budget {
+            let Some(used) = self.ring.pop()? else { break };
+            self.lend(used, &mut take)?;
+            taken += 1;
+        }
+        if taken > 0 {
+            self.kick()?;
+        }
+        Ok(taken)
+    }
+
+    /// Lends one frame, which begins in `used`.
+    fn lend(&mut self, used: Used<Frame<owner::Device>>, take: &mut impl FnMut(&[u8])) -> Result<(), Fault> {
+        let header = self.shape.header;
+        let frame = used.token.returned();
+        let written = used.written as usize;
+        let Some(len) = written.checked_sub(header) else {
+            return Err(Fault::TooShort { queue: RECEIVEQ1, len: used.written });
+        };
+        let buffers = match self.shape.merged {
+            true => num_buffers(self.pool.bytes(&frame, 0, header)),
+            false => 1,
+        };
+        if buffers == 1 {
+            let bytes = self.pool.bytes(&frame, header, len);
+            self.counters.frames += 1;
+            self.counters.bytes += len as u64;
+            take(bytes);
+            self.post(frame.to_free());
+            return Ok(());
+        }
+        self.gather(frame, len, buffers)?;
+        self.counters.frames += 1;
+        self.counters.merged += 1;
+        self.counters.bytes += self.assembly.len() as u64;
+        take(&self.assembly);
+        Ok(())
+    }
+
+    /// Puts a frame of `buffers` buffers together; the first one holds the header and `len` bytes. All of a frame's buffers are
+    /// published at once (virtio 1.3, 5.1.6.4), so one that is not there yet is a lie.
+    fn gather(&mut self, first: Frame<owner::Stack>, len: usize, buffers: u16) -> Result<(), Fault> {
+        let bad = Fault::BadMerge { queue: RECEIVEQ1, count: buffers };
+        self.assembly.clear();
+        self.assembly.extend_from_slice(self.pool.bytes(&first, self.shape.header, len));
+        self.post(first.to_free());
+        for _ in 1..buffers {
+            let used = self.ring.pop()?.ok_or(bad)?;
+            let frame = used.token.returned();
+            self.assembly.extend_from_slice(self.pool.bytes(&frame, 0, used.written as usize));
+            self.post(frame.to_free());
+            if self.assembly.len() > FRAME_LEN_MAX {
+                return Err(bad);
+            }
+        }
+        if buffers == 0 { Err(bad) } else { Ok(()) }
+    }
+
+    /// Posts every free buffer.
+    pub(super) fn fill(&mut self) {
+        while let Some(frame) = self.pool.take() {
+            self.post(frame);
+        }
+    }
+
+    /// Publishes what was posted and rings the bell if the device waits for it.
+    pub(super) fn kick(&mut self) -> Result<(), Fault> {
+        if self.ring.publish() {
+            self.counters.doorbells += 1;
+            self.doorbell.ring().map_err(|error| Fault::Doorbell {
+                queue: RECEIVEQ1,
+                errno: error.raw_os_error().unwrap_or(0),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn post(&mut self, frame: Frame<owner::Free>) {
+        let address = self.pool.device_address(&frame);
+        let (header, len) = (self.shape.header, self.pool.frame_bytes());
+        let part = |offset: usize, len: usize| Part {
+            device_address: address + offset as u64,
+            len: len as u32,
+            device_writes: true,
+        };
+        let device = frame.to_device();
+        // There are as many frames as the ring has room for, so this never fails.
+        let posted = match self.shape.rx_header_apart() {
+            true => self.ring.push(&[part(0, header), part(header, len - header)], device),
+            false => self.ring.push(&[part(0, len)], device),
+        };
+        debug_assert!(posted.is_ok());
+    }
+}
+
+fn num_buffers(header: &[u8]) -> u16 {
+    let at = HEADER_NUM_BUFFERS;
+    header.get(at..at + 2).map_or(1, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
+}

@@ -1,0 +1,145 @@
+//! Transmitting: a buffer is lent to be filled, sent, and taken back once another one is needed.
+
+use crate::frame::{Frame, FramePool, owner};
+use crate::net::{FrameShape, QueueCounters, Ring, TRANSMITQ1};
+use crate::{Doorbell, Fault, Part};
+
+/// The transmit queue.
+///
+/// The virtio-net header in front of each buffer was zeroed with the pool and is never written again: without offloads
+/// all its fields are zero (virtio 1.3, 5.1.6.2).
+pub struct TxQueue {
+    ring: Ring,
+    pool: FramePool,
+    shape: FrameShape,
+    doorbell: Box<dyn Doorbell>,
+    counters: QueueCounters,
+    /// A lie seen where it could not be told; [`flush`](Self::flush) tells it.
+    fault: Option<Fault>,
+}
+
+impl TxQueue {
+    pub(super) fn new(ring: Ring, pool: FramePool, shape: FrameShape, doorbell: Box<dyn Doorbell>) -> Self {
+        Self { ring, pool, shape, doorbell, counters: QueueCounters::default(), fault: None }
+    }
+
+    /// What went through this queue.
+    pub fn counters(&self) -> QueueCounters {
+        self.counters
+    }
+
+    /// The longest Ethernet frame that fits.
+    pub fn frame_len_max(&self) -> usize {
+        self.pool.frame_bytes() - self.shape.header
+    }
+
+    /// Whether a buffer is free.
+    pub fn ready(&mut self) -> bool {
+        if self.pool.available() == 0 {
+            self.reclaim();
+        }
+        self.pool.available() > 0
+    }
+
+    /// Lends a buffer for a frame of `len` bytes. `None` when all are with the device, or none is that large.
+    pub fn lend(&mut self, len: usize) -> Option<TxFrame<'_>> {
+        if len > self.frame_len_max() {
+            return None;
+        }
+        if !self.ready() {
+            self.counters.exhausted += 1;
+            return None;
+        }
+        let frame = self.pool.take()?.to_stack();
+        Some(TxFrame { queue: self, frame: Some(frame), len })
+    }
+
+    /// Shows the device what was sent since the last call, once for all of it.
+    pub fn flush(&mut self) -> Result<(), Fault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        if self.ring.publish() {
+            self.counters.doorbells += 1;
+            self.doorbell.ring().map_err(|error| Fault::Doorbell {
+                queue: TRANSMITQ1,
+                errno: error.raw_os_error().unwrap_or(0),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes back every buffer that the device is done with.
+    fn reclaim(&mut self) {
+        while self.fault.is_none() {
+            match self.ring.pop() {
+                Ok(Some(used)) => self.pool.put(used.token.returned().to_free()),
+                Ok(None) => break,
+                Err(fault) => self.fault = Some(fault),
+            }
+        }
+    }
+
+    fn post(&mut self, frame: Frame<owner::Stack>, len: usize) {
+        let address = self.pool.device_address(&frame);
+        let header = self.shape.header;
+        let part = |offset: usize, len: usize| Part {
+            device_address: address + offset as u64,
+            len: len as u32,
+            device_writes: false,
+        };
+        let device = frame.to_device();
+        // There are as many frames as the ring has room for, so this never fails.
+        let posted = match self.shape.header_apart {
+            true => self.ring.push(&[part(0, header), part(header, len)], device),
+            false => self.ring.push(&[part(0, header + len)], device),
+        };
+        debug_assert!(posted.is_ok());
+        self.counters.frames += 1;
+        self.counters.bytes += len as u64;
+    }
+}
+
+/// A transmit buffer on loan. Dropped without being sent, it goes back to the pool.
+///
+/// Sending ends the loan, so writing to a frame that the device may be reading does not compile:
+/// ```compile_fail
+/// # use netd_virtqueue::TxQueue;
+/// fn write_after_send(queue: &mut TxQueue) {
+///     let mut frame = queue.lend(60).unwrap();
+///     let bytes = frame.bytes();
+///     frame.send();
+///     bytes[0] = 1;
+/// }
+/// ```
+pub struct TxFrame<'a> {
+    queue: &'a mut TxQueue,
+    /// `Some` until the loan ends.
+    frame: Option<Frame<owner::Stack>>,
+    len: usize,
+}
+
+impl TxFrame<'_> {
+    /// The frame's bytes, as an earlier use left them.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        match &mut self.frame {
+            Some(frame) => self.queue.pool.bytes_mut(frame, self.queue.shape.header, self.len),
+            None => &mut [],
+        }
+    }
+
+    /// Puts the frame into the ring; the device sees it at the next [`TxQueue::flush`].
+    pub fn send(mut self) {
+        if let Some(frame) = self.frame.take() {
+            self.queue.post(frame, self.len);
+        }
+    }
+}
+
+impl Drop for TxFrame<'_> {
+    fn drop(&mut self) {
+        if let Some(frame) = self.frame.take() {
+            self.queue.pool.put(frame.to_free());
+        }
+    }
+}
