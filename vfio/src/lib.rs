@@ -1,1 +1,35 @@
-//! Under construction.
+//! PCI functions through VFIO: find them, take them from the kernel, drive them, give them back.
+//!
+//! - [`Sysfs`] finds the machine's network functions ([`Function`]).
+//! - [`bind`] takes one from its kernel driver and [`give_back`] returns it; what it was is kept on disk in between.
+//! - [`Device`] is an opened function: PCI configuration space, BARs, interrupts, reset. It works the same with an
+//!   IOMMU and without ([`Isolation`]).
+//! - [`DmaPool`] is memory that the function may reach, with the addresses by which it does.
+//!
+//! This crate knows PCI, sysfs and VFIO, and nothing of virtio queues.
+
+mod bar;
+mod bdf;
+mod bind;
+mod device;
+mod discover;
+mod dma;
+mod error;
+mod give_back;
+mod mac;
+mod pagemap;
+mod routes;
+mod state;
+mod sys;
+mod sysfs;
+
+pub use bar::BarMapping;
+pub use bdf::Bdf;
+pub use bind::{BindOptions, Bound, Isolation, bind};
+pub use device::Device;
+pub use discover::{Function, Interface};
+pub use dma::{DMA_IOVA_BASE, DmaPool, DmaPoolOptions, DmaSegment};
+pub use error::{Error, Region};
+pub use give_back::{GivenBack, give_back};
+pub use mac::Mac;
+pub use sysfs::Sysfs;

@@ -1,0 +1,107 @@
+//! What must be remembered of a function while VFIO has it, on disk.
+//!
+//! The record is written before the function is touched and removed after it was given back, so that whatever happens
+//! between (a crash, a restart, an upgrade) somebody can still give it back to the driver it had.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Bdf, Error, Mac};
+
+/// What a function was before it was bound to vfio-pci.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) function: Bdf,
+    /// The kernel driver it had; `None` when it had none, or was with vfio-pci already.
+    pub(crate) previous_driver: Option<String>,
+    /// What its driver_override said; `None` when it was not set.
+    pub(crate) previous_override: Option<String>,
+    pub(crate) mac: Option<Mac>,
+    pub(crate) interface: Option<String>,
+}
+
+/// Where the record of a function lives.
+pub(crate) fn record_path(directory: &Path, function: Bdf) -> PathBuf {
+    directory.join(format!("function-{function}.json"))
+}
+
+/// Reads the record of a function, if there is one.
+pub(crate) fn load(directory: &Path, function: Bdf) -> Result<Option<Record>, Error> {
+    let path = record_path(directory, function);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::file("read", path, source)),
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|source| Error::BadRecord { function, path, source })
+}
+
+/// Writes a record so that after a crash either the old one or the new one is there, whole.
+pub(crate) fn store(directory: &Path, record: &Record) -> Result<(), Error> {
+    let path = record_path(directory, record.function);
+    let failed = |source| Error::file("write", path.clone(), source);
+    fs::create_dir_all(directory).map_err(|source| Error::file("create", directory, source))?;
+    let draft = path.with_extension("json.new");
+    let mut file = File::create(&draft).map_err(failed)?;
+    serde_json::to_writer_pretty(&mut file, record).map_err(|error| failed(error.into()))?;
+    file.write_all(b"\n").map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    fs::rename(&draft, &path).map_err(failed)?;
+    sync_directory(directory)
+}
+
+/// Forgets a function; having nothing to forget is no error.
+pub(crate) fn remove(directory: &Path, function: Bdf) -> Result<(), Error> {
+    let path = record_path(directory, function);
+    match fs::remove_file(&path) {
+        Ok(()) => sync_directory(directory),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Error::file("remove", path, source)),
+    }
+}
+
+/// A rename or removal is durable once its directory is.
+fn sync_directory(directory: &Path) -> Result<(), Error> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| Error::file("write", directory, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            function: "00:03.0".parse().unwrap(),
+            previous_driver: Some("virtio-pci".to_owned()),
+            previous_override: None,
+            mac: Some("42:01:0a:00:00:02".parse().unwrap()),
+            interface: Some("eth0".to_owned()),
+        }
+    }
+
+    #[test]
+    fn record_stored_loads_back_and_leaves_no_draft() {
+        let directory = tempfile::tempdir().unwrap();
+        let below = directory.path().join("run/netd");
+        store(&below, &record()).unwrap();
+        assert_eq!(load(&below, record().function).unwrap(), Some(record()));
+        assert_eq!(fs::read_dir(&below).unwrap().count(), 1);
+        remove(&below, record().function).unwrap();
+        remove(&below, record().function).unwrap();
+        assert_eq!(load(&below, record().function).unwrap(), None);
+    }
+
+    #[test]
+    fn damaged_record_loaded_names_the_file_and_the_way_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let function = record().function;
+        fs::write(record_path(directory.path(), function), "{").unwrap();
+        let error = load(directory.path(), function).unwrap_err().to_string();
+        assert!(error.contains("function-0000:00:03.0.json") && error.contains("driver_override"), "{error}");
+    }
+}
