@@ -3,8 +3,11 @@
 #![forbid(unsafe_code)]
 
 pub mod accepted;
+pub mod call;
 pub mod datagram;
 pub mod error;
+pub mod framing;
+pub mod passing;
 pub mod types;
 
 pub use error::{Error, ErrorKind};

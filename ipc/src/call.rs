@@ -1,0 +1,276 @@
+//! Calls: the methods of the interface with their parameters, parsed into types that cannot be wrong.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::datagram::PAYLOAD_BYTES_MAX;
+use crate::types::Endpoint;
+
+/// The interface file.
+pub const INTERFACE: &str = include_str!("../io.netd.varlink");
+/// The interface file of the service interface.
+pub const SERVICE_INTERFACE: &str = include_str!("../org.varlink.service.varlink");
+
+/// How long a connect may take unless the client says otherwise.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an echo reply may take unless the client says otherwise.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest timeout of a call. TCP itself gives a connect up within minutes (RFC 9293, 3.8.3: at least 3 for a SYN).
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Connections that wait for a listener's client, unless it says otherwise.
+pub const BACKLOG: usize = 128;
+/// Most connections that may wait: Linux' default of net.core.somaxconn, and as listen(2) does, more is cut to it.
+pub const BACKLOG_MAX: usize = 4096;
+/// Payload of an echo request unless the client says otherwise: what ping(8) sends.
+pub const PING_BYTES: usize = 56;
+
+/// A request as it comes over the socket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// `interface.Method`.
+    pub method: String,
+    /// Its parameters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Map<String, Value>>,
+    /// The client wants no reply.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oneway: bool,
+    /// The client takes several replies; netd always sends one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// The client wants the connection for another protocol; netd has none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub upgrade: bool,
+}
+
+/// A reply as it goes over the socket.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    /// What the method returns, or what the error carries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Value>,
+    /// Full name of the error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// One call, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// `org.varlink.service.GetInfo`
+    GetInfo,
+    /// `org.varlink.service.GetInterfaceDescription`
+    GetInterfaceDescription {
+        /// Of which interface.
+        interface: String,
+    },
+    /// `io.netd.GetStatus`
+    GetStatus,
+    /// `io.netd.GetDevice`
+    GetDevice,
+    /// `io.netd.ListInterfaces`
+    ListInterfaces,
+    /// `io.netd.ListSockets`
+    ListSockets,
+    /// `io.netd.Connect`
+    Connect {
+        /// The peer.
+        remote: SocketAddr,
+        /// How long it may take.
+        timeout: Duration,
+    },
+    /// `io.netd.Listen`
+    Listen {
+        /// The port; none leaves the choice to netd.
+        port: Option<u16>,
+        /// Connections that may wait.
+        backlog: usize,
+    },
+    /// `io.netd.BindUdp`
+    BindUdp {
+        /// The port; none leaves the choice to netd.
+        port: Option<u16>,
+    },
+    /// `io.netd.Ping`
+    Ping {
+        /// The peer.
+        to: IpAddr,
+        /// How long to wait.
+        timeout: Duration,
+        /// Payload.
+        bytes: usize,
+    },
+    /// `io.netd.Outcome`
+    Outcome {
+        /// Of which stream.
+        id: u64,
+    },
+}
+
+/// A call that is none; each is an error of `org.varlink.service`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadCall {
+    /// No such interface.
+    #[error("there is no interface '{0}'")]
+    InterfaceNotFound(String),
+    /// No such method.
+    #[error("there is no method '{0}'")]
+    MethodNotFound(String),
+    /// A parameter is missing, unknown, or has a value that cannot be.
+    #[error("the parameter '{0}' is missing, unknown or wrong")]
+    InvalidParameter(String),
+}
+
+impl BadCall {
+    /// The reply that says so.
+    pub fn response(&self) -> Response {
+        let (name, parameters) = match self {
+            BadCall::InterfaceNotFound(interface) => ("InterfaceNotFound", json!({ "interface": interface })),
+            BadCall::MethodNotFound(method) => ("MethodNotFound", json!({ "method": method })),
+            BadCall::InvalidParameter(parameter) => ("InvalidParameter", json!({ "parameter": parameter })),
+        };
+        Response { parameters: Some(parameters), error: Some(format!("org.varlink.service.{name}")) }
+    }
+}
+
+impl Call {
+    /// Understands a request.
+    ///
+    /// # Errors
+    /// The method does not exist, or a parameter is wrong: the first that is.
+    pub fn parse(request: Request) -> Result<Call, BadCall> {
+        let Request { method, parameters, oneway: _, more: _, upgrade } = request;
+        if upgrade {
+            return Err(BadCall::InvalidParameter("upgrade".to_owned()));
+        }
+        let mut fields = Fields(parameters.unwrap_or_default());
+        let call = match method.as_str() {
+            "org.varlink.service.GetInfo" => Call::GetInfo,
+            "org.varlink.service.GetInterfaceDescription" => {
+                Call::GetInterfaceDescription { interface: fields.required("interface")? }
+            }
+            "io.netd.GetStatus" => Call::GetStatus,
+            "io.netd.GetDevice" => Call::GetDevice,
+            "io.netd.ListInterfaces" => Call::ListInterfaces,
+            "io.netd.ListSockets" => Call::ListSockets,
+            "io.netd.Connect" => fields.connect()?,
+            "io.netd.Listen" => Call::Listen { port: fields.port_to_bind()?, backlog: fields.backlog()? },
+            "io.netd.BindUdp" => Call::BindUdp { port: fields.port_to_bind()? },
+            "io.netd.Ping" => fields.ping()?,
+            "io.netd.Outcome" => Call::Outcome { id: fields.required("id")? },
+            _ => return Err(not_found(method)),
+        };
+        fields.finish()?;
+        Ok(call)
+    }
+}
+
+fn not_found(method: String) -> BadCall {
+    match method.rsplit_once('.') {
+        Some(("io.netd" | "org.varlink.service", _)) | None => BadCall::MethodNotFound(method),
+        Some((interface, _)) => BadCall::InterfaceNotFound(interface.to_owned()),
+    }
+}
+
+/// Parameters that are taken out one by one, so that what is left over is unknown.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn optional<T: for<'de> Deserialize<'de>>(&mut self, name: &str) -> Result<Option<T>, BadCall> {
+        match self.0.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => T::deserialize(value).map(Some).map_err(|_| wrong(name)),
+        }
+    }
+
+    fn required<T: for<'de> Deserialize<'de>>(&mut self, name: &str) -> Result<T, BadCall> {
+        self.optional(name)?.ok_or_else(|| wrong(name))
+    }
+
+    fn connect(&mut self) -> Result<Call, BadCall> {
+        let address = self.peer_address()?;
+        let port: u16 = self.required("port")?;
+        if port == 0 {
+            return Err(wrong("port"));
+        }
+        Ok(Call::Connect { remote: SocketAddr::new(address, port), timeout: self.timeout(CONNECT_TIMEOUT)? })
+    }
+
+    fn ping(&mut self) -> Result<Call, BadCall> {
+        let bytes = self.optional("bytes")?.unwrap_or(PING_BYTES);
+        // The header of an echo request is as long as that of a UDP datagram: 8 bytes (RFC 792).
+        if bytes > PAYLOAD_BYTES_MAX {
+            return Err(wrong("bytes"));
+        }
+        Ok(Call::Ping { to: self.peer_address()?, timeout: self.timeout(PING_TIMEOUT)?, bytes })
+    }
+
+    /// An address that a packet can be sent to. ::ffff:a.b.c.d is a.b.c.d (RFC 4291, 2.5.5.2).
+    fn peer_address(&mut self) -> Result<IpAddr, BadCall> {
+        let address: IpAddr = self.required("address")?;
+        match address.to_canonical() {
+            address if address.is_unspecified() => Err(wrong("address")),
+            address => Ok(address),
+        }
+    }
+
+    fn timeout(&mut self, default: Duration) -> Result<Duration, BadCall> {
+        match self.optional("timeout_ms")?.map_or(default, Duration::from_millis) {
+            timeout if timeout.is_zero() || timeout > TIMEOUT_MAX => Err(wrong("timeout_ms")),
+            timeout => Ok(timeout),
+        }
+    }
+
+    fn port_to_bind(&mut self) -> Result<Option<u16>, BadCall> {
+        Ok(self.optional("port")?.filter(|port| *port != 0))
+    }
+
+    fn backlog(&mut self) -> Result<usize, BadCall> {
+        match self.optional("backlog")?.unwrap_or(BACKLOG) {
+            0 => Err(wrong("backlog")),
+            backlog => Ok(backlog.min(BACKLOG_MAX)),
+        }
+    }
+
+    fn finish(self) -> Result<(), BadCall> {
+        match self.0.into_iter().next() {
+            None => Ok(()),
+            Some((unknown, _)) => Err(BadCall::InvalidParameter(unknown)),
+        }
+    }
+}
+
+fn wrong(name: &str) -> BadCall {
+    BadCall::InvalidParameter(name.to_owned())
+}
+
+/// What `Connect` returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamReply {
+    /// Names the stream in `Outcome`.
+    pub id: u64,
+    /// Its own end.
+    pub local: Endpoint,
+    /// The peer.
+    pub remote: Endpoint,
+    /// Index among the descriptors of the reply.
+    pub descriptor: usize,
+}
+
+/// What `Listen` and `BindUdp` return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoundReply {
+    /// Names the socket in `ListSockets`.
+    pub id: u64,
+    /// Where it is bound.
+    pub local: Endpoint,
+    /// Index among the descriptors of the reply.
+    pub descriptor: usize,
+}
+
+#[cfg(test)]
+#[path = "call_tests.rs"]
+mod tests;
