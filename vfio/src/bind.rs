@@ -257,3 +257,7 @@ fn unbind(sysfs: &Sysfs, function: Bdf, driver: &str) -> Result<(), Error> {
 fn probe(sysfs: &Sysfs, function: Bdf) -> Result<(), Error> {
     sysfs.write(&sysfs.path("sys/bus/pci/drivers_probe"), &function.to_string())
 }
+
+#[cfg(test)]
+#[path = "bind_tests.rs"]
+mod tests;

@@ -311,3 +311,7 @@ fn not_viable(sysfs: &Sysfs, found: &Function) -> Error {
     let group = found.iommu_group.unwrap_or_default();
     check_group(sysfs, found).err().unwrap_or(Error::GroupShared { function: found.bdf, group, others })
 }
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;

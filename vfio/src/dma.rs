@@ -242,3 +242,7 @@ fn default_huge_page_kib(sysfs: &Sysfs) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("Hugepagesize:"))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
+
+#[cfg(test)]
+#[path = "dma_tests.rs"]
+mod tests;

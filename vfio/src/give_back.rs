@@ -120,3 +120,7 @@ fn wait_for_interfaces(sysfs: &Sysfs, function: Bdf, expected: bool) -> Result<V
         thread::sleep(RETRY_INTERVAL);
     }
 }
+
+#[cfg(test)]
+#[path = "give_back_tests.rs"]
+mod tests;

@@ -23,6 +23,9 @@ mod state;
 mod sys;
 mod sysfs;
 
+#[cfg(test)]
+mod fake;
+
 pub use bar::BarMapping;
 pub use bdf::Bdf;
 pub use bind::{BindOptions, Bound, Isolation, bind};

@@ -49,7 +49,7 @@ mod tests {
 
     fn entry(address: u64) -> u64 {
         // Soft-dirty and file-page bits are set too, and must not matter.
-        PRESENT | 1 << 61 | 1 << 55 | address / PAGE as u64
+        PRESENT | (1 << 61) | (1 << 55) | (address / PAGE as u64)
     }
 
     #[test]
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn hidden_frame_number_is_reported_with_the_capability() {
-        let error = segments(&[PRESENT | 1 << 61], HUGE, PAGE).unwrap_err();
+        let error = segments(&[PRESENT | (1 << 61)], HUGE, PAGE).unwrap_err();
         assert!(matches!(error, Error::PhysicalAddressesHidden));
         assert!(error.to_string().contains("CAP_SYS_ADMIN"));
     }

@@ -1,0 +1,377 @@
+//! A machine for tests: file trees in a temporary directory, and a kernel that acts on what is written to them.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tempfile::TempDir;
+use vm_memory::MmapRegion;
+
+use crate::sys::{Kernel, OpenFailure, OpenFunction, RegionInfo, VfioFunction};
+use crate::{Bdf, Sysfs};
+
+/// The huge pages of this machine are small, so that tests need no real ones.
+pub(crate) const HUGE_PAGE_BYTES: usize = 64 << 10;
+/// The address that every virtio network function's interface has here.
+pub(crate) const MAC: &str = "42:01:0a:00:00:02";
+
+/// A machine with the drivers virtio-pci and vfio-pci, no IOMMU, and no functions yet.
+pub(crate) struct Machine {
+    directory: TempDir,
+    pub(crate) kernel: Arc<FakeKernel>,
+}
+
+impl Machine {
+    pub(crate) fn new() -> Machine {
+        let directory = tempfile::tempdir().unwrap();
+        let kernel = FakeKernel { root: directory.path().to_owned(), state: Mutex::default() };
+        let machine = Machine { directory, kernel: Arc::new(kernel) };
+        for driver in ["virtio-pci", "vfio-pci", "e1000"] {
+            fs::create_dir_all(machine.driver(driver)).unwrap();
+        }
+        machine.write("sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "Y\n");
+        machine.write("proc/net/route", "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n");
+        machine
+    }
+
+    /// With a virtio network function at 00:03.0.
+    pub(crate) fn with_virtio_net() -> Machine {
+        let machine = Machine::new();
+        machine.add_function(nic(), 0x1af4, 0x1000, 0x02_0000, "virtio-pci");
+        machine
+    }
+
+    /// As above, bound to vfio-pci since before anybody remembers.
+    pub(crate) fn with_vfio_function(iommu: bool) -> Machine {
+        let machine = Machine::with_virtio_net();
+        if iommu {
+            machine.add_group(7, &[nic()]);
+        }
+        crate::bind(&machine.sysfs(), nic(), &machine.bind_options()).unwrap();
+        machine
+    }
+
+    pub(crate) fn sysfs(&self) -> Sysfs {
+        Sysfs::with_kernel(self.directory.path(), Arc::<FakeKernel>::clone(&self.kernel))
+    }
+
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.directory.path().join(relative)
+    }
+
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.path("run/netd")
+    }
+
+    pub(crate) fn bind_options(&self) -> crate::BindOptions {
+        crate::BindOptions { allow_default_route: false, state_dir: self.state_dir() }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.kernel.state.lock().unwrap()
+    }
+
+    pub(crate) fn write(&self, relative: &str, text: &str) {
+        let path = self.path(relative);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    pub(crate) fn function(&self, bdf: Bdf) -> PathBuf {
+        self.path("sys/bus/pci/devices").join(bdf.to_string())
+    }
+
+    pub(crate) fn driver(&self, driver: &str) -> PathBuf {
+        self.path("sys/bus/pci/drivers").join(driver)
+    }
+
+    pub(crate) fn add_function(&self, bdf: Bdf, vendor: u16, device: u16, class: u32, driver: &str) {
+        let write = |name: &str, text: &str| self.write(&format!("sys/bus/pci/devices/{bdf}/{name}"), text);
+        write("vendor", &format!("{vendor:#06x}\n"));
+        write("device", &format!("{device:#06x}\n"));
+        write("class", &format!("{class:#08x}\n"));
+        write("driver_override", "(null)\n");
+        self.kernel.attach(&self.function(bdf), driver);
+    }
+
+    pub(crate) fn add_group(&self, number: u32, members: &[Bdf]) {
+        let group = self.path("sys/kernel/iommu_groups").join(number.to_string());
+        fs::create_dir_all(group.join("devices")).unwrap();
+        for member in members {
+            symlink(self.function(*member), group.join("devices").join(member.to_string())).unwrap();
+            symlink(&group, self.function(*member).join("iommu_group")).unwrap();
+        }
+    }
+
+    pub(crate) fn driver_of(&self, bdf: Bdf) -> Option<String> {
+        self.sysfs().function(bdf).unwrap().driver
+    }
+
+    pub(crate) fn override_of(&self, bdf: Bdf) -> String {
+        fs::read_to_string(self.function(bdf).join("driver_override")).unwrap().trim().to_owned()
+    }
+
+    pub(crate) fn record_exists(&self) -> bool {
+        self.state_dir().join("function-0000:00:03.0.json").exists()
+    }
+}
+
+/// The function that most tests are about.
+pub(crate) fn nic() -> Bdf {
+    "0000:00:03.0".parse().unwrap()
+}
+
+/// A kernel without hardware.
+#[derive(Debug)]
+pub(crate) struct FakeKernel {
+    root: PathBuf,
+    state: Mutex<State>,
+}
+
+/// How the kernel behaves, and what it was asked.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// Every attribute written, as "NAME=VALUE".
+    pub(crate) writes: Vec<String>,
+    /// Drivers that are loaded but take no function.
+    pub(crate) refusing_drivers: Vec<&'static str>,
+    /// Attributes that may not be written.
+    pub(crate) read_only: bool,
+    /// How many more times opening a group says EBUSY.
+    pub(crate) busy_opens: u32,
+    /// What opening the group or the function says instead of working.
+    pub(crate) open_error: Option<io::ErrorKind>,
+    /// Opening the function finds the group not viable.
+    pub(crate) not_viable: bool,
+    /// What the directory for huge pages is not, when set.
+    pub(crate) no_hugetlbfs: bool,
+    /// What allocating huge pages says instead of working.
+    pub(crate) allocation_error: Option<io::ErrorKind>,
+    /// Physical addresses of the huge pages, in the order of the pool; frame numbers are hidden when empty.
+    pub(crate) physical_addresses: Vec<u64>,
+    /// The function opened last.
+    pub(crate) function: Option<Arc<FakeFunction>>,
+    /// How the next function opened behaves.
+    pub(crate) next_function: FakeFunctionOptions,
+}
+
+impl FakeKernel {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// A driver takes a function: virtio-pci makes an interface, vfio-pci a group where there is none.
+    fn attach(&self, function: &Path, driver: &str) {
+        symlink(self.root.join("sys/bus/pci/drivers").join(driver), function.join("driver")).unwrap();
+        match driver {
+            "virtio-pci" => {
+                fs::create_dir_all(function.join("virtio0/net/eth0")).unwrap();
+                fs::write(function.join("virtio0/net/eth0/address"), format!("{MAC}\n")).unwrap();
+            }
+            "vfio-pci" if !function.join("iommu_group").exists() => {
+                let group = self.root.join("sys/kernel/iommu_groups/0");
+                fs::create_dir_all(&group).unwrap();
+                fs::write(group.join("name"), "vfio-noiommu\n").unwrap();
+                symlink(group, function.join("iommu_group")).unwrap();
+            }
+            _ => {}
+        }
+    }
+
+    fn detach(&self, function: &Path, driver: &str) -> io::Result<()> {
+        let link = fs::read_link(function.join("driver"))?;
+        if !link.ends_with(driver) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if driver == "vfio-pci" {
+            assert_eq!(self.state().busy_opens, 0, "unbind of a held function would block for ever");
+            let _ = fs::remove_dir_all(self.root.join("sys/kernel/iommu_groups/0"));
+            if !function.join("iommu_group").exists() {
+                let _ = fs::remove_file(function.join("iommu_group"));
+            }
+        }
+        let _ = fs::remove_dir_all(function.join("virtio0"));
+        fs::remove_file(function.join("driver"))
+    }
+
+    fn probe(&self, function: &Path) {
+        let chosen = fs::read_to_string(function.join("driver_override")).unwrap();
+        let driver = if chosen.trim() == "(null)" { "virtio-pci" } else { chosen.trim() };
+        let loaded = self.root.join("sys/bus/pci/drivers").join(driver).exists();
+        if loaded && !function.join("driver").exists() && !self.state().refusing_drivers.contains(&driver) {
+            self.attach(function, driver);
+        }
+    }
+
+    fn function(&self, name: &str) -> PathBuf {
+        self.root.join("sys/bus/pci/devices").join(name)
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn write_attribute(&self, path: &Path, value: &str) -> io::Result<()> {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if self.state().read_only {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.state().writes.push(format!("{name}={}", value.trim()));
+        match name {
+            "driver_override" => {
+                let value = if value.trim().is_empty() { "(null)\n" } else { value };
+                fs::write(path, value)
+            }
+            "unbind" => {
+                let driver = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+                self.detach(&self.function(value), driver)
+            }
+            "drivers_probe" => {
+                self.probe(&self.function(value));
+                Ok(())
+            }
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn open_group(&self, _node: &Path) -> io::Result<OwnedFd> {
+        let mut state = self.state();
+        if state.busy_opens > 0 {
+            state.busy_opens -= 1;
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        match state.open_error {
+            Some(kind) => Err(kind.into()),
+            None => Ok(tempfile::tempfile()?.into()),
+        }
+    }
+
+    fn open_function(&self, what: &OpenFunction<'_>) -> Result<Arc<dyn VfioFunction>, OpenFailure> {
+        let mut state = self.state();
+        if let Some(kind) = state.open_error {
+            return Err(OpenFailure::Group(kind.into()));
+        }
+        if state.not_viable {
+            return Err(OpenFailure::NotViable);
+        }
+        let iommu = matches!(what, OpenFunction::Iommu { .. });
+        let function = Arc::new(FakeFunction::new(iommu, state.next_function.clone()));
+        state.function = Some(Arc::clone(&function));
+        Ok(function)
+    }
+
+    fn huge_page_bytes(&self, directory: &Path) -> io::Result<Option<u64>> {
+        fs::metadata(directory)?;
+        Ok((!self.state().no_hugetlbfs).then_some(HUGE_PAGE_BYTES as u64))
+    }
+
+    fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
+        match self.state().allocation_error {
+            Some(kind) => Err(kind.into()),
+            None => file.set_len(bytes),
+        }
+    }
+
+    fn pagemap_entries(&self, addresses: &[usize]) -> io::Result<Vec<u64>> {
+        const PRESENT: u64 = 1 << 63;
+        let state = self.state();
+        let page = rustix::param::page_size() as u64;
+        let frame = |index| state.physical_addresses.get(index).map_or(0, |address| address / page);
+        Ok((0..addresses.len()).map(|index| PRESENT | frame(index)).collect())
+    }
+}
+
+/// How a function behaves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeFunctionOptions {
+    pub(crate) no_reset: bool,
+    /// What mapping memory in the IOMMU says instead of working.
+    pub(crate) map_error: Option<io::ErrorKind>,
+}
+
+/// A function whose regions are parts of a file: configuration space, BAR 0 with I/O ports, BAR 4 with memory, BAR 5
+/// that is gone from the device.
+#[derive(Debug)]
+pub(crate) struct FakeFunction {
+    file: File,
+    iommu: bool,
+    options: FakeFunctionOptions,
+    pub(crate) log: Mutex<Vec<String>>,
+    pub(crate) was_reset: AtomicBool,
+}
+
+pub(crate) const CONFIG_OFFSET: u64 = 0;
+const CONFIG_BYTES: u64 = 256;
+const IO_BAR: RegionInfo = RegionInfo { size: 64, offset: 4096, mappable: false };
+const MEMORY_BAR: RegionInfo = RegionInfo { size: 4096, offset: 8192, mappable: true };
+const LOST_BAR: RegionInfo = RegionInfo { size: 4096, offset: FILE_BYTES - 2, mappable: false };
+const FILE_BYTES: u64 = 12288;
+
+impl FakeFunction {
+    fn new(iommu: bool, options: FakeFunctionOptions) -> FakeFunction {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(FILE_BYTES).unwrap();
+        let (log, was_reset) = (Mutex::default(), AtomicBool::new(false));
+        FakeFunction { file, iommu, options, log, was_reset }
+    }
+
+    pub(crate) fn bytes_at<const N: usize>(&self, offset: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.file.read_exact_at(&mut bytes, offset).unwrap();
+        bytes
+    }
+
+    fn note(&self, event: String) {
+        self.log.lock().unwrap().push(event);
+    }
+}
+
+impl VfioFunction for FakeFunction {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    fn region(&self, index: u32) -> io::Result<RegionInfo> {
+        Ok(match index {
+            0 => IO_BAR,
+            4 => MEMORY_BAR,
+            5 => LOST_BAR,
+            7 => RegionInfo { size: CONFIG_BYTES, offset: CONFIG_OFFSET, mappable: false },
+            _ => RegionInfo::default(),
+        })
+    }
+
+    fn interrupt_count(&self, index: u32) -> io::Result<u32> {
+        Ok(if index == 2 { 3 } else { 0 })
+    }
+
+    fn set_interrupts(&self, index: u32, eventfds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.note(format!("interrupts {index}: {} eventfds", eventfds.len()));
+        Ok(())
+    }
+
+    fn can_reset(&self) -> io::Result<bool> {
+        Ok(!self.options.no_reset)
+    }
+
+    fn reset(&self) -> io::Result<()> {
+        self.was_reset.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn map_dma(&self, memory: &MmapRegion, iova: u64) -> io::Result<()> {
+        assert!(self.iommu, "no IOMMU to map in");
+        if let Some(kind) = self.options.map_error {
+            return Err(kind.into());
+        }
+        self.note(format!("map {:#x} at {iova:#x}", memory.size()));
+        Ok(())
+    }
+
+    fn unmap_dma(&self, iova: u64, bytes: usize) -> io::Result<()> {
+        self.note(format!("unmap {bytes:#x} at {iova:#x}"));
+        Ok(())
+    }
+}
