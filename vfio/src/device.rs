@@ -41,6 +41,8 @@ pub struct Device {
     config: RegionInfo,
     bars: [RegionInfo; BARS],
     msix_vectors: u32,
+    /// VFIO refuses to switch off what is not on.
+    msix_enabled: AtomicBool,
     /// Whether a DMA pool is out; the pool itself clears it.
     pool_lent: Arc<AtomicBool>,
 }
@@ -55,8 +57,8 @@ impl fmt::Debug for Device {
 impl Device {
     /// Opens a function that is bound to vfio-pci.
     ///
-    /// VFIO resets it and switches its bus mastering off; here its I/O and memory windows are switched on and its
-    /// legacy interrupt off. It cannot reach memory before [`set_bus_master`](Device::set_bus_master).
+    /// VFIO switches its bus mastering off and resets it if it can; here its I/O and memory windows are switched on
+    /// and its legacy interrupt off. It cannot reach memory before [`set_bus_master`](Device::set_bus_master).
     ///
     /// # Errors
     ///
@@ -97,8 +99,8 @@ impl Device {
         let config = region(VFIO_PCI_CONFIG_REGION_INDEX)?;
         let msix_vectors =
             handle.interrupt_count(VFIO_PCI_MSIX_IRQ_INDEX).map_err(failed("count interrupts"))?;
-        let pool_lent = Arc::new(AtomicBool::new(false));
-        Ok(Device { function, isolation, sysfs, handle, config, bars, msix_vectors, pool_lent })
+        let (msix_enabled, pool_lent) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
+        Ok(Device { function, isolation, sysfs, handle, config, bars, msix_vectors, msix_enabled, pool_lent })
     }
 
     /// The function's address.
@@ -152,6 +154,9 @@ impl Device {
     }
 
     /// Allows or forbids the function to reach memory. Without it there is neither DMA nor MSI-X.
+    ///
+    /// **Write 0 to the device status first**, after opening: a function without a reset of its own is still as its
+    /// last owner left it, and goes on writing to that owner's buffers, whoever has these pages now.
     pub fn set_bus_master(&self, on: bool) -> Result<(), Error> {
         if on {
             self.change_command(PCI_COMMAND_MASTER, 0)
@@ -187,12 +192,14 @@ impl Device {
         }
         let eventfds: Vec<BorrowedFd<'_>> = eventfds.iter().map(AsFd::as_fd).collect();
         let enabled = self.handle.set_interrupts(VFIO_PCI_MSIX_IRQ_INDEX, &eventfds);
-        enabled.map_err(|source| Error::Vfio { function, step: "enable MSI-X", source })
+        enabled.map_err(|source| Error::Vfio { function, step: "enable MSI-X", source })?;
+        self.msix_enabled.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Switches MSI-X off; nothing happens when it is off already.
     pub fn disable_msix(&self) -> Result<(), Error> {
-        if self.msix_vectors == 0 {
+        if !self.msix_enabled.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
         let disabled = self.handle.set_interrupts(VFIO_PCI_MSIX_IRQ_INDEX, &[]);
@@ -202,8 +209,8 @@ impl Device {
     /// Makes the memory that the function may reach: `bytes` rounded up to whole huge pages, zeroed.
     ///
     /// The pool is the file `netd-BDF` in the hugetlbfs mount. One that a dead predecessor left is removed here, which
-    /// frees its pages: **stop the function first** (write 0 to the device status until it reads 0). Having the
-    /// function open means that no live predecessor exists.
+    /// frees its pages: **stop the function first** (write 0 to the device status, wait until it reads 0). Having
+    /// the function open means that no live predecessor exists.
     ///
     /// # Errors
     ///

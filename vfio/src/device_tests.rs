@@ -106,6 +106,7 @@ fn interrupts_enabled_are_as_many_as_eventfds() {
     let eventfd = || rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
     device.enable_msix(&[eventfd(), eventfd()]).unwrap();
     device.disable_msix().unwrap();
+    device.disable_msix().unwrap();
     assert_eq!(*function.log.lock().unwrap(), ["interrupts 2: 2 eventfds", "interrupts 2: 0 eventfds"]);
     let four: Vec<_> = (0..4).map(|_| eventfd()).collect();
     let error = device.enable_msix(&four).unwrap_err().to_string();

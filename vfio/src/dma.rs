@@ -3,7 +3,7 @@
 //! The pool is a named file on hugetlbfs. Huge pages are neither swapped nor, in practice, moved, so that their
 //! physical addresses hold; and as long as the file has its name its pages are not given to anybody else, even when
 //! this process is killed while the function still writes to them. So the name goes only after the function has
-//! stopped: in [`DmaPool::release`], or by the successor, who has opened (and thereby reset) the function first.
+//! stopped: in [`DmaPool::release`], or by the successor, who has opened and stopped the function first.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -90,6 +90,14 @@ impl DmaPool {
         &self.segments
     }
 
+    /// Removes the file that a dead owner of the function left, which frees its pages.
+    ///
+    /// For after a function was given back: its kernel driver reset it then. Whoever opens the function instead has
+    /// [`Device::create_dma_pool`](crate::Device::create_dma_pool) do the same.
+    pub fn remove_stale(function: Bdf, options: &DmaPoolOptions) -> Result<(), Error> {
+        remove_stale(&pool_path(&options.hugetlbfs, function))
+    }
+
     /// Takes the memory from the function and gives it back to the system.
     ///
     /// Call it only after the function has stopped: the device status read 0 after it was written 0. In no-IOMMU
@@ -131,7 +139,7 @@ pub(crate) fn create(request: &Request<'_>) -> Result<DmaPool, Error> {
     let Some(bytes) = pages.checked_mul(page_bytes) else {
         return Err(no_hugepages(sysfs, hugetlbfs, pages, page_bytes));
     };
-    let path = hugetlbfs.join(format!("netd-{}", request.function));
+    let path = pool_path(hugetlbfs, request.function);
     remove_stale(&path)?;
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
     let file = file.map_err(|source| Error::file("create", &path, source))?;
@@ -175,6 +183,10 @@ fn huge_page_bytes(sysfs: &Sysfs, hugetlbfs: &Path) -> Result<usize, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(not_hugetlbfs()),
         Err(source) => Err(Error::file("examine", hugetlbfs, source)),
     }
+}
+
+fn pool_path(hugetlbfs: &Path, function: Bdf) -> PathBuf {
+    hugetlbfs.join(format!("netd-{function}"))
 }
 
 fn remove_stale(path: &Path) -> Result<(), Error> {

@@ -67,6 +67,9 @@ fn dropped_pool_keeps_its_file_and_its_place() {
     drop(device.create_dma_pool(1, &options).unwrap());
     assert!(pool_file(&options).exists());
     assert!(matches!(device.create_dma_pool(1, &options), Err(Error::PoolExists { .. })));
+    DmaPool::remove_stale(nic(), &options).unwrap();
+    assert!(!pool_file(&options).exists());
+    DmaPool::remove_stale(nic(), &options).unwrap();
 }
 
 #[test]
