@@ -1,0 +1,341 @@
+//! The DHCP client (RFC 2131), on smoltcp's wire types.
+//!
+//! ```text
+//!   Selecting --OFFER--> Requesting --ACK--> Bound --T1--> Renewing --T2--> Rebinding --expiry--> Selecting
+//!       ^                    | NAK, 4 tries             |  ACK: Bound         |  ACK: Bound      (address lost)
+//!       +--------------------+--------------------------+---- NAK (address lost) --+
+//! ```
+//!
+//! A message counts only with our transaction id, which nobody off the link can guess, and our hardware address; while
+//! requesting, only from the server that was asked. The lease is used from the ACK on. While no server answers, a configured
+//! fallback address may be in use; asking goes on.
+
+mod lease;
+
+use core::net::Ipv4Addr;
+use core::time::Duration;
+
+use smoltcp::wire::{
+    DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress, EthernetProtocol, IpProtocol, UdpRepr,
+};
+
+pub use self::lease::Lease;
+use self::lease::{Options, option};
+use crate::config::Static;
+use crate::egress::Egress;
+use crate::ipv4;
+use crate::network::{BROADCAST, Network};
+use crate::time::Instant;
+use crate::timers::{Armed, Timer};
+use crate::udp;
+
+pub(crate) const SERVER_PORT: u16 = 67;
+pub(crate) const CLIENT_PORT: u16 = 68;
+
+/// The first retransmission; RFC 2131, 4.1 proposes 4 s for a shared 10 Mbit/s link. Doubles up to [`RETRY_MAX`], with jitter.
+const RETRY_MIN: Duration = Duration::from_secs(2);
+/// RFC 2131, 4.1.
+const RETRY_MAX: Duration = Duration::from_secs(64);
+/// REQUESTs before starting over (RFC 2131, 3.1.5 suggests four).
+const REQUESTS_MAX: u32 = 4;
+/// The shortest time between two REQUESTs while renewing (RFC 2131, 4.4.5).
+const RENEW_RETRY_MIN: Duration = Duration::from_secs(60);
+/// The smallest message that every relay takes (RFC 1542, 2.1: 300 octets of BOOTP).
+const MESSAGE_MIN: usize = 300;
+/// The largest message that we take: what one Ethernet packet holds.
+const MESSAGE_MAX: u16 = 1472;
+
+const PARAMETERS: [u8; 12] = [
+    option::SUBNET_MASK,
+    option::ROUTER,
+    option::DNS,
+    option::DOMAIN,
+    option::MTU,
+    option::NTP,
+    option::LEASE_TIME,
+    option::SERVER_ID,
+    option::RENEWAL_TIME,
+    option::REBINDING_TIME,
+    option::DOMAIN_SEARCH,
+    option::CLASSLESS_ROUTES,
+];
+
+/// What the owner of the address has to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Nothing,
+    Bound(Box<Lease>),
+    /// The lease is over.
+    Lost,
+    Fallback(Static),
+}
+
+enum State {
+    Selecting { tries: u32 },
+    Requesting { address: Ipv4Addr, server: Ipv4Addr, tries: u32 },
+    Bound { lease: Box<Lease> },
+    Renewing { lease: Box<Lease> },
+    Rebinding { lease: Box<Lease> },
+}
+
+pub(crate) struct Dhcp {
+    state: State,
+    transaction: u32,
+    /// When the current exchange began, for the `secs` field.
+    began: Instant,
+    hostname: Option<String>,
+    fallback: Option<(Static, Instant)>,
+    armed: Armed,
+}
+
+impl Dhcp {
+    /// Starts with the next poll.
+    pub(crate) fn new(
+        now: Instant,
+        hostname: Option<String>,
+        fallback: Option<(Static, Duration)>,
+        network: &mut Network,
+    ) -> Dhcp {
+        let mut dhcp = Dhcp {
+            state: State::Selecting { tries: 0 },
+            transaction: network.random.next_u32(),
+            began: now,
+            hostname: hostname.filter(|name| !name.is_empty() && name.len() < 64),
+            fallback: fallback.map(|(address, timeout)| (address, now + timeout)),
+            armed: Armed::default(),
+        };
+        network.timers.arm(&mut dhcp.armed, Timer::Dhcp, now);
+        dhcp
+    }
+
+    pub(crate) fn timer_expired<E: Egress>(
+        &mut self,
+        now: Instant,
+        deadline: Instant,
+        network: &mut Network,
+        egress: &mut E,
+    ) -> Change {
+        if !self.armed.fires(deadline) {
+            return Change::Nothing;
+        }
+        let change = self.advance(now, network);
+        if !matches!(self.state, State::Bound { .. }) {
+            self.transmit(now, network, egress);
+        }
+        self.schedule(now, network);
+        let falls_back = self.fallback.as_ref().is_some_and(|(_, at)| now >= *at);
+        match change {
+            Change::Nothing if falls_back => {
+                self.fallback.take().map_or(Change::Nothing, |(address, _)| Change::Fallback(address))
+            }
+            change => change,
+        }
+    }
+
+    /// Moves on because of the time.
+    fn advance(&mut self, now: Instant, network: &mut Network) -> Change {
+        match &mut self.state {
+            State::Selecting { tries } => *tries += 1,
+            State::Requesting { tries, .. } if *tries < REQUESTS_MAX => *tries += 1,
+            State::Requesting { .. } => self.restart(now, network),
+            State::Bound { lease } | State::Renewing { lease } | State::Rebinding { lease } => {
+                if lease.is_infinite() {
+                    return Change::Nothing;
+                }
+                let lease = lease.clone();
+                if now >= lease.expires_at {
+                    self.restart(now, network);
+                    return Change::Lost;
+                }
+                if matches!(self.state, State::Bound { .. }) && now >= lease.renew_at {
+                    self.transaction = network.random.next_u32();
+                    self.began = now;
+                }
+                self.state = if now >= lease.rebind_at {
+                    State::Rebinding { lease }
+                } else if now >= lease.renew_at {
+                    State::Renewing { lease }
+                } else {
+                    State::Bound { lease }
+                };
+            }
+        }
+        Change::Nothing
+    }
+
+    fn restart(&mut self, now: Instant, network: &mut Network) {
+        self.state = State::Selecting { tries: 1 };
+        self.transaction = network.random.next_u32();
+        self.began = now;
+    }
+
+    /// Arms the timer for the next retransmission or state.
+    fn schedule(&mut self, now: Instant, network: &mut Network) {
+        let jitter = Duration::from_millis(network.random.below(1000).into());
+        let mut at = match &self.state {
+            State::Selecting { tries } | State::Requesting { tries, .. } => {
+                let doubled = RETRY_MIN * (1 << tries.saturating_sub(1).min(5));
+                now + doubled.min(RETRY_MAX) + jitter
+            }
+            State::Bound { lease } if lease.is_infinite() => return,
+            State::Bound { lease } => lease.renew_at,
+            // RFC 2131, 4.4.5: half of what remains, at least a minute, and not beyond the next state.
+            State::Renewing { lease } => now + retry_within(now, lease.rebind_at),
+            State::Rebinding { lease } => now + retry_within(now, lease.expires_at),
+        };
+        if let Some((_, fallback_at)) = &self.fallback {
+            at = at.min((*fallback_at).max(now));
+        }
+        self.armed = Armed::default();
+        network.timers.arm(&mut self.armed, Timer::Dhcp, at);
+    }
+
+    /// Handles the payload of a datagram from a server's port to ours.
+    pub(crate) fn handle<E: Egress>(
+        &mut self,
+        now: Instant,
+        payload: &[u8],
+        network: &mut Network,
+        egress: &mut E,
+    ) -> Change {
+        let Ok(packet) = DhcpPacket::new_checked(payload) else {
+            network.counters.drop_dhcp_malformed += 1;
+            return Change::Nothing;
+        };
+        let ours = packet.transaction_id() == self.transaction
+            && packet.client_hardware_address() == EthernetAddress(network.mac)
+            && packet.opcode() == smoltcp::wire::DhcpOpCode::Reply;
+        let message_type = Options(&packet).bytes(option::MESSAGE_TYPE);
+        let message_type = message_type.first().map(|&value| DhcpMessageType::from(value));
+        let server = Options(&packet).address(option::SERVER_ID);
+        let (true, Some(message_type)) = (ours, message_type) else {
+            network.counters.drop_dhcp_unexpected += 1;
+            return Change::Nothing;
+        };
+        match (&self.state, message_type, server) {
+            (State::Selecting { .. }, DhcpMessageType::Offer, Some(server))
+                if ipv4::is_usable_host(packet.your_ip()) && ipv4::is_usable_host(server) =>
+            {
+                self.state = State::Requesting { address: packet.your_ip(), server, tries: 1 };
+                self.transmit(now, network, egress);
+                self.schedule(now, network);
+                Change::Nothing
+            }
+            (State::Requesting { address, server: asked, .. }, DhcpMessageType::Ack, Some(server))
+                if server == *asked && packet.your_ip() == *address =>
+            {
+                self.bind(now, &packet, network)
+            }
+            (State::Renewing { .. } | State::Rebinding { .. }, DhcpMessageType::Ack, _) => {
+                self.bind(now, &packet, network)
+            }
+            (State::Requesting { server: asked, .. }, DhcpMessageType::Nak, Some(server))
+                if server == *asked =>
+            {
+                self.restart(now, network);
+                self.schedule(now, network);
+                Change::Nothing
+            }
+            (State::Renewing { .. } | State::Rebinding { .. }, DhcpMessageType::Nak, _) => {
+                self.restart(now, network);
+                self.transmit(now, network, egress);
+                self.schedule(now, network);
+                Change::Lost
+            }
+            _ => {
+                network.counters.drop_dhcp_unexpected += 1;
+                Change::Nothing
+            }
+        }
+    }
+
+    fn bind(&mut self, now: Instant, packet: &DhcpPacket<&[u8]>, network: &mut Network) -> Change {
+        let Some(lease) = Lease::parse(packet, now) else {
+            network.counters.drop_dhcp_malformed += 1;
+            return Change::Nothing;
+        };
+        let lease = Box::new(lease);
+        self.state = State::Bound { lease: lease.clone() };
+        self.fallback = None;
+        self.schedule(now, network);
+        Change::Bound(lease)
+    }
+
+    /// Sends the message of the current state (RFC 2131, table 5).
+    fn transmit<E: Egress>(&mut self, now: Instant, network: &mut Network, egress: &mut E) {
+        let unset = Ipv4Addr::UNSPECIFIED;
+        let (message_type, client_ip, requested_ip, server) = match &self.state {
+            State::Selecting { .. } => (DhcpMessageType::Discover, unset, None, None),
+            State::Requesting { address, server, .. } => {
+                (DhcpMessageType::Request, unset, Some(*address), Some(*server))
+            }
+            State::Bound { lease } | State::Renewing { lease } | State::Rebinding { lease } => {
+                (DhcpMessageType::Request, lease.cidr.address(), None, None)
+            }
+        };
+        let hostname = self.hostname.as_deref().unwrap_or_default();
+        let hostname = [DhcpOption { kind: option::HOST_NAME, data: hostname.as_bytes() }];
+        let repr = DhcpRepr {
+            message_type,
+            transaction_id: self.transaction,
+            secs: u16::try_from(now.saturating_duration_since(self.began).as_secs()).unwrap_or(u16::MAX),
+            client_hardware_address: EthernetAddress(network.mac),
+            client_ip,
+            your_ip: unset,
+            server_ip: unset,
+            router: None,
+            subnet_mask: None,
+            relay_agent_ip: unset,
+            broadcast: false,
+            requested_ip,
+            client_identifier: Some(EthernetAddress(network.mac)),
+            server_identifier: server,
+            parameter_request_list: Some(&PARAMETERS),
+            dns_servers: None,
+            max_size: Some(MESSAGE_MAX),
+            lease_duration: None,
+            renew_duration: None,
+            rebind_duration: None,
+            additional_options: if self.hostname.is_some() { &hostname } else { &[] },
+        };
+        let mut message = vec![0; repr.buffer_len().max(MESSAGE_MIN)];
+        if repr.emit(&mut DhcpPacket::new_unchecked(&mut message[..])).is_err() {
+            return;
+        }
+        let unicast = match &self.state {
+            State::Renewing { lease } => Some(lease.server),
+            State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::Bound { .. }
+            | State::Rebinding { .. } => None,
+        };
+        send_message(now, (client_ip, unicast), &message, network, egress);
+    }
+}
+
+fn retry_within(now: Instant, end: Instant) -> Duration {
+    let remaining = end.saturating_duration_since(now);
+    (remaining / 2).max(RENEW_RETRY_MIN).min(remaining)
+}
+
+/// Sends to one server through the routes, or to every server on the link.
+fn send_message<E: Egress>(
+    now: Instant,
+    (source, unicast): (Ipv4Addr, Option<Ipv4Addr>),
+    message: &[u8],
+    network: &mut Network,
+    egress: &mut E,
+) {
+    let ports = UdpRepr { src_port: CLIENT_PORT, dst_port: SERVER_PORT };
+    let destination = unicast.unwrap_or(Ipv4Addr::BROADCAST);
+    let len = ipv4::HEADER_LEN + udp::HEADER_LEN + message.len();
+    let fill = |packet: &mut [u8]| {
+        ipv4::emit_header(packet, source, destination, IpProtocol::Udp, ipv4::TTL);
+        udp::emit(&mut packet[ipv4::HEADER_LEN..], ports, (source, destination), message);
+        true
+    };
+    match unicast {
+        Some(server) => network.send_packet(now, egress, server, len, fill),
+        None => network.transmit(egress, BROADCAST, EthernetProtocol::Ipv4, len, fill),
+    };
+}

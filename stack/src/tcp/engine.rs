@@ -1,0 +1,410 @@
+//! The TCP engine: smoltcp's socket, driven one connection at a time, behind a type of our own so that it can be exchanged.
+//!
+//! smoltcp keeps its sockets in a set and searches it for every packet. Here each [`Connection`] owns a set of one, and the
+//! caller, who has found the connection by its 5-tuple, passes exactly that set: the cost of a packet does not grow with the
+//! number of connections. The `Interface` is shared; it holds nothing that belongs to a connection.
+//!
+//! Every entry is contained: a panic below costs one connection (the caller drops it on [`Fault`]) and the `Interface`, which is
+//! made anew.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint, IpListenEndpoint, Ipv4Packet, TcpPacket};
+
+use super::guard::{Guard, Verdict};
+use super::segment::{Segment, Tuple};
+use crate::ipv4;
+use crate::random::Random;
+use crate::time::Instant;
+
+/// Octets that a connection holds for its owner. One short of 64 KiB: from there on the engine scales the window, rounds it
+/// up, and panics on the segment that believes it.
+pub(crate) const RECEIVE_BUFFER: usize = 65_535;
+/// Octets that a connection holds for its peer: one full window of a peer that does not scale.
+pub(crate) const SEND_BUFFER: usize = 65_536;
+
+/// The engine panicked. The connection is in an unknown state and must be dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fault;
+
+/// Where the engine's packets go.
+pub(crate) trait PacketSink {
+    /// Whether a packet can go now.
+    fn ready(&self) -> bool;
+    /// Lends a buffer of `len` bytes. `fill` may stay uncalled, when there is none.
+    fn send(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> bool);
+}
+
+/// One TCP connection.
+pub(crate) struct Connection {
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    guard: Guard,
+    tuple: Tuple,
+}
+
+pub(crate) struct Engine {
+    interface: Interface,
+    mtu: usize,
+    random: Random,
+    #[cfg(test)]
+    pub(crate) guarded: bool,
+}
+
+impl Engine {
+    pub(crate) fn new(mtu: usize, mut random: Random) -> Engine {
+        Engine {
+            interface: fresh_interface(mtu, random.next_u64()),
+            mtu,
+            random,
+            #[cfg(test)]
+            guarded: true,
+        }
+    }
+
+    /// The MTU is part of the interface. Connections keep the segment size they announced.
+    pub(crate) fn set_mtu(&mut self, mtu: usize) {
+        self.mtu = mtu;
+        self.reseed();
+    }
+
+    /// Opens towards `tuple.remote`; the SYN leaves with the first [`Engine::egress`].
+    pub(crate) fn connect(&mut self, tuple: Tuple) -> Result<Connection, Fault> {
+        self.reseed();
+        let mut connection = Connection::new(tuple);
+        let (remote, local) = (endpoint(tuple.remote), endpoint(tuple.local));
+        let Connection { sockets, handle, .. } = &mut connection;
+        let (sockets, handle) = (sockets, *handle);
+        let opened = self.contain(|interface| {
+            sockets.get_mut::<Socket<'_>>(handle).connect(interface.context(), remote, local)
+        })?;
+        opened.map_err(|_| Fault)?;
+        Ok(connection)
+    }
+
+    /// Waits for the SYN from `tuple.remote`, which the caller holds in its hand.
+    pub(crate) fn listen(&mut self, tuple: Tuple) -> Result<Connection, Fault> {
+        self.reseed();
+        let mut connection = Connection::new(tuple);
+        let local = endpoint(tuple.local);
+        let endpoint = IpListenEndpoint { addr: Some(local.addr), port: local.port };
+        connection.socket_mut().listen(endpoint).map_err(|_| Fault)?;
+        Ok(connection)
+    }
+
+    /// Hands a segment to its connection. `packet` is the IPv4 packet, whose checksums the caller has verified.
+    pub(crate) fn ingress<S: PacketSink>(
+        &mut self,
+        now: Instant,
+        connection: &mut Connection,
+        (packet, segment): (&[u8], &Segment),
+        sink: &mut S,
+    ) -> Result<Verdict, Fault> {
+        let before = connection.state();
+        let verdict = if before == State::Listen { Verdict::Pass } else { self.judge(connection, segment) };
+        let rewritten;
+        let packet = match verdict {
+            Verdict::Pass => packet,
+            Verdict::WithoutFin { keep } => {
+                rewritten = without_fin(packet, keep as usize);
+                &rewritten
+            }
+            Verdict::Challenge
+            | Verdict::DropEarly
+            | Verdict::DropSequence
+            | Verdict::DropAcknowledgement
+            | Verdict::DropAfterFin => return Ok(verdict),
+        };
+        let Connection { sockets, guard, .. } = &mut *connection;
+        self.contain(|interface| {
+            let mut port = Port { received: Some(packet), sink, guard, sent: false, mtu: 0 };
+            interface.poll_ingress_single(now.to_engine(), &mut port, sockets);
+        })?;
+        connection.after_ingress(before, segment);
+        Ok(verdict)
+    }
+
+    fn judge(&self, connection: &mut Connection, segment: &Segment) -> Verdict {
+        #[cfg(test)]
+        if !self.guarded {
+            return Verdict::Pass;
+        }
+        let queued = connection.readable();
+        connection.guard.judge(segment, queued)
+    }
+
+    /// Lets the connection send at most one packet; true if it did.
+    pub(crate) fn egress<S: PacketSink>(
+        &mut self,
+        now: Instant,
+        connection: &mut Connection,
+        sink: &mut S,
+    ) -> Result<bool, Fault> {
+        let Connection { sockets, guard, .. } = connection;
+        self.contain(|interface| {
+            let mut port = Port { received: None, sink, guard, sent: false, mtu: 0 };
+            interface.poll_egress(now.to_engine(), &mut port, sockets);
+            port.sent
+        })
+    }
+
+    /// When the connection wants [`Engine::egress`] next. A time that has passed although it had nothing to send means that it is
+    /// blocked, not that it is due.
+    pub(crate) fn deadline(
+        &mut self,
+        now: Instant,
+        connection: &Connection,
+    ) -> Result<Option<Instant>, Fault> {
+        self.contain(|interface| interface.poll_at(now.to_engine(), &connection.sockets))
+            .map(|deadline| deadline.map(Instant::from_engine))
+    }
+
+    /// The engine draws initial sequence numbers from a weak generator; a strong seed per connection makes each of them as
+    /// unpredictable as our own.
+    fn reseed(&mut self) {
+        self.interface = fresh_interface(self.mtu, self.random.next_u64());
+    }
+
+    fn contain<R>(&mut self, enter: impl FnOnce(&mut Interface) -> R) -> Result<R, Fault> {
+        // Unwind safety: after a panic neither the interface (made anew here) nor the connection (dropped by the
+        // caller) is looked at again, and `Transmit::consume` lets no panic cross the device.
+        let result = catch_unwind(AssertUnwindSafe(|| enter(&mut self.interface)));
+        result.map_err(|_| {
+            self.reseed();
+            Fault
+        })
+    }
+}
+
+impl Connection {
+    fn new(tuple: Tuple) -> Connection {
+        // Fresh for each connection: a socket that is opened again keeps estimates of its last peer.
+        let mut socket =
+            Socket::new(SocketBuffer::new(vec![0; RECEIVE_BUFFER]), SocketBuffer::new(vec![0; SEND_BUFFER]));
+        socket.set_congestion_control(CongestionControl::Cubic);
+        // One ACK per batch is what the caller's polling amounts to; a delay would hold back the ACK of a merged frame.
+        socket.set_ack_delay(None);
+        socket.set_nagle_enabled(false);
+        socket.set_hop_limit(Some(ipv4::TTL));
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Connection { sockets, handle, guard: Guard::default(), tuple }
+    }
+
+    fn socket(&self) -> &Socket<'static> {
+        self.sockets.get(self.handle)
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    pub(crate) fn tuple(&self) -> Tuple {
+        self.tuple
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.socket().state()
+    }
+
+    /// Octets that wait for the owner.
+    pub(crate) fn readable(&self) -> usize {
+        self.socket().recv_queue()
+    }
+
+    /// Octets that the owner may add.
+    pub(crate) fn writable(&self) -> usize {
+        let socket = self.socket();
+        if socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 }
+    }
+
+    /// Octets that the peer has not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.socket().send_queue()
+    }
+
+    /// Whether the peer's FIN was received, and all data before it.
+    pub(crate) fn fin_received(&self) -> bool {
+        self.guard.fin_received()
+    }
+
+    /// The sequence numbers of a segment of ours: SND.MAX, RCV.NXT and the window.
+    pub(crate) fn sequence(&self) -> Option<(u32, u32, u16)> {
+        let next = self.guard.receive_next(self.readable())?;
+        Some((self.guard.send_highest()?, next, self.guard.window_from(next)))
+    }
+
+    /// One past the highest octet sent; `None` until the SYN left.
+    pub(crate) fn send_highest(&self) -> Option<u32> {
+        self.guard.send_highest()
+    }
+
+    /// Lends contiguous free space of the send buffer; `fill` says how much it wrote.
+    pub(crate) fn send(&mut self, fill: impl FnOnce(&mut [u8]) -> usize) -> usize {
+        let filled = self.socket_mut().send(|space| {
+            let most = space.len();
+            let filled = fill(space).min(most);
+            (filled, filled)
+        });
+        filled.unwrap_or(0)
+    }
+
+    /// Lends contiguous received octets; `take` says how many it took.
+    pub(crate) fn receive(&mut self, take: impl FnOnce(&[u8]) -> usize) -> usize {
+        let taken = self.socket_mut().recv(|octets| {
+            let most = octets.len();
+            let taken = take(octets).min(most);
+            (taken, taken)
+        });
+        let taken = taken.unwrap_or(0);
+        self.guard.took(taken);
+        taken
+    }
+
+    /// FIN after what is buffered.
+    pub(crate) fn finish(&mut self) {
+        self.socket_mut().close();
+    }
+
+    /// RST with the next egress.
+    pub(crate) fn abort(&mut self) {
+        self.socket_mut().abort();
+    }
+
+    fn after_ingress(&mut self, before: State, segment: &Segment) {
+        let state = self.state();
+        let synchronized = matches!(state, State::SynReceived | State::Established);
+        if !self.guard.is_synchronized() && segment.syn && before != state && synchronized {
+            self.guard.synchronize(segment.seq);
+        }
+        if matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait) {
+            self.guard.set_fin_received();
+        }
+    }
+}
+
+fn endpoint((address, port): (core::net::Ipv4Addr, u16)) -> IpEndpoint {
+    IpEndpoint::new(IpAddress::Ipv4(address), port)
+}
+
+fn fresh_interface(mtu: usize, seed: u64) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut guard = Guard::default();
+    let mut port = Port { received: None, sink: &mut Nowhere, guard: &mut guard, sent: false, mtu };
+    let mut interface = Interface::new(config, &mut port, smoltcp::time::Instant::ZERO);
+    // Addresses are checked before a packet comes here, and a lease that goes must not take connections with it.
+    interface.set_any_ip(true);
+    interface
+}
+
+/// Copies `packet` with only `keep` octets of payload and without its FIN. Checksums are left alone: the engine does not look.
+fn without_fin(packet: &[u8], keep: usize) -> Vec<u8> {
+    let mut copy = packet.to_vec();
+    let header_len = usize::from(Ipv4Packet::new_unchecked(&packet[..]).header_len());
+    let tcp_header_len = usize::from(TcpPacket::new_unchecked(&packet[header_len..]).header_len());
+    TcpPacket::new_unchecked(&mut copy[header_len..]).set_fin(false);
+    copy.truncate(header_len + tcp_header_len + keep);
+    let total_len = copy.len() as u16;
+    Ipv4Packet::new_unchecked(&mut copy[..]).set_total_len(total_len);
+    copy
+}
+
+/// The engine's device for the length of one call.
+struct Port<'a, S> {
+    received: Option<&'a [u8]>,
+    sink: &'a mut S,
+    guard: &'a mut Guard,
+    sent: bool,
+    /// Only read when an interface is made.
+    mtu: usize,
+}
+
+struct Received<'a>(&'a [u8]);
+
+struct Transmit<'a, S> {
+    sink: &'a mut S,
+    guard: &'a mut Guard,
+    sent: &'a mut bool,
+}
+
+struct Nowhere;
+
+impl PacketSink for Nowhere {
+    fn ready(&self) -> bool {
+        false
+    }
+
+    fn send(&mut self, _len: usize, _fill: impl FnOnce(&mut [u8]) -> bool) {}
+}
+
+impl<S: PacketSink> Device for Port<'_, S> {
+    type RxToken<'t>
+        = Received<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Transmit<'t, S>
+    where
+        Self: 't;
+
+    fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received<'_>, Transmit<'_, S>)> {
+        let received = Received(self.received.take()?);
+        Some((received, Transmit { sink: self.sink, guard: self.guard, sent: &mut self.sent }))
+    }
+
+    fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Transmit<'_, S>> {
+        self.sink.ready().then_some(Transmit { sink: self.sink, guard: self.guard, sent: &mut self.sent })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu;
+        // Verified before the flow was looked up.
+        capabilities.checksum.ipv4 = Checksum::Tx;
+        capabilities.checksum.tcp = Checksum::Tx;
+        capabilities
+    }
+}
+
+impl RxToken for Received<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+impl<S: PacketSink> TxToken for Transmit<'_, S> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut emit = Some(f);
+        let mut emitted = None;
+        let guard = &mut *self.guard;
+        self.sink.send(len, |buffer| {
+            let Some(emit) = emit.take() else { return false };
+            // The buffer belongs to a driver: give it back in order before a panic goes on.
+            let result = catch_unwind(AssertUnwindSafe(|| emit(buffer)));
+            let intact = result.is_ok();
+            if intact {
+                guard.observe_sent(buffer);
+            }
+            emitted = Some(result);
+            intact
+        });
+        *self.sent = true;
+        match (emitted, emit) {
+            (Some(Ok(value)), _) => value,
+            (Some(Err(panic)), _) => resume_unwind(panic),
+            (None, Some(emit)) => {
+                // No buffer: for the engine the packet is lost on the wire, and its timers will see to it.
+                let mut lost = vec![0; len];
+                let value = emit(&mut lost);
+                self.guard.observe_sent(&lost);
+                value
+            }
+            (None, None) => unreachable!("`emit` is taken only where `emitted` is set"),
+        }
+    }
+}

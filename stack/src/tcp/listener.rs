@@ -1,0 +1,151 @@
+//! Listeners: a SYN makes a fresh connection in a bounded table; a completed handshake waits in the backlog to be accepted.
+//!
+//! A SYN that finds the table or the backlog full is dropped in silence: an honest peer sends it again, and an answer would help
+//! only a flood.
+
+use core::net::{Ipv4Addr, SocketAddr};
+use core::time::Duration;
+use std::collections::VecDeque;
+
+use smoltcp::socket::tcp::State;
+
+use super::Tcp;
+use super::flow::{Flow, Outcome, Stage};
+use super::segment::Tuple;
+use crate::error::Error;
+use crate::events::{FlowId, ListenerId, Ready};
+use crate::network::Network;
+use crate::ports;
+use crate::time::Instant;
+
+/// How long a handshake may take: four SYN-ACKs with the engine's initial timeout of one second, doubling.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(16);
+/// The longest backlog a caller may ask for: Linux's `somaxconn` before it was raised, and an eighth of the flows.
+pub(crate) const BACKLOG_MAX: usize = 128;
+
+pub(crate) struct Listener {
+    pub(crate) port: u16,
+    backlog: usize,
+    /// Flows in SYN-RECEIVED.
+    pub(crate) pending: usize,
+    /// Established and not yet accepted. Longer than `backlog` by at most the handshakes that were under way.
+    accepted: VecDeque<u64>,
+}
+
+impl Tcp {
+    pub(crate) fn listen(
+        &mut self,
+        port: Option<u16>,
+        backlog: usize,
+        network: &mut Network,
+    ) -> Result<(ListenerId, SocketAddr), Error> {
+        let port = match port {
+            Some(0) => return Err(Error::InvalidInput { what: "port 0 cannot be listened on" }),
+            Some(port) if self.by_port.contains_key(&port) => return Err(Error::AddrInUse { port }),
+            Some(port) => port,
+            None => ports::ephemeral(&mut network.random, |port| self.by_port.contains_key(&port))?,
+        };
+        let backlog = backlog.clamp(1, BACKLOG_MAX);
+        let listener = |_| Listener { port, backlog, pending: 0, accepted: VecDeque::new() };
+        let limit = self.limits.listeners;
+        let id =
+            self.listeners.insert_with(listener).ok_or(Error::QuotaExceeded { what: "listeners", limit })?;
+        self.by_port.insert(port, id);
+        let address = network.address().unwrap_or(Ipv4Addr::UNSPECIFIED);
+        Ok((ListenerId(id), (address, port).into()))
+    }
+
+    /// Takes the oldest established connection; the caller owns it from then on.
+    pub(crate) fn accept(&mut self, id: ListenerId, network: &mut Network) -> Result<Option<FlowId>, Error> {
+        let listener = self.listeners.get_mut(id.0).ok_or(Error::InvalidListener)?;
+        let Some(flow_id) = listener.accepted.pop_front() else { return Ok(None) };
+        if !listener.accepted.is_empty() {
+            network.events.push(Ready::Listener(id));
+        }
+        if let Some(flow) = self.flows.get_mut(flow_id) {
+            flow.stage = Stage::Owned;
+            network.counters.tcp_accepted += 1;
+            // Data may be waiting, and the owner has to see it.
+            network.events.push(Ready::Flow(FlowId(flow_id)));
+        }
+        Ok(Some(FlowId(flow_id)))
+    }
+
+    /// Stops listening; what nobody accepted is reset.
+    pub(crate) fn close_listener(&mut self, id: ListenerId, network: &mut Network) {
+        let Some(listener) = self.listeners.remove(id.0) else { return };
+        self.by_port.remove(&listener.port);
+        let concerned = |flow: &Flow| match flow.stage {
+            Stage::Handshake { listener } | Stage::Backlog { listener } => listener == id.0,
+            Stage::Owned | Stage::Released => false,
+        };
+        let ids: Vec<u64> = self.flows.iter().filter(|(_, flow)| concerned(flow)).map(|(id, _)| id).collect();
+        for flow_id in ids {
+            if let Some(flow) = self.flows.get_mut(flow_id) {
+                if matches!(flow.stage, Stage::Handshake { .. }) {
+                    self.pending -= 1;
+                }
+                flow.stage = Stage::Released;
+            }
+            self.abort_as(flow_id, Outcome::Aborted);
+            self.settle(flow_id, network);
+        }
+    }
+
+    /// Makes the connection that a SYN asks for, if there is room.
+    pub(super) fn open_passive(
+        &mut self,
+        now: Instant,
+        listener_id: u64,
+        tuple: Tuple,
+        network: &mut Network,
+    ) -> Option<u64> {
+        let listener = self.listeners.get_mut(listener_id)?;
+        if listener.accepted.len() >= listener.backlog {
+            network.counters.drop_tcp_backlog_full += 1;
+            return None;
+        }
+        if listener.pending >= self.limits.pending_per_listener || self.pending >= self.limits.pending {
+            network.counters.drop_tcp_pending_full += 1;
+            return None;
+        }
+        if self.flows.is_full() {
+            network.counters.drop_tcp_flows_full += 1;
+            return None;
+        }
+        let Ok(connection) = self.engine.listen(tuple) else {
+            network.counters.tcp_engine_faults += 1;
+            return None;
+        };
+        let stage = Stage::Handshake { listener: listener_id };
+        let id = self.flows.insert_with(|_| {
+            let mut flow = Flow::new(connection, stage, now);
+            flow.expires = Some(now + HANDSHAKE_MAX);
+            flow
+        })?;
+        listener.pending += 1;
+        self.pending += 1;
+        self.by_tuple.insert(tuple, id);
+        Some(id)
+    }
+
+    /// Moves a flow whose handshake completed into the backlog, and drops one whose handshake failed.
+    pub(super) fn handshake_progress(&mut self, id: u64, network: &mut Network) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Stage::Handshake { listener: listener_id } = flow.stage else { return };
+        if matches!(flow.state(), State::Listen | State::Closed) && !flow.established {
+            return self.forget(id);
+        }
+        if !flow.established {
+            return;
+        }
+        flow.stage = Stage::Backlog { listener: listener_id };
+        flow.expires = None;
+        self.pending -= 1;
+        if let Some(listener) = self.listeners.get_mut(listener_id) {
+            listener.pending -= 1;
+            listener.accepted.push_back(id);
+            network.events.push(Ready::Listener(ListenerId(listener_id)));
+        }
+    }
+}
