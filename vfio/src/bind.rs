@@ -102,7 +102,6 @@ pub fn bind(sysfs: &Sysfs, function: Bdf, options: &BindOptions) -> Result<Bound
     bound(sysfs, function, record)
 }
 
-/// A function that vfio-pci had before anybody remembered it has no former driver: the kernel will choose one.
 fn already_bound(
     sysfs: &Sysfs,
     function: Bdf,
@@ -112,13 +111,7 @@ fn already_bound(
     let record = match remembered {
         Some(record) => record,
         None => {
-            let record = Record {
-                function,
-                previous_driver: None,
-                previous_override: None,
-                mac: None,
-                interface: None,
-            };
+            let record = Record::unknown(function);
             state::store(&options.state_dir, &record)?;
             record
         }
@@ -202,12 +195,17 @@ fn take(sysfs: &Sysfs, found: &Function) -> Result<(), Option<Error>> {
 /// Undoes a bind that failed, and says how that went.
 fn restore(sysfs: &Sysfs, record: &Record, failure: Option<Error>, options: &BindOptions) -> Error {
     let function = record.function;
-    let undone = return_to_driver(sysfs, record).and_then(|()| state::remove(&options.state_dir, function));
-    match (failure, undone) {
-        // Lack of privilege shows at the first write: nothing was changed, and nothing else is worth saying.
-        (Some(denied @ Error::PermissionDenied { .. }), _) => denied,
-        (_, Err(error)) => error,
-        (failure, Ok(())) => {
+    let undone = match &failure {
+        // Lack of privilege shows at the first write: nothing was changed.
+        Some(Error::PermissionDenied { .. }) => Ok(()),
+        _ => return_to_driver(sysfs, record),
+    };
+    if let Err(error) = undone.and_then(|()| state::remove(&options.state_dir, function)) {
+        return error;
+    }
+    match failure {
+        Some(denied @ Error::PermissionDenied { .. }) => denied,
+        failure => {
             let restored = record.previous_driver.clone().unwrap_or_else(no_driver);
             Error::BindFailed { function, restored, source: failure.map(Box::new) }
         }

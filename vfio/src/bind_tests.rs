@@ -182,6 +182,7 @@ fn bind_without_privilege_says_so() {
     let error = bind_nic(&machine).unwrap_err();
     assert!(matches!(error, Error::PermissionDenied { needs: "root", .. }), "{error}");
     assert!(error.to_string().contains("driver_override"), "{error}");
+    assert!(!machine.record_exists());
     assert_eq!(machine.driver_of(nic()).as_deref(), Some("virtio-pci"));
 }
 

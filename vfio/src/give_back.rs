@@ -34,7 +34,7 @@ pub struct GivenBack {
 }
 
 /// Gives a function back to the driver that it had before [`bind`](crate::bind), waiting up to `wait` for whoever
-/// still holds it. A function that vfio-pci does not have is only brought to its driver, if it has none.
+/// still holds it. A function that has a kernel driver and no record is left alone.
 ///
 /// # Errors
 ///
@@ -42,19 +42,16 @@ pub struct GivenBack {
 /// [`Error::DriverDidNotReturn`] when the former driver does not take it; the record is kept, so that it can be
 /// tried again.
 pub fn give_back(sysfs: &Sysfs, function: Bdf, state_dir: &Path, wait: Duration) -> Result<GivenBack, Error> {
-    sysfs.function(function)?;
-    let record = state::load(state_dir, function)?.unwrap_or(Record {
-        function,
-        previous_driver: None,
-        previous_override: None,
-        mac: None,
-        interface: None,
-    });
-    let group = match sysfs.driver(function)?.as_deref() {
-        Some(VFIO_PCI) => hold_group(sysfs, function, wait)?,
-        _ => None,
-    };
+    let found = sysfs.function(function)?;
+    let remembered = state::load(state_dir, function)?;
+    let with_vfio = found.driver.as_deref() == Some(VFIO_PCI);
+    if found.driver.is_some() && !with_vfio && remembered.is_none() {
+        return Ok(GivenBack { driver: found.driver, interfaces: found.interfaces });
+    }
+    let record = remembered.unwrap_or_else(|| Record::unknown(function));
+    let group = if with_vfio { hold_group(sysfs, function, wait)? } else { None };
     return_to_driver(sysfs, &record)?;
+    // Only now: held until here, nobody could open the function while its driver was unbound.
     drop(group);
     state::remove(state_dir, function)?;
     let driver = sysfs.driver(function)?;

@@ -23,6 +23,13 @@ pub(crate) struct Record {
     pub(crate) interface: Option<String>,
 }
 
+impl Record {
+    /// Of a function that vfio-pci had before anybody looked: the kernel will choose its driver.
+    pub(crate) fn unknown(function: Bdf) -> Record {
+        Record { function, previous_driver: None, previous_override: None, mac: None, interface: None }
+    }
+}
+
 /// Where the record of a function lives.
 pub(crate) fn record_path(directory: &Path, function: Bdf) -> PathBuf {
     directory.join(format!("function-{function}.json"))
