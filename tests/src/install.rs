@@ -62,7 +62,7 @@ pub fn ensure(needed: &[Needed]) -> Result<()> {
         return Ok(());
     }
     let list = packages.join(" ");
-    if !rustix::process::geteuid().is_root() {
+    if !is_root() {
         let remedy = format!("run `sudo apt-get install --no-install-recommends {list}`, then try again");
         return Err(Error::Missing { what: format!("Debian package(s) {list}"), remedy });
     }
@@ -82,9 +82,14 @@ pub fn ensure(needed: &[Needed]) -> Result<()> {
     }
 }
 
+/// Whether we run as root, which may install packages and make namespaces.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// Fetches the package lists.
 pub fn update_package_lists() -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
+    if !is_root() {
         let remedy = "run `sudo apt-get update`, then try again".to_owned();
         return Err(Error::Missing { what: "an up-to-date package list".to_owned(), remedy });
     }

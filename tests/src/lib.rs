@@ -7,12 +7,18 @@
 
 pub mod artifacts;
 pub mod binaries;
+pub mod demo;
 pub mod digest;
+pub mod embedded;
 mod error;
 pub mod guest;
+pub mod hugefill;
 pub mod install;
+pub mod lab;
 pub mod netns;
+pub mod peers;
 pub mod process;
+pub mod scenario;
 pub mod vm;
 
 pub use error::{Error, Result};

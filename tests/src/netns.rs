@@ -2,7 +2,7 @@
 
 use crate::error::{Attempt, Result};
 use crate::install;
-use crate::process::{Background, run, wait_until};
+use crate::process::{Background, READY_LIMIT, run, wait_until};
 use std::path::Path;
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,9 +10,6 @@ use std::time::Duration;
 
 /// Names are `netd-PID-NUMBER`: two runs at once do not collide, and what a killed run left behind can be told.
 const PREFIX: &str = "netd-";
-/// A peer in a namespace answers within moments; the rest is room for a busy machine.
-const PEER_READY_LIMIT: Duration = Duration::from_secs(15);
-
 /// A network namespace with its loopback up; removed on drop, with every interface in it.
 #[derive(Debug)]
 pub struct Namespace {
@@ -79,7 +76,7 @@ impl Namespace {
 
     /// Waits until a TCP port inside answers.
     pub fn wait_for_tcp(&self, peer: &mut Background, address: &str, port: u16) -> Result<()> {
-        peer.wait_until_ready(PEER_READY_LIMIT, |_| {
+        peer.wait_until_ready(READY_LIMIT, |_| {
             let mut probe = self.command("nc");
             Ok(run(probe.args(["-z", "-w1", address, &port.to_string()])).is_ok())
         })

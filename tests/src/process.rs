@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// Between two looks at a condition that is waited for.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// A peer in a namespace answers within moments; the rest is room for a busy machine.
+pub const READY_LIMIT: Duration = Duration::from_secs(15);
 /// A peer that got SIGTERM and still runs after this long is killed.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 

@@ -1,2 +1,77 @@
-//! Under construction.
-fn main() {}
+//! `cargo xtask`: what a person or a machine runs in this repository. All of the work is in `netd_tests`.
+
+#![forbid(unsafe_code)]
+
+mod checks;
+mod machine;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use netd_tests::demo;
+use netd_tests::vm::Twin;
+use std::process::ExitCode;
+
+/// Tasks of the netd repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Show step by step what netd does: on the embedded default, without any privilege.
+    Demo {
+        /// Show it on a real VFIO function in QEMU instead (needs root).
+        #[arg(long)]
+        vm: bool,
+        /// Which machine to imitate with --vm.
+        #[arg(long, value_enum, default_value_t = TwinName::Gce)]
+        twin: TwinName,
+    },
+    /// Install what is missing, then check and test everything, virtual machines included (needs root).
+    Test {
+        /// Leave the virtual machines out.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Boot a virtual machine with netd and netctl in it: a shell, or one command whose exit code is passed on.
+    Vm {
+        /// Which machine to imitate.
+        #[arg(long, value_enum, default_value_t = TwinName::Gce)]
+        twin: TwinName,
+        /// The command to run; a shell on the console without one.
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TwinName {
+    /// Legacy virtio, no IOMMU, VFIO's no-IOMMU mode.
+    Gce,
+    /// Modern virtio behind an Intel IOMMU.
+    Viommu,
+}
+
+impl From<TwinName> for Twin {
+    fn from(name: TwinName) -> Twin {
+        match name {
+            TwinName::Gce => Twin::Gce,
+            TwinName::Viommu => Twin::Viommu,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Demo { vm: false, .. } => demo::embedded().map(|()| ExitCode::SUCCESS),
+        Task::Demo { vm: true, twin } => demo::vm(twin.into()).map(|()| ExitCode::SUCCESS),
+        Task::Test { quick } => checks::run(quick).map(|()| ExitCode::SUCCESS),
+        Task::Vm { twin, command } => machine::run(twin.into(), &command),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("\nFAILED: {error}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,140 @@
+//! netd on the software device with passt as its wire: an unprivileged user, and real programs of the host.
+
+use netd_tests::demo::feed;
+use netd_tests::embedded::{Embedded, Network, Options, private_directory};
+use netd_tests::peers::{Nginx, Socat, file_of, wait_for_listener};
+use netd_tests::process::{Background, run, wait_until};
+use netd_tests::{Error, Result, ensure};
+use std::time::Duration;
+
+const BULK_BYTES: u64 = 256 * 1024 * 1024;
+const LIMIT: Duration = Duration::from_secs(60);
+const FORWARDED_PORT: u16 = 7100;
+
+/// netd up with a lease, in a namespace of its own.
+fn start() -> Result<Embedded> {
+    let options = Options { devnet: true, forwarded_port: FORWARDED_PORT };
+    Embedded::start(Network::isolated()?, private_directory()?, options)
+}
+
+fn with_logs<T>(embedded: &Embedded, result: Result<T>) -> Result<T> {
+    result.map_err(|error| Error::Expectation(format!("{error}\nnetd:\n{}", embedded.netd.output())))
+}
+
+fn namespace(embedded: &Embedded) -> Result<&netd_tests::netns::Namespace> {
+    match &embedded.network {
+        Network::Namespace(namespace) => Ok(namespace),
+        other => Err(Error::Expectation(format!("not in a namespace: {other:?}"))),
+    }
+}
+
+#[test]
+#[ignore = "needs root for a namespace: cargo xtask test"]
+fn unprivileged_netd_gets_a_lease_and_pings_the_gateway() -> Result<()> {
+    let embedded = start()?;
+    let uid = run(std::process::Command::new("stat").args([
+        "-c",
+        "%u",
+        &format!("/proc/{}", embedded.netd.pid()),
+    ]))?;
+    ensure!(uid.trim() != "0", "netd runs as root");
+    let gateway = embedded.host_address()?;
+    with_logs(&embedded, run(&mut embedded.netctl(&["ping", &gateway])))?;
+    embedded.terminate()
+}
+
+#[test]
+#[ignore = "needs root for a namespace: cargo xtask test"]
+fn page_of_nginx_fetched_by_netctl_and_by_python() -> Result<()> {
+    let embedded = start()?;
+    let nginx = Nginx::start(namespace(&embedded)?, 8080)?;
+    nginx.offer("hello.txt", b"hello from nginx\n")?;
+    let gateway = embedded.host_address()?;
+    let arguments = ["connect", gateway.as_str(), "8080"];
+    for mut client in [embedded.netctl(&arguments), embedded.python(&arguments)] {
+        let page = with_logs(&embedded, feed(&mut client, b"GET /hello.txt HTTP/1.0\r\n\r\n"))?;
+        ensure!(
+            page.starts_with("HTTP/1.1 200") && page.ends_with("hello from nginx\n"),
+            "not the page:\n{page}"
+        );
+    }
+    embedded.terminate()
+}
+
+#[test]
+#[ignore = "needs root for a namespace: cargo xtask test"]
+fn host_program_reaches_a_listener_of_netctl() -> Result<()> {
+    let embedded = start()?;
+    let mut listen = embedded.netctl(&["listen", &FORWARDED_PORT.to_string()]);
+    let mut listener = Background::spawn(&mut listen, &embedded.path("listen.log"))?;
+    wait_until("the listener", LIMIT, || Ok(embedded.json("sockets")?.to_string().contains("tcp_listener")))?;
+    let mut nc = embedded.network.command("nc");
+    nc.args(["-N", "-w", "10", "127.0.0.1", &FORWARDED_PORT.to_string()]);
+    with_logs(&embedded, feed(&mut nc, b"hello from nc\n"))?;
+    let heard = listener.finish(LIMIT)?;
+    ensure!(heard.contains("hello from nc\n"), "netctl listen heard {heard:?}");
+    embedded.terminate()
+}
+
+#[test]
+#[ignore = "needs root for a namespace: cargo xtask test"]
+fn bulk_both_ways_has_the_digest_that_was_sent() -> Result<()> {
+    let embedded = start()?;
+    let gateway = embedded.host_address()?;
+    let blob = embedded.path("blob");
+    let sum = file_of(&blob, BULK_BYTES, 1)?;
+    let namespace = namespace(&embedded)?;
+
+    let file = format!("FILE:{}", blob.display());
+    let mut source = Socat::listen(namespace, 7001, &["-u", &file, "TCP-LISTEN:7001,reuseaddr"])?;
+    let mut receive = embedded.netctl(&["connect", &gateway, "7001"]);
+    let mut receiver = Background::spawn(&mut receive, &embedded.path("received"))?;
+    let received = with_logs(&embedded, receiver.wait(LIMIT))?;
+    ensure!(received.success(), "netctl ended with {received}");
+    source.process.finish(LIMIT)?;
+    let arrived = run(std::process::Command::new("sha256sum").arg(embedded.path("received")))?;
+    ensure!(arrived.starts_with(&sum), "sent {sum}, received {arrived}");
+
+    let mut sink = Socat::listen(namespace, 7002, &["-u", "TCP-LISTEN:7002,reuseaddr", "CREATE:sink"])?;
+    let mut send = embedded.netctl(&["connect", &gateway, "7002"]);
+    let blob = std::fs::File::open(&blob)
+        .map_err(|source| Error::Io { action: "open the blob".to_owned(), source })?;
+    let status = send.stdin(blob).status();
+    let status = status.map_err(|source| Error::Io { action: "run netctl".to_owned(), source })?;
+    ensure!(status.success(), "netctl ended with {status}");
+    sink.process.finish(LIMIT)?;
+    let arrived = run(std::process::Command::new("sha256sum").arg(sink.file("sink")))?;
+    ensure!(arrived.starts_with(&sum), "sent {sum}, received {arrived}");
+    embedded.terminate()
+}
+
+#[test]
+#[ignore = "needs root for a namespace: cargo xtask test"]
+fn stream_reset_by_the_peer_never_looks_complete_but_a_clean_end_does() -> Result<()> {
+    let embedded = start()?;
+    let gateway = embedded.host_address()?;
+    let arguments = ["connect", gateway.as_str(), "7003"];
+    for (python, bytes) in [(false, 100_000), (true, 100_000), (false, 0), (true, 0)] {
+        let mut peer = embedded.network.command(embedded.path("netd-peer"));
+        peer.args(["reset", "7003", &bytes.to_string()]);
+        let mut peer = Background::spawn(&mut peer, &embedded.path("reset.log"))?;
+        wait_for_listener(namespace(&embedded)?, &mut peer, 7003)?;
+        let mut client = if python { embedded.python(&arguments) } else { embedded.netctl(&arguments) };
+        let outcome = feed(&mut client, b"!");
+        ensure!(
+            outcome.is_err(),
+            "a stream that was reset after {bytes} bytes looked complete (python: {python})"
+        );
+        let told = peer.finish(LIMIT)?;
+        ensure!(told.contains("reset"), "the peer did not get to its reset: {told}");
+    }
+    for python in [false, true] {
+        let mut peer =
+            Socat::listen(namespace(&embedded)?, 7003, &["TCP-LISTEN:7003,reuseaddr", "SYSTEM:echo all"])?;
+        let mut client = if python { embedded.python(&arguments) } else { embedded.netctl(&arguments) };
+        let text = with_logs(&embedded, feed(&mut client, b"!"))?;
+        ensure!(text == "all\n", "of a clean end came {text:?}");
+        peer.process.finish(LIMIT)?;
+    }
+    embedded.terminate()
+}

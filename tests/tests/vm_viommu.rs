@@ -1,0 +1,42 @@
+//! The vIOMMU twin: modern virtio behind an IOMMU, an ordinary lease.
+
+use netd_tests::vm::Twin;
+use netd_tests::{Result, scenario};
+
+const TWIN: Twin = Twin::Viommu;
+
+#[test]
+#[ignore = "boots a virtual machine: cargo xtask test"]
+fn function_driven_by_polling_gets_a_lease_without_interrupts() -> Result<()> {
+    scenario::function_driven_by_polling_gets_a_lease_without_interrupts(TWIN)
+}
+
+#[test]
+#[ignore = "boots a virtual machine: cargo xtask test"]
+fn ping_crosses_the_function_both_ways() -> Result<()> {
+    scenario::ping_crosses_the_function_both_ways(TWIN)
+}
+
+#[test]
+#[ignore = "boots a virtual machine: cargo xtask test"]
+fn tcp_reaches_programs_both_ways() -> Result<()> {
+    scenario::tcp_reaches_programs_both_ways(TWIN)
+}
+
+#[test]
+#[ignore = "boots a virtual machine: cargo xtask test"]
+fn bulk_received_has_the_digest_that_was_sent() -> Result<()> {
+    scenario::bulk_received_has_the_digest_that_was_sent(TWIN)
+}
+
+#[test]
+#[ignore = "boots a virtual machine: cargo xtask test"]
+fn bulk_sent_has_the_digest_that_was_received() -> Result<()> {
+    scenario::bulk_sent_has_the_digest_that_was_received(TWIN)
+}
+
+#[test]
+#[ignore = "boots a virtual machine: cargo xtask test"]
+fn function_given_back_works_under_the_kernel() -> Result<()> {
+    scenario::function_given_back_works_under_the_kernel(TWIN)
+}

@@ -1,0 +1,50 @@
+//! `cargo xtask test`: from formatting to virtual machines, the fastest first, the scenarios last.
+
+use netd_tests::process::describe;
+use netd_tests::{Error, Result, binaries, ensure, install};
+use std::process::Command;
+
+/// In a namespace, with passt and other programs of the host.
+const SCENARIOS: [&str; 1] = ["passt"];
+/// In virtual machines.
+const MACHINE_SCENARIOS: [&str; 5] = ["harness", "inputs", "vm_viommu", "vm_gce", "kill9"];
+
+/// Runs everything, or everything but the machines. Two cores: one after the other.
+pub(crate) fn run(quick: bool) -> Result<()> {
+    announce("packages");
+    install::ensure(install::EMBEDDED)?;
+    install::ensure(install::PEERS)?;
+    if !quick {
+        install::ensure(install::VIRTUAL_MACHINE)?;
+        install::ensure(install::KERNEL_BUILD)?;
+    }
+    announce("format");
+    cargo(&["fmt", "--all", "--check"])?;
+    announce("clippy");
+    cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
+    announce("tests of the crates");
+    cargo(&["test", "--workspace", "--quiet"])?;
+    announce("scenarios");
+    let mut arguments = vec!["test", "--package", "netd-tests"];
+    let machines = if quick { &[][..] } else { &MACHINE_SCENARIOS };
+    for scenario in SCENARIOS.iter().chain(machines) {
+        arguments.extend(["--test", scenario]);
+    }
+    // One failure must not hide what the other machines would have said.
+    arguments.extend(["--no-fail-fast", "--", "--include-ignored", "--test-threads=1"]);
+    cargo(&arguments)
+}
+
+fn announce(stage: &str) {
+    println!("\n== {stage}");
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    let mut command: Command = binaries::cargo();
+    command.args(arguments);
+    let status = command
+        .status()
+        .map_err(|source| Error::Io { action: format!("run {}", describe(&command)), source })?;
+    ensure!(status.success(), "`cargo {}` failed: {status}", arguments.join(" "));
+    Ok(())
+}
