@@ -29,7 +29,6 @@ pub enum Isolation {
     /// An IOMMU confines the function to the memory mapped for it.
     Iommu,
     /// Nothing does: the function reaches all physical memory.
-    #[serde(rename = "no-iommu")]
     NoIommu,
 }
 

@@ -36,7 +36,11 @@ fn function_in_an_iommu_group_bound_is_isolated() {
     machine.add_group(7, &[nic()]);
     // An IOMMU makes the no-IOMMU mode irrelevant.
     machine.write("sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "N\n");
-    assert_eq!(bind_nic(&machine).unwrap().isolation, Isolation::Iommu);
+    let isolation = bind_nic(&machine).unwrap().isolation;
+    assert_eq!(isolation, Isolation::Iommu);
+    for isolation in [isolation, Isolation::NoIommu] {
+        assert_eq!(serde_json::to_value(isolation).unwrap(), isolation.to_string());
+    }
 }
 
 #[test]
@@ -180,8 +184,9 @@ fn bind_without_privilege_says_so() {
     let machine = Machine::with_virtio_net();
     machine.state().read_only = true;
     let error = bind_nic(&machine).unwrap_err();
-    assert!(matches!(error, Error::PermissionDenied { needs: "root", .. }), "{error}");
-    assert!(error.to_string().contains("driver_override"), "{error}");
+    assert!(matches!(error, Error::PermissionDenied { action: "write", .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("driver_override") && text.contains("needs root"), "{text}");
     assert!(!machine.record_exists());
     assert_eq!(machine.driver_of(nic()).as_deref(), Some("virtio-pci"));
 }

@@ -239,13 +239,18 @@ fn no_hugepages(sysfs: &Sysfs, hugetlbfs: &Path, needed: usize, page_bytes: usiz
     };
     // Reserved pages are counted as free by the kernel, but promised to somebody.
     let free = counter("free_hugepages").saturating_sub(counter("resv_hugepages"));
-    let total = counter("nr_hugepages").saturating_sub(free) + needed as u64;
+    let (path, needed) = (hugetlbfs.to_owned(), needed as u64);
+    if free >= needed {
+        let bytes = needed.saturating_mul(page_bytes as u64);
+        return Error::HugepagesLimited { path, needed, free, page_kib, bytes };
+    }
+    let total = counter("nr_hugepages").saturating_sub(free) + needed;
     let mend = if default_huge_page_kib(sysfs) == Some(page_kib) {
         format!("sysctl -w vm.nr_hugepages={total}")
     } else {
         format!("echo {total} > /{pool}/nr_hugepages")
     };
-    Error::NoHugepages { path: hugetlbfs.to_owned(), needed: needed as u64, free, page_kib, mend }
+    Error::NoHugepages { path, needed, free, page_kib, mend }
 }
 
 /// The page size that vm.nr_hugepages is about.

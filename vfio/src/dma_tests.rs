@@ -103,6 +103,16 @@ fn huge_pages_missing_says_how_many_and_the_sysctl() {
 }
 
 #[test]
+fn free_huge_pages_that_the_mount_withholds_are_told_apart() {
+    let machine = Machine::with_vfio_function(true);
+    machine.write("sys/kernel/mm/hugepages/hugepages-64kB/free_hugepages", "9\n");
+    machine.state().allocation_error = Some(io::ErrorKind::StorageFull);
+    let (device, _function, options) = open(&machine);
+    let error = device.create_dma_pool(8 * HUGE_PAGE_BYTES, &options).unwrap_err().to_string();
+    assert!(error.contains("9 are free") && error.contains("remount,size=524288"), "{error}");
+}
+
+#[test]
 fn absurd_size_is_refused_and_zero_too() {
     let machine = Machine::with_vfio_function(true);
     let (device, _function, options) = open(&machine);

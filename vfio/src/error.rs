@@ -315,6 +315,24 @@ pub enum Error {
         mend: String,
     },
 
+    /// There are free huge pages, but not for this mount or this process.
+    #[error(
+        "{needed} huge pages of {page_kib} KiB are needed and {free} are free, but {path} does not give them out: \
+         its mount option size= or this process's hugetlb cgroup allows less. `mount -o remount,size={bytes} {path}`"
+    )]
+    HugepagesLimited {
+        /// The hugetlbfs mount.
+        path: PathBuf,
+        /// Pages that the pool needs.
+        needed: u64,
+        /// Pages that are free and not reserved.
+        free: u64,
+        /// Size of a page in KiB.
+        page_kib: u64,
+        /// The size that the mount should have at least.
+        bytes: u64,
+    },
+
     /// The pool was asked for with no bytes.
     #[error("a DMA pool of 0 bytes holds nothing: ask for at least one frame buffer")]
     EmptyPool,
@@ -371,7 +389,9 @@ impl Error {
     pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Error {
         let path = path.into();
         match source.kind() {
-            io::ErrorKind::PermissionDenied => Error::PermissionDenied { action, path, needs: "root" },
+            io::ErrorKind::PermissionDenied => {
+                Error::PermissionDenied { action, path, needs: "root, or the rights of its owner" }
+            }
             _ => Error::File { action, path, source },
         }
     }

@@ -9,7 +9,6 @@ use std::ffi::CString;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -383,18 +382,23 @@ fn interrupt_count(device: BorrowedFd<'_>, index: u32) -> io::Result<u32> {
 const IRQ_SET_WORDS: usize = 5;
 
 fn set_interrupts(device: BorrowedFd<'_>, index: u32, eventfds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let set = irq_set(index, eventfds);
+    // SAFETY: the device is open and the kernel reads `argsz` bytes from `set`, which is exactly that long.
+    check(unsafe { ioctl_with_ptr(&device, VFIO_DEVICE_SET_IRQS(), set.as_ptr()) })?;
+    Ok(())
+}
+
+/// `struct vfio_irq_set`, which is five words followed by one descriptor per vector: a vector of words is its layout.
+fn irq_set(index: u32, eventfds: &[BorrowedFd<'_>]) -> Vec<u32> {
     // An index is switched off as a whole with DATA_NONE and no vectors (linux/vfio.h, VFIO_DEVICE_SET_IRQS).
     let data = if eventfds.is_empty() { VFIO_IRQ_SET_DATA_NONE } else { VFIO_IRQ_SET_DATA_EVENTFD };
     let words = IRQ_SET_WORDS + eventfds.len();
     // A PCI function has at most 2048 vectors (PCI Local Bus 3.0, 6.8.2.3), so neither number is cut short.
     let (bytes, count) = ((words * size_of::<u32>()) as u32, eventfds.len() as u32);
-    // `struct vfio_irq_set` is five words followed by one descriptor per vector: a vector of words is its layout.
     let mut set = Vec::with_capacity(words);
     set.extend([bytes, data | VFIO_IRQ_SET_ACTION_TRIGGER, index, 0, count]);
     set.extend(eventfds.iter().map(|eventfd| eventfd.as_raw_fd().cast_unsigned()));
-    // SAFETY: the device is open and the kernel reads `argsz` bytes from `set`, which is exactly that long.
-    check(unsafe { ioctl_with_ptr(&device, VFIO_DEVICE_SET_IRQS(), set.as_ptr()) })?;
-    Ok(())
+    set
 }
 
 fn can_reset(device: BorrowedFd<'_>) -> io::Result<bool> {
@@ -408,4 +412,65 @@ fn reset(device: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the device is open and this ioctl takes no argument.
     check(unsafe { ioctl(&device, VFIO_DEVICE_RESET()) })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vfio_bindings::bindings::vfio::vfio_irq_set;
+
+    #[test]
+    fn irq_set_has_the_layout_of_the_kernels_structure() {
+        let file = tempfile::tempfile().unwrap();
+        let set = irq_set(2, &[file.as_fd(), file.as_fd()]);
+        let words = |offset: usize| set[offset / size_of::<u32>()];
+        assert_eq!(size_of::<vfio_irq_set>(), IRQ_SET_WORDS * size_of::<u32>());
+        assert_eq!(words(std::mem::offset_of!(vfio_irq_set, argsz)) as usize, set.len() * size_of::<u32>());
+        assert_eq!(words(std::mem::offset_of!(vfio_irq_set, index)), 2);
+        assert_eq!(words(std::mem::offset_of!(vfio_irq_set, count)), 2);
+        assert_eq!(set[IRQ_SET_WORDS..], [file.as_raw_fd().cast_unsigned(); 2]);
+        assert_eq!(irq_set(2, &[]), [20, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, 2, 0, 0]);
+    }
+
+    #[test]
+    fn ordinary_directory_examined_is_no_hugetlbfs() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(Linux.huge_page_bytes(directory.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn page_in_use_looked_up_is_present_and_an_unmapped_one_is_not() {
+        const PRESENT: u64 = 1 << 63;
+        let value = std::hint::black_box(7u8);
+        let here = std::ptr::from_ref(&value) as usize;
+        // The first page of the address space is never mapped.
+        let entries = Linux.pagemap_entries(&[here, 0]).unwrap();
+        assert_eq!([entries[0] & PRESENT, entries[1] & PRESENT], [PRESENT, 0]);
+    }
+
+    #[test]
+    fn file_allocated_has_its_size() {
+        let file = tempfile::tempfile().unwrap();
+        Linux.allocate(&file, 8192).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 8192);
+    }
+
+    #[test]
+    fn busy_group_reported_by_vfio_ioctls_stays_busy() {
+        let busy = VfioError::OpenGroup(io::ErrorKind::ResourceBusy.into(), "1".to_owned());
+        let failure = OpenFailure::from(busy);
+        assert!(matches!(&failure, OpenFailure::Group(error) if error.kind() == io::ErrorKind::ResourceBusy));
+        assert!(matches!(OpenFailure::from(VfioError::GroupViable), OpenFailure::NotViable));
+    }
+
+    #[test]
+    fn container_that_is_no_vfio_fails_at_its_step() {
+        let directory = tempfile::tempdir().unwrap();
+        let (container, group) = (directory.path().join("vfio"), directory.path().join("noiommu-0"));
+        let function = "00:03.0".parse().unwrap();
+        let open = || NoIommuFunction::open(&container, &group, function).err();
+        assert!(matches!(open(), Some(OpenFailure::Step("open /dev/vfio/vfio", _))));
+        std::fs::write(&container, "").unwrap();
+        assert!(matches!(open(), Some(OpenFailure::Step("find its no-IOMMU mode", _))));
+    }
 }
