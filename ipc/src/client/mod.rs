@@ -1,0 +1,310 @@
+//! The blocking client library.
+//!
+//! A [`Client`] keeps a few idle connections to the daemon and opens another whenever a call finds none, so calls from
+//! several threads do not wait for each other: a slow connect occupies one connection for as long as it takes.
+//!
+//! Sockets are plain descriptors with a thin layer above them. The layer is what knows that a stream which was cut
+//! short must not look complete; a program that takes the descriptor out (`AsFd`) and reads by itself has to follow the
+//! rule in `io.netd.varlink` on its own.
+
+mod connection;
+mod listener;
+mod message;
+mod stream;
+mod udp;
+mod wait;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::call::{BoundReply, CONNECT_TIMEOUT, PING_BYTES, PING_TIMEOUT, StreamReply};
+use crate::error::{Error, ErrorKind};
+use crate::types::{Device, Interface, Outcome, Pong, Socket, Status};
+
+use connection::Connection;
+pub use listener::TcpListener;
+pub use stream::TcpStream;
+pub use udp::UdpSocket;
+
+/// Where the daemon of the system listens.
+pub const SYSTEM_SOCKET: &str = "/run/netd/netd.sock";
+
+/// The environment variable that names the socket instead.
+pub const SOCKET_VARIABLE: &str = "NETD_SOCKET";
+
+/// Idle connections kept for later calls.
+const IDLE_MAX: usize = 4;
+
+/// How long the daemon may take for a call that waits for no peer, and beyond the timeout of one that does.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a daemon of this user listens; none without `XDG_RUNTIME_DIR`.
+pub fn user_socket() -> Option<PathBuf> {
+    let directory = std::env::var_os("XDG_RUNTIME_DIR").filter(|directory| !directory.is_empty())?;
+    Some(Path::new(&directory).join("netd/netd.sock"))
+}
+
+/// A daemon to call. Clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Client {
+    /// Connects to the daemon at `$NETD_SOCKET` if that is set, else at [`SYSTEM_SOCKET`], else at [`user_socket`].
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] with all that was tried, or [`Error::NoPermission`] if one of them is there.
+    pub fn connect_default() -> Result<Client, Error> {
+        match std::env::var_os(SOCKET_VARIABLE) {
+            Some(path) => Client::connect_any(vec![path.into()]),
+            None => {
+                Client::connect_any([PathBuf::from(SYSTEM_SOCKET)].into_iter().chain(user_socket()).collect())
+            }
+        }
+    }
+
+    /// Connects to the daemon at `path`.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] or [`Error::NoPermission`].
+    pub fn connect(path: impl Into<PathBuf>) -> Result<Client, Error> {
+        Client::connect_any(vec![path.into()])
+    }
+
+    fn connect_any(paths: Vec<PathBuf>) -> Result<Client, Error> {
+        let mut tried = Vec::new();
+        let mut forbidden = None;
+        for path in paths {
+            match Connection::open(&path) {
+                Ok(connection) => {
+                    let idle = Mutex::new(vec![connection]);
+                    return Ok(Client { inner: Arc::new(Inner { path, idle }) });
+                }
+                Err(Errno::ACCESS | Errno::PERM) => forbidden = forbidden.or(Some(path)),
+                Err(error) => tried.push((path, what_happened(error))),
+            }
+        }
+        Err(match forbidden {
+            Some(path) => Error::NoPermission { path },
+            None => Error::NotRunning { tried },
+        })
+    }
+
+    /// Where the daemon listens.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// The daemon's state.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub fn status(&self) -> Result<Status, Error> {
+        #[derive(Deserialize)]
+        struct Reply {
+            status: Status,
+        }
+        self.ask("GetStatus", json!({})).map(|reply: Reply| reply.status)
+    }
+
+    /// The device's state.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub fn device(&self) -> Result<Device, Error> {
+        #[derive(Deserialize)]
+        struct Reply {
+            device: Device,
+        }
+        self.ask("GetDevice", json!({})).map(|reply: Reply| reply.device)
+    }
+
+    /// The interfaces with their addresses.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub fn interfaces(&self) -> Result<Vec<Interface>, Error> {
+        #[derive(Deserialize)]
+        struct Reply {
+            interfaces: Vec<Interface>,
+        }
+        self.ask("ListInterfaces", json!({})).map(|reply: Reply| reply.interfaces)
+    }
+
+    /// The sockets of all clients.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub fn sockets(&self) -> Result<Vec<Socket>, Error> {
+        #[derive(Deserialize)]
+        struct Reply {
+            sockets: Vec<Socket>,
+        }
+        self.ask("ListSockets", json!({})).map(|reply: Reply| reply.sockets)
+    }
+
+    /// Opens a TCP connection; `timeout` is [`CONNECT_TIMEOUT`] unless given.
+    ///
+    /// # Errors
+    /// The named error of the connect, or the call failed.
+    pub fn tcp_connect(&self, remote: SocketAddr, timeout: Option<Duration>) -> Result<TcpStream, Error> {
+        let timeout = timeout.unwrap_or(CONNECT_TIMEOUT);
+        let parameters =
+            json!({ "address": remote.ip(), "port": remote.port(), "timeout_ms": milliseconds(timeout) });
+        let (reply, mut descriptors) = self.call("Connect", parameters, timeout + ANSWER_TIMEOUT)?;
+        let StreamReply { id, local, remote, descriptor } = reply;
+        let socket = pick(&mut descriptors, descriptor)?;
+        Ok(TcpStream::new(self.clone(), socket, id, local.into(), remote.into()))
+    }
+
+    /// Listens on a TCP port; without one the daemon chooses.
+    ///
+    /// # Errors
+    /// The named error of the call, or the call failed.
+    pub fn tcp_listen(&self, port: Option<u16>, backlog: Option<usize>) -> Result<TcpListener, Error> {
+        let parameters = json!({ "port": port, "backlog": backlog });
+        let (reply, mut descriptors) = self.call("Listen", parameters, ANSWER_TIMEOUT)?;
+        let BoundReply { id, local, descriptor } = reply;
+        Ok(TcpListener::new(self.clone(), pick(&mut descriptors, descriptor)?, id, local.into()))
+    }
+
+    /// Binds a UDP port; without one the daemon chooses.
+    ///
+    /// # Errors
+    /// The named error of the call, or the call failed.
+    pub fn udp_bind(&self, port: Option<u16>) -> Result<UdpSocket, Error> {
+        let (reply, mut descriptors) = self.call("BindUdp", json!({ "port": port }), ANSWER_TIMEOUT)?;
+        let BoundReply { id, local, descriptor } = reply;
+        Ok(UdpSocket::new(pick(&mut descriptors, descriptor)?, id, local.into()))
+    }
+
+    /// Sends one echo request and waits for the answer; `timeout` is [`PING_TIMEOUT`] unless given, `bytes`
+    /// [`PING_BYTES`].
+    ///
+    /// # Errors
+    /// The named error of the ping, `TimedOut` among them, or the call failed.
+    pub fn ping(&self, to: IpAddr, timeout: Option<Duration>, bytes: Option<usize>) -> Result<Pong, Error> {
+        let timeout = timeout.unwrap_or(PING_TIMEOUT);
+        let bytes = bytes.unwrap_or(PING_BYTES);
+        let parameters = json!({ "address": to, "timeout_ms": milliseconds(timeout), "bytes": bytes });
+        self.call("Ping", parameters, timeout + ANSWER_TIMEOUT).map(|(pong, _)| pong)
+    }
+
+    /// How the stream with this id ended.
+    ///
+    /// # Errors
+    /// `InvalidSocket` if the daemon knows no such stream (any more), or the call failed.
+    pub fn outcome(&self, id: u64) -> Result<Outcome, Error> {
+        self.ask("Outcome", json!({ "id": id }))
+    }
+
+    fn ask<T: DeserializeOwned>(&self, method: &str, parameters: Value) -> Result<T, Error> {
+        self.call(method, parameters, ANSWER_TIMEOUT).map(|(reply, _)| reply)
+    }
+
+    /// Calls a method of `io.netd`. Only a connection whose call was answered is used again.
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        parameters: Value,
+        timeout: Duration,
+    ) -> Result<(T, Vec<OwnedFd>), Error> {
+        let parameters = match parameters {
+            Value::Object(fields) => fields.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+            _ => Map::new(),
+        };
+        let mut connection = self.take_idle().map_or_else(|| self.open(), Ok)?;
+        let (response, descriptors) = connection.call(&format!("io.netd.{method}"), parameters, timeout)?;
+        self.give_back(connection);
+        if let Some(name) = response.error {
+            return Err(named_error(name, response.parameters));
+        }
+        let parameters = response.parameters.unwrap_or_else(|| json!({}));
+        let reply = serde_json::from_value(parameters).map_err(|error| {
+            Error::Protocol(format!("the reply to {method} is not what it should be: {error}"))
+        })?;
+        Ok((reply, descriptors))
+    }
+
+    fn open(&self) -> Result<Connection, Error> {
+        let path = &self.inner.path;
+        Connection::open(path).map_err(|error| match error {
+            Errno::ACCESS | Errno::PERM => Error::NoPermission { path: path.clone() },
+            error => Error::NotRunning { tried: vec![(path.clone(), what_happened(error))] },
+        })
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        let mut idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // A connection that became readable or broke while idle belongs to a daemon that went away.
+        std::iter::from_fn(|| idle.pop()).find(Connection::is_usable)
+    }
+
+    fn give_back(&self, connection: Connection) {
+        let mut idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MAX {
+            idle.push(connection);
+        }
+    }
+}
+
+fn what_happened(error: Errno) -> String {
+    match error {
+        Errno::NOENT => "no such file".to_owned(),
+        Errno::CONNREFUSED => "nobody listens there any more".to_owned(),
+        Errno::AGAIN => "it is too busy to take a connection".to_owned(),
+        other => io::Error::from(other).to_string(),
+    }
+}
+
+/// At least 1, so that a timeout below the resolution is no wrong parameter.
+fn milliseconds(timeout: Duration) -> u64 {
+    u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+fn pick(descriptors: &mut Vec<OwnedFd>, index: usize) -> Result<OwnedFd, Error> {
+    if index >= descriptors.len() {
+        let count = descriptors.len();
+        return Err(Error::Protocol(format!(
+            "descriptor {index} of a reply with {count}; is the process out of them?"
+        )));
+    }
+    Ok(descriptors.swap_remove(index))
+}
+
+fn named_error(name: String, parameters: Option<Value>) -> Error {
+    let field = |field: &str| {
+        let value = parameters.as_ref().and_then(|parameters| parameters.get(field));
+        value.and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    if let Some(kind) = name.strip_prefix("io.netd.").and_then(ErrorKind::from_name) {
+        return Error::Refused { kind, message: field("message") };
+    }
+    if name == "org.varlink.service.InvalidParameter" {
+        let parameter = field("parameter");
+        return Error::Refused {
+            kind: ErrorKind::InvalidInput,
+            message: format!("the value of '{parameter}' is wrong"),
+        };
+    }
+    Error::Service { name, detail: parameters.map(|parameters| parameters.to_string()).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests;

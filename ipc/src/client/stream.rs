@@ -1,0 +1,252 @@
+//! TCP streams.
+//!
+//! A stream is one end of a SOCK_STREAM socketpair. netd shuts its writing side down when the peer's FIN came, and closes
+//! its end when the connection is over. So at the end of file:
+//!
+//! | POLLHUP | own writing side | meaning |
+//! | --- | --- | --- |
+//! | no | any | the peer's FIN: complete |
+//! | yes | open | netd closed its end while we could still write: cut short |
+//! | yes | shut down | either; netd is asked for the outcome |
+//!
+//! The last line is ambiguous because a socketpair hangs up as soon as both directions are shut.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, shutdown};
+
+use super::{Client, wait};
+use crate::error::Error;
+use crate::passing;
+use crate::types::{Outcome, StreamEnd};
+
+/// How often, and how far apart, netd is asked about a stream that hung up and is open in its books: it closes the
+/// descriptor and settles the outcome in one turn of its loop, which takes far less.
+const OUTCOME_TRIES: u32 = 20;
+const OUTCOME_PAUSE: Duration = Duration::from_millis(25);
+
+/// A TCP connection. Reading and writing work on a shared reference, so that two threads can do one each.
+#[derive(Debug)]
+pub struct TcpStream {
+    client: Client,
+    socket: OwnedFd,
+    id: u64,
+    local: SocketAddr,
+    remote: SocketAddr,
+    read_deadline: Option<Instant>,
+    write_deadline: Option<Instant>,
+    write_shut: AtomicBool,
+    /// The end of the stream was found to be the peer's orderly end; later hang-ups do not change that.
+    complete: AtomicBool,
+}
+
+impl TcpStream {
+    pub(super) fn new(
+        client: Client,
+        socket: OwnedFd,
+        id: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> TcpStream {
+        TcpStream {
+            client,
+            socket,
+            id,
+            local,
+            remote,
+            read_deadline: None,
+            write_deadline: None,
+            write_shut: AtomicBool::new(false),
+            complete: AtomicBool::new(false),
+        }
+    }
+
+    /// The number under which netd lists it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its own end.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The peer.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.remote
+    }
+
+    /// From then on, reading fails with `TimedOut` and takes nothing.
+    pub fn set_read_deadline(&mut self, deadline: Option<Instant>) {
+        self.read_deadline = deadline;
+    }
+
+    /// From then on, writing fails with `TimedOut` and writes nothing.
+    pub fn set_write_deadline(&mut self, deadline: Option<Instant>) {
+        self.write_deadline = deadline;
+    }
+
+    /// Says that nothing more will be written: the peer sees the end once it has read everything before.
+    ///
+    /// # Errors
+    /// The stream is over already.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        // Before the call: a reader on another thread that sees the hang-up has to ask, not to assume.
+        self.write_shut.store(true, Ordering::SeqCst);
+        match shutdown(&self.socket, Shutdown::Write) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.failure(error).into()),
+        }
+    }
+
+    /// Reads what is there, or waits for it; 0 is the peer's orderly end, and only that.
+    ///
+    /// # Errors
+    /// The stream was cut short, its outcome cannot be learned, or the read deadline has passed.
+    pub fn receive(&self, into: &mut [u8]) -> Result<usize, Error> {
+        if into.is_empty() {
+            return Ok(0);
+        }
+        if wait::has_passed(self.read_deadline) {
+            return Err(wait::timed_out("reading"));
+        }
+        loop {
+            match rustix::io::retry_on_intr(|| recv(&self.socket, &mut *into, RecvFlags::DONTWAIT)) {
+                Ok((0, _)) => return self.end_of_stream().map(|()| 0),
+                Ok((count, _)) => return Ok(count),
+                Err(Errno::AGAIN) => {
+                    if !wait::until(&self.socket, PollFlags::IN, self.read_deadline)? {
+                        return Err(wait::timed_out("reading"));
+                    }
+                }
+                Err(error) => return Err(self.failure(error)),
+            }
+        }
+    }
+
+    /// Writes what fits, or waits until something does.
+    ///
+    /// # Errors
+    /// The stream is over, or the write deadline has passed.
+    pub fn send(&self, bytes: &[u8]) -> Result<usize, Error> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        if wait::has_passed(self.write_deadline) {
+            return Err(wait::timed_out("writing"));
+        }
+        loop {
+            match passing::send(&self.socket, &[IoSlice::new(bytes)], &[], SendFlags::DONTWAIT) {
+                Ok(count) => return Ok(count),
+                Err(Errno::AGAIN) => {
+                    if !wait::until(&self.socket, PollFlags::OUT, self.write_deadline)? {
+                        return Err(wait::timed_out("writing"));
+                    }
+                }
+                Err(error) => return Err(self.failure(error)),
+            }
+        }
+    }
+
+    /// Decides what an end of file means: the table at the top.
+    fn end_of_stream(&self) -> Result<(), Error> {
+        if self.complete.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let hung_up = wait::now(&self.socket, PollFlags::IN)?.contains(PollFlags::HUP);
+        if hung_up {
+            let could_write = !self.write_shut.load(Ordering::SeqCst);
+            match self.settled_outcome() {
+                // The FIN came, and the connection ended before this read did. Netd's word is final both ways.
+                Ok(Outcome { receive_finished: true, .. } | Outcome { end: StreamEnd::Finished, .. }) => {}
+                Ok(Outcome { end, .. }) => return Err(cut_short(end)),
+                Err(_) if could_write => return Err(cut_short(StreamEnd::ConnectionReset)),
+                Err(error) => return Err(Error::OutcomeUnknown(error.to_string())),
+            }
+        }
+        self.complete.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Asks netd how the stream ended, again for a while if it says that it has not.
+    fn settled_outcome(&self) -> Result<Outcome, Error> {
+        for _ in 0..OUTCOME_TRIES {
+            match self.client.outcome(self.id)? {
+                Outcome { end: StreamEnd::Open, receive_finished: false } => thread::sleep(OUTCOME_PAUSE),
+                settled => return Ok(settled),
+            }
+        }
+        Ok(Outcome { end: StreamEnd::Open, receive_finished: false })
+    }
+
+    /// The error for a failed read or write: netd's own word for it if the stream is over.
+    fn failure(&self, error: Errno) -> Error {
+        if !matches!(error, Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) {
+            return error.into();
+        }
+        if error == Errno::PIPE && self.write_shut.load(Ordering::SeqCst) {
+            return error.into();
+        }
+        let end = self.client.outcome(self.id).map_or(StreamEnd::ConnectionReset, |outcome| outcome.end);
+        match end {
+            StreamEnd::Finished => error.into(),
+            end => cut_short(end),
+        }
+    }
+}
+
+fn cut_short(end: StreamEnd) -> Error {
+    Error::CutShort { end }
+}
+
+impl Read for TcpStream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(self.receive(into)?)
+    }
+}
+
+impl Read for &TcpStream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(self.receive(into)?)
+    }
+}
+
+impl Write for TcpStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(self.send(bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Write for &TcpStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(self.send(bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for TcpStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The bare descriptor, for a program that keeps the end-of-stream rule by itself.
+impl From<TcpStream> for OwnedFd {
+    fn from(stream: TcpStream) -> OwnedFd {
+        stream.socket
+    }
+}
