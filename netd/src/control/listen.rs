@@ -1,0 +1,125 @@
+//! Making the listening socket: never taking it from a live daemon, always from a dead one.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+
+use super::Error;
+
+/// Where the socket is unless the configuration says otherwise: `/run/netd/netd.sock` for root, else
+/// `$XDG_RUNTIME_DIR/netd/netd.sock`.
+///
+/// # Errors
+/// Not root, and no `XDG_RUNTIME_DIR`.
+pub fn default_path() -> Result<PathBuf, Error> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from(netd_ipc::SYSTEM_SOCKET));
+    }
+    netd_ipc::user_socket().ok_or(Error::NoDefaultPath)
+}
+
+/// Listens at `path`, with this mode: 0660 lets the group of the daemon in and nobody else.
+///
+/// A socket that a dead daemon left is removed. Directories above are made if they are missing.
+///
+/// # Errors
+/// A live daemon answers at `path`, something else is there, or the file system says no.
+pub fn listen(path: &Path, mode: u32) -> Result<UnixListener, Error> {
+    let failed = |step, hint| {
+        let path = path.to_owned();
+        move |source: io::Error| Error::Listen { step, path, source, hint }
+    };
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(failed("make the directory of", ""))?;
+    }
+    // Two daemons that start at once must not both find the socket stale: the second would unlink the first one's. The
+    // lock is held only while looking and binding.
+    let _lock = match path.parent() {
+        Some(directory) => Some(lock(directory).map_err(failed("lock the directory of", ""))?),
+        None => None,
+    };
+    remove_stale(path)?;
+    let listener = UnixListener::bind(path).map_err(failed(
+        "listen at",
+        "; a socket path has at most 107 bytes, in a directory that this user may write",
+    ))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", ""))?;
+    listener.set_nonblocking(true).map_err(failed("configure", ""))?;
+    Ok(listener)
+}
+
+fn lock(directory: &Path) -> io::Result<std::os::fd::OwnedFd> {
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let handle = open(directory, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    flock(&handle, FlockOperation::LockExclusive)?;
+    Ok(handle)
+}
+
+fn remove_stale(path: &Path) -> Result<(), Error> {
+    let failed = |step| move |source| Error::Listen { step, path: path.to_owned(), source, hint: "" };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("look at")(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => return Err(Error::NotASocket(path.to_owned())),
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        // A full backlog is a live daemon as well, merely a busy one.
+        Ok(_) => Err(Error::AlreadyServing(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(Error::AlreadyServing(path.to_owned()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed("remove the stale socket"))
+        }
+        Err(error) => Err(failed("ask who serves at")(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listen_where_nothing_is_makes_directories_and_sets_the_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b/netd.sock");
+        let _listener = listen(&path, 0o660).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn listen_where_a_daemon_serves_is_refused_and_leaves_it_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("netd.sock");
+        let _first = listen(&path, 0o660).unwrap();
+        let message = listen(&path, 0o660).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("another netd is serving at {}", path.display())), "{message}");
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn listen_where_a_dead_daemon_was_takes_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("netd.sock");
+        drop(listen(&path, 0o660).unwrap());
+        assert!(path.exists(), "the socket file outlives its listener");
+        let _second = listen(&path, 0o660).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn listen_where_a_file_is_refuses_and_keeps_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("netd.sock");
+        fs::write(&path, "precious").unwrap();
+        let message = listen(&path, 0o660).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("{} exists and is not a socket", path.display())), "{message}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+}

@@ -1,0 +1,408 @@
+//! The loop: accepts clients, drives their connections, and carries calls to the worker and replies back.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Token};
+use netd_ipc::ErrorKind;
+use netd_ipc::call::{BadCall, Call, Request};
+use netd_policy::{Decision, Denial, Policy};
+
+use super::connection::{Connection, Gone, Outstanding};
+use super::disposal::Disposal;
+use super::reply::{self, Message};
+use super::{Audit, Error, WAKER, subject};
+use crate::command::{Command, Completion, Submission, WorkerPort};
+
+/// Connections of all clients: an eighth of them half way through the longest request is 4 MiB.
+const CONNECTIONS_MAX: usize = 512;
+/// Connections of one user, so that one cannot keep the others out. A library keeps at most a few idle ones, and one
+/// more for each call that waits.
+const CONNECTIONS_PER_UID_MAX: usize = 64;
+/// Connections that were turned away and are not closed yet; beyond, they wait in the listener's backlog.
+const TURNED_AWAY_MAX: usize = 64;
+/// Requests that one connection is served before it is another one's turn.
+const REQUESTS_PER_TURN: usize = 16;
+/// Events per wait.
+const EVENTS: usize = 256;
+/// How often stalled clients are looked at, and accepting is tried again after the process ran out of descriptors.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The listener's token. Connections have the numbers after it, each used once.
+const LISTENER: Token = Token(WAKER.0 + 1);
+
+/// Serves clients until `shutdown` is set (and the waker of [`WAKER`] called). The socket's file is removed at the end.
+///
+/// `poll` is the one on which the caller registered the worker's waker with [`WAKER`].
+///
+/// # Errors
+/// The listener cannot be watched, or waiting fails; no client can cause that.
+pub fn run(
+    listener: UnixListener,
+    policy: Arc<Policy>,
+    audit: Arc<Audit>,
+    port: impl WorkerPort,
+    poll: mio::Poll,
+    waker: Arc<mio::Waker>,
+    shutdown: &AtomicBool,
+) -> Result<(), Error> {
+    listener.set_nonblocking(true).map_err(Error::Poll)?;
+    poll.registry()
+        .register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)
+        .map_err(Error::Poll)?;
+    let disposal = Disposal::start(move || {
+        // Failing to wake delays what the next event or tick does anyway.
+        let _ = waker.wake();
+    })?;
+    let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(ToOwned::to_owned));
+    let mut server = Server {
+        listener,
+        policy,
+        audit,
+        port,
+        poll,
+        disposal,
+        connections: HashMap::new(),
+        calls: HashMap::new(),
+        per_uid: HashMap::new(),
+        next_connection: LISTENER.0 + 1,
+        next_call: 0,
+        ready: Vec::new(),
+        accepting: Accepting::WhenTold,
+    };
+    let result = server.serve(shutdown);
+    server.close_all();
+    if let Some(path) = path {
+        // Somebody else may have removed it; there is nothing to be done about it now.
+        let _ = std::fs::remove_file(path);
+    }
+    result
+}
+
+/// When to call accept(2) next. Events tell of a new client only once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accepting {
+    /// At the next event of the listener.
+    WhenTold,
+    /// Some may wait already.
+    Now,
+    /// Some wait; at the next tick, or once a connection was closed.
+    Later,
+}
+
+struct Server<P> {
+    listener: UnixListener,
+    policy: Arc<Policy>,
+    audit: Arc<Audit>,
+    port: P,
+    poll: mio::Poll,
+    disposal: Disposal,
+    connections: HashMap<Token, Connection>,
+    /// Calls that the worker has, with the connection of each.
+    calls: HashMap<u64, Token>,
+    /// Connections of each user that are not closed yet, those that the closing thread has included.
+    per_uid: HashMap<u32, usize>,
+    next_connection: usize,
+    next_call: u64,
+    /// Connections that have more to do than one turn allows.
+    ready: Vec<Token>,
+    accepting: Accepting,
+}
+
+impl<P: WorkerPort> Server<P> {
+    fn serve(&mut self, shutdown: &AtomicBool) -> Result<(), Error> {
+        let mut events = Events::with_capacity(EVENTS);
+        while !shutdown.load(Ordering::Acquire) {
+            match self.poll.poll(&mut events, self.timeout()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Error::Poll(error)),
+            }
+            self.count_closed();
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    LISTENER => self.accepting = Accepting::Now,
+                    // EPOLLHUP: the client's end is closed, and not merely its writing side shut.
+                    token if event.is_write_closed() => self.retire(token, Gone::Closed),
+                    token => self.drive(token),
+                }
+            }
+            self.take_completions();
+            for token in std::mem::take(&mut self.ready) {
+                self.drive(token);
+            }
+            self.check_stalls();
+            if self.accepting != Accepting::WhenTold {
+                self.accept();
+            }
+        }
+        Ok(())
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.ready.is_empty() || self.accepting == Accepting::Now {
+            return Some(Duration::ZERO);
+        }
+        let ticking =
+            self.accepting == Accepting::Later || self.connections.values().any(Connection::is_stalled);
+        ticking.then_some(TICK)
+    }
+
+    fn accept(&mut self) {
+        self.accepting = Accepting::WhenTold;
+        loop {
+            if self.open() >= CONNECTIONS_MAX + TURNED_AWAY_MAX {
+                self.accepting = Accepting::Later;
+                return;
+            }
+            match self.listener.accept() {
+                Ok((stream, _)) => self.admit(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a client; trying again");
+                    self.accepting = Accepting::Later;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn open(&self) -> usize {
+        self.per_uid.values().sum()
+    }
+
+    fn admit(&mut self, stream: UnixStream) {
+        let subject = match subject::of_peer(&stream) {
+            Ok(subject) => subject,
+            Err(error) => return tracing::warn!(%error, "a client without credentials is turned away"),
+        };
+        let uid = subject.uid;
+        let full = self.open() >= CONNECTIONS_MAX;
+        let count = self.per_uid.entry(uid).or_default();
+        let full = full || *count >= CONNECTIONS_PER_UID_MAX;
+        *count += 1;
+        let connection = Connection::new(stream, subject);
+        if full {
+            return self.turn_away(connection);
+        }
+        let token = Token(self.next_connection);
+        self.next_connection += 1;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        match self.poll.registry().register(&mut SourceFd(&connection.stream.as_raw_fd()), token, interest) {
+            Ok(()) => drop(self.connections.insert(token, connection)),
+            Err(error) => {
+                tracing::warn!(%error, uid, "a client cannot be watched and is turned away");
+                self.disposal.close(uid, connection.into_descriptors());
+            }
+        }
+    }
+
+    /// Answers the call that the client is about to make, so that it learns why.
+    fn turn_away(&self, mut connection: Connection) {
+        let uid = connection.subject.uid;
+        tracing::debug!(uid, "too many connections");
+        let message = format!(
+            "too many connections to netd: {CONNECTIONS_PER_UID_MAX} for one user and {CONNECTIONS_MAX} in all; close \
+             some, or wait for calls to return"
+        );
+        let (bytes, descriptors) = reply::failed(ErrorKind::QuotaExceeded, &message);
+        connection.reply(bytes, descriptors, Instant::now());
+        // A new socket's buffer takes it; if not, the client sees the end of the connection.
+        let _ = connection.flush();
+        self.disposal.close(uid, connection.into_descriptors());
+    }
+
+    /// Writes, reads and serves until there is nothing to do or the turn is over.
+    fn drive(&mut self, token: Token) {
+        for _ in 0..REQUESTS_PER_TURN {
+            let Some(connection) = self.connections.get_mut(&token) else { return };
+            let request = match connection.flush() {
+                Ok(true) if connection.outstanding.is_none() => connection.next_request(),
+                Ok(_) => return,
+                Err(gone) => Err(gone),
+            };
+            let served = match request {
+                Ok(Some(bytes)) => self.serve_request(token, &bytes),
+                Ok(None) => return,
+                Err(gone) => Err(gone),
+            };
+            if let Err(gone) = served {
+                return self.retire(token, gone);
+            }
+        }
+        self.ready.push(token);
+    }
+
+    fn serve_request(&mut self, token: Token, bytes: &[u8]) -> Result<(), Gone> {
+        let Some(connection) = self.connections.get_mut(&token) else { return Ok(()) };
+        let Ok(request) = serde_json::from_slice::<Request>(bytes) else {
+            let (bytes, descriptors) =
+                reply::of_response(&BadCall::InvalidParameter("request".to_owned()).response());
+            connection.reply(bytes, descriptors, Instant::now());
+            return connection.violation();
+        };
+        let oneway = request.oneway;
+        match self.answer(token, request) {
+            Answer::Now((bytes, descriptors)) if !oneway => {
+                if let Some(connection) = self.connections.get_mut(&token) {
+                    connection.reply(bytes, descriptors, Instant::now());
+                }
+            }
+            Answer::Now(_) => {}
+            Answer::Later(call) => {
+                if let Some(connection) = self.connections.get_mut(&token) {
+                    connection.outstanding = Some(Outstanding { token: call, oneway });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a request, or hands it to the worker.
+    fn answer(&mut self, token: Token, request: Request) -> Answer {
+        let call = match Call::parse(request) {
+            Ok(call) => call,
+            Err(bad) => return Answer::Now(reply::of_response(&bad.response())),
+        };
+        let (asked, command) = match plan(call) {
+            Plan::Local(message) => return Answer::Now(message),
+            Plan::Worker(asked, command) => (asked, command),
+        };
+        let Some(connection) = self.connections.get(&token) else {
+            return Answer::Now(reply::failed(ErrorKind::Internal, "the connection is gone"));
+        };
+        let owner = connection.subject.clone();
+        if let Decision::Deny { error, reason, rule } = self.policy.decide(&owner, &asked) {
+            self.audit.denied(&owner, &asked, error, &rule);
+            let kind = match error {
+                Denial::DevnetDisabled => ErrorKind::DevnetDisabled,
+                Denial::PolicyDenied => ErrorKind::PolicyDenied,
+            };
+            return Answer::Now(reply::failed(kind, &reason));
+        }
+        let call = self.next_call;
+        self.next_call += 1;
+        match self.port.submit(Submission { token: call, owner, command }) {
+            Ok(()) => {
+                self.calls.insert(call, token);
+                Answer::Later(call)
+            }
+            Err(_) => Answer::Now(reply::failed(
+                ErrorKind::NoBufs,
+                "netd has too many calls under way: try again later",
+            )),
+        }
+    }
+
+    fn take_completions(&mut self) {
+        let completions: Vec<Completion> = self.port.completions().collect();
+        for Completion { token: call, reply } in completions {
+            // Not found: cancelled, and the reply's descriptor closes here. It is netd's own, so that cannot block.
+            let Some(token) = self.calls.remove(&call) else { continue };
+            let Some(connection) = self.connections.get_mut(&token) else { continue };
+            let oneway = connection.outstanding.take().is_some_and(|call| call.oneway);
+            if !oneway {
+                let (bytes, descriptors) = reply::of_worker(reply);
+                connection.reply(bytes, descriptors, Instant::now());
+            }
+            self.drive(token);
+        }
+    }
+
+    fn check_stalls(&mut self) {
+        let now = Instant::now();
+        let stalled: Vec<(Token, Gone)> = self
+            .connections
+            .iter()
+            .filter_map(|(token, connection)| connection.check_stall(now).err().map(|gone| (*token, gone)))
+            .collect();
+        for (token, gone) in stalled {
+            self.retire(token, gone);
+        }
+    }
+
+    /// Ends a connection: cancels its call and hands what it held to the closing thread.
+    fn retire(&mut self, token: Token, gone: Gone) {
+        let Some(connection) = self.connections.remove(&token) else { return };
+        let uid = connection.subject.uid;
+        match gone {
+            Gone::Closed => tracing::trace!(uid, "client gone"),
+            _ => tracing::info!(uid, pid = connection.subject.pid, reason = %gone, "connection closed"),
+        }
+        if let Some(Outstanding { token: call, oneway: _ }) = connection.outstanding {
+            self.calls.remove(&call);
+            let cancel =
+                Submission { token: call, owner: connection.subject.clone(), command: Command::Cancel };
+            // With a full queue the call runs to its end, and its reply is dropped when it comes.
+            let _ = self.port.submit(cancel);
+        }
+        // A descriptor that is not watched any more cannot be unregistered; closing would do it as well.
+        let _ = self.poll.registry().deregister(&mut SourceFd(&connection.stream.as_raw_fd()));
+        self.disposal.close(uid, connection.into_descriptors());
+    }
+
+    fn count_closed(&mut self) {
+        for uid in self.disposal.closed() {
+            if let Some(count) = self.per_uid.get_mut(&uid) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.per_uid.remove(&uid);
+                }
+            }
+        }
+    }
+
+    fn close_all(&mut self) {
+        let tokens: Vec<Token> = self.connections.keys().copied().collect();
+        for token in tokens {
+            self.retire(token, Gone::Closed);
+        }
+    }
+}
+
+enum Answer {
+    Now(Message),
+    /// The worker has it under this token.
+    Later(u64),
+}
+
+enum Plan {
+    /// Answered here, and open to everybody.
+    Local(Message),
+    /// Decided by policy, then done by the worker.
+    Worker(netd_policy::Request, Command),
+}
+
+/// What is to be done for a call, and what policy is asked about it.
+fn plan(call: Call) -> Plan {
+    use netd_policy::Request as Ask;
+    let (asked, command) = match call {
+        Call::GetInfo => return Plan::Local(reply::info()),
+        Call::GetInterfaceDescription { interface } => {
+            return Plan::Local(
+                reply::description(&interface)
+                    .unwrap_or_else(|| reply::of_response(&BadCall::InterfaceNotFound(interface).response())),
+            );
+        }
+        Call::GetStatus => (Ask::Observe, Command::Status),
+        Call::GetDevice => (Ask::Observe, Command::Device),
+        Call::ListInterfaces => (Ask::Observe, Command::Interfaces),
+        Call::ListSockets => (Ask::Observe, Command::Sockets),
+        Call::Outcome { id } => (Ask::Observe, Command::Outcome { id }),
+        Call::Connect { remote, timeout } => {
+            (Ask::TcpConnect { remote }, Command::Connect { remote, timeout })
+        }
+        Call::Listen { port, backlog } => (Ask::TcpListen { port }, Command::Listen { port, backlog }),
+        Call::BindUdp { port } => (Ask::UdpBind { port }, Command::BindUdp { port }),
+        Call::Ping { to, timeout, bytes } => (Ask::Ping { to }, Command::Ping { to, timeout, bytes }),
+    };
+    Plan::Worker(asked, command)
+}
