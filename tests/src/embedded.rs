@@ -207,6 +207,14 @@ impl Embedded {
         gateway.ok_or_else(|| Error::Expectation(format!("no gateway in the status:\n{status:#}")))
     }
 
+    /// The namespace, where a test runs the programs of the other side.
+    pub fn namespace(&self) -> Result<&Namespace> {
+        match &self.network {
+            Network::Namespace(namespace) => Ok(namespace),
+            other => Err(Error::Expectation(format!("not in a namespace of root's: {other:?}"))),
+        }
+    }
+
     /// Ends netd in order; it must return 0.
     pub fn terminate(mut self) -> Result<()> {
         self.netd.signal(Signal::TERM)?;

@@ -2,7 +2,7 @@
 
 use netd_tests::demo::feed;
 use netd_tests::embedded::{Embedded, Network, Options, private_directory};
-use netd_tests::peers::{Nginx, Socat, file_of, wait_for_listener};
+use netd_tests::peers::{Nginx, Socat, file_of};
 use netd_tests::process::{Background, run, wait_until};
 use netd_tests::{Error, Result, ensure};
 use std::time::Duration;
@@ -19,13 +19,6 @@ fn start() -> Result<Embedded> {
 
 fn with_logs<T>(embedded: &Embedded, result: Result<T>) -> Result<T> {
     result.map_err(|error| Error::Expectation(format!("{error}\nnetd:\n{}", embedded.netd.output())))
-}
-
-fn namespace(embedded: &Embedded) -> Result<&netd_tests::netns::Namespace> {
-    match &embedded.network {
-        Network::Namespace(namespace) => Ok(namespace),
-        other => Err(Error::Expectation(format!("not in a namespace: {other:?}"))),
-    }
 }
 
 #[test]
@@ -47,7 +40,7 @@ fn unprivileged_netd_gets_a_lease_and_pings_the_gateway() -> Result<()> {
 #[ignore = "needs root for a namespace: cargo xtask test"]
 fn page_of_nginx_fetched_by_netctl_and_by_python() -> Result<()> {
     let embedded = start()?;
-    let nginx = Nginx::start(namespace(&embedded)?, 8080)?;
+    let nginx = Nginx::start(embedded.namespace()?, 8080)?;
     nginx.offer("hello.txt", b"hello from nginx\n")?;
     let gateway = embedded.host_address()?;
     let arguments = ["connect", gateway.as_str(), "8080"];
@@ -83,7 +76,7 @@ fn bulk_both_ways_has_the_digest_that_was_sent() -> Result<()> {
     let gateway = embedded.host_address()?;
     let blob = embedded.path("blob");
     let sum = file_of(&blob, BULK_BYTES, 1)?;
-    let namespace = namespace(&embedded)?;
+    let namespace = embedded.namespace()?;
 
     let file = format!("FILE:{}", blob.display());
     let mut source = Socat::listen(namespace, 7001, &["-u", &file, "TCP-LISTEN:7001,reuseaddr"])?;
@@ -105,36 +98,5 @@ fn bulk_both_ways_has_the_digest_that_was_sent() -> Result<()> {
     sink.process.finish(LIMIT)?;
     let arrived = run(std::process::Command::new("sha256sum").arg(sink.file("sink")))?;
     ensure!(arrived.starts_with(&sum), "sent {sum}, received {arrived}");
-    embedded.terminate()
-}
-
-#[test]
-#[ignore = "needs root for a namespace: cargo xtask test"]
-fn stream_reset_by_the_peer_never_looks_complete_but_a_clean_end_does() -> Result<()> {
-    let embedded = start()?;
-    let gateway = embedded.host_address()?;
-    let arguments = ["connect", gateway.as_str(), "7003"];
-    for (python, bytes) in [(false, 100_000), (true, 100_000), (false, 0), (true, 0)] {
-        let mut peer = embedded.network.command(embedded.path("netd-peer"));
-        peer.args(["reset", "7003", &bytes.to_string()]);
-        let mut peer = Background::spawn(&mut peer, &embedded.path("reset.log"))?;
-        wait_for_listener(namespace(&embedded)?, &mut peer, 7003)?;
-        let mut client = if python { embedded.python(&arguments) } else { embedded.netctl(&arguments) };
-        let outcome = feed(&mut client, b"!");
-        ensure!(
-            outcome.is_err(),
-            "a stream that was reset after {bytes} bytes looked complete (python: {python})"
-        );
-        let told = peer.finish(LIMIT)?;
-        ensure!(told.contains("reset"), "the peer did not get to its reset: {told}");
-    }
-    for python in [false, true] {
-        let mut peer =
-            Socat::listen(namespace(&embedded)?, 7003, &["TCP-LISTEN:7003,reuseaddr", "SYSTEM:echo all"])?;
-        let mut client = if python { embedded.python(&arguments) } else { embedded.netctl(&arguments) };
-        let text = with_logs(&embedded, feed(&mut client, b"!"))?;
-        ensure!(text == "all\n", "of a clean end came {text:?}");
-        peer.process.finish(LIMIT)?;
-    }
     embedded.terminate()
 }

@@ -5,9 +5,9 @@ use netd_tests::{Error, Result, binaries, ensure, install};
 use std::process::Command;
 
 /// In a namespace, with passt and other programs of the host.
-const SCENARIOS: [&str; 1] = ["passt"];
+const SCENARIOS: [&str; 3] = ["inputs", "passt", "ends"];
 /// In virtual machines.
-const MACHINE_SCENARIOS: [&str; 5] = ["harness", "inputs", "vm_viommu", "vm_gce", "kill9"];
+const MACHINE_SCENARIOS: [&str; 5] = ["harness", "vm_inputs", "vm_viommu", "vm_gce", "kill9"];
 
 /// Runs everything, or everything but the machines. Two cores: one after the other.
 pub(crate) fn run(quick: bool) -> Result<()> {

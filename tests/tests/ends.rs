@@ -1,0 +1,135 @@
+//! How a stream ends: one that a peer's reset cut short never looks complete, and one that ended in order does.
+//!
+//! Told by every client there is: the client library, netctl, and the Python client, which has only the published interface.
+
+use netd_ipc::{Client, TcpStream};
+use netd_tests::demo::feed;
+use netd_tests::embedded::{Embedded, Network, Options, private_directory};
+use netd_tests::peers::{Socat, wait_for_listener};
+use netd_tests::process::Background;
+use netd_tests::{Error, Result, ensure};
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const PORT: u16 = 7003;
+const PORT_TEXT: &str = "7003";
+/// Before the reset: nothing, less than a segment, more than every buffer on the way.
+const CUT_AFTER_BYTES: [usize; 3] = [0, 1_000, 500_000];
+/// What the clients send so that the peer knows that its bytes have arrived.
+const ACKNOWLEDGEMENT: &[u8] = b"!";
+
+fn start() -> Result<Embedded> {
+    Embedded::start(
+        Network::isolated()?,
+        private_directory()?,
+        Options { devnet: true, forwarded_port: 7100 },
+    )
+}
+
+/// A peer that sends so many bytes, waits until they have arrived, and resets the connection.
+fn resetting_peer(embedded: &Embedded, bytes: usize) -> Result<Background> {
+    let mut peer = embedded.network.command(embedded.path("netd-peer"));
+    peer.args(["reset", PORT_TEXT, &bytes.to_string()]);
+    let mut peer = Background::spawn(&mut peer, &embedded.path("reset.log"))?;
+    wait_for_listener(embedded.namespace()?, &mut peer, PORT)?;
+    Ok(peer)
+}
+
+/// A peer that sends `all` and ends its stream in order.
+fn orderly_peer(embedded: &Embedded) -> Result<Socat> {
+    Socat::listen(embedded.namespace()?, PORT, &["TCP-LISTEN:7003,reuseaddr", "SYSTEM:echo all"])
+}
+
+fn connect(embedded: &Embedded) -> Result<TcpStream> {
+    let address: SocketAddr = format!("{}:{PORT}", embedded.host_address()?).parse().map_err(unexpected)?;
+    let client = Client::connect(embedded.path("netd.sock")).map_err(unexpected)?;
+    client.tcp_connect(address, Some(LIMIT)).map_err(unexpected)
+}
+
+fn unexpected(error: impl std::fmt::Display) -> Error {
+    Error::Expectation(error.to_string())
+}
+
+#[test]
+#[ignore = "needs root for a namespace: cargo xtask test"]
+fn library_reading_a_stream_that_the_peer_resets_gets_an_error() -> Result<()> {
+    let embedded = start()?;
+    for half_closed in [false, true] {
+        for bytes in CUT_AFTER_BYTES {
+            let mut peer = resetting_peer(&embedded, bytes)?;
+            let mut stream = connect(&embedded)?;
+            let mut received = vec![0; bytes];
+            stream.read_exact(&mut received).map_err(unexpected)?;
+            if half_closed {
+                // The reset then meets a client that has sent all it had: end of file and POLLHUP look alike there.
+                stream.write_all(ACKNOWLEDGEMENT).map_err(unexpected)?;
+                stream.shutdown_write().map_err(unexpected)?;
+            } else {
+                stream.write_all(ACKNOWLEDGEMENT).map_err(unexpected)?;
+            }
+            let told = peer.finish(LIMIT)?;
+            ensure!(told.contains("reset"), "the peer did not get to its reset: {told}");
+            let end = stream.read_to_end(&mut received);
+            ensure!(
+                end.is_err(),
+                "cut after {bytes} bytes (half closed: {half_closed}) it looked complete: {end:?}"
+            );
+        }
+    }
+    embedded.terminate()
+}
+
+#[test]
+#[ignore = "needs root for a namespace: cargo xtask test"]
+fn library_reading_a_stream_that_ends_in_order_gets_all_of_it() -> Result<()> {
+    let embedded = start()?;
+    for half_closed in [false, true] {
+        let mut peer = orderly_peer(&embedded)?;
+        let mut stream = connect(&embedded)?;
+        if half_closed {
+            stream.shutdown_write().map_err(unexpected)?;
+        }
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map_err(unexpected)?;
+        ensure!(text == "all\n", "of a clean end came {text:?} (half closed: {half_closed})");
+        drop(stream);
+        peer.process.finish(LIMIT)?;
+    }
+    embedded.terminate()
+}
+
+#[test]
+#[ignore = "needs root for a namespace: cargo xtask test"]
+fn programs_reading_a_stream_that_the_peer_resets_exit_with_an_error() -> Result<()> {
+    let embedded = start()?;
+    let gateway = embedded.host_address()?;
+    let arguments = ["connect", gateway.as_str(), PORT_TEXT];
+    for python in [false, true] {
+        for bytes in CUT_AFTER_BYTES {
+            let mut peer = resetting_peer(&embedded, bytes)?;
+            let mut client = if python { embedded.python(&arguments) } else { embedded.netctl(&arguments) };
+            let outcome = feed(&mut client, ACKNOWLEDGEMENT);
+            ensure!(outcome.is_err(), "cut after {bytes} bytes it looked complete (python: {python})");
+            let told = peer.finish(LIMIT)?;
+            ensure!(told.contains("reset"), "the peer did not get to its reset: {told}");
+        }
+    }
+    embedded.terminate()
+}
+
+#[test]
+#[ignore = "needs root for a namespace: cargo xtask test"]
+fn programs_reading_a_stream_that_ends_in_order_exit_with_success() -> Result<()> {
+    let embedded = start()?;
+    let gateway = embedded.host_address()?;
+    let arguments = ["connect", gateway.as_str(), PORT_TEXT];
+    for mut client in [embedded.netctl(&arguments), embedded.python(&arguments)] {
+        let mut peer = orderly_peer(&embedded)?;
+        let text = feed(&mut client, b"")?;
+        ensure!(text == "all\n", "of a clean end came {text:?}");
+        peer.process.finish(LIMIT)?;
+    }
+    embedded.terminate()
+}
