@@ -112,7 +112,8 @@ impl Config {
 }
 
 impl Static {
-    fn check(&self) -> Result<(), Error> {
+    /// Whether a host can use these: unicast addresses, and an MTU that IPv4 allows.
+    pub fn check(&self) -> Result<(), Error> {
         if !crate::ipv4::is_usable_host(self.cidr.address()) {
             return Err(Error::InvalidAddress { address: self.cidr.address().into() });
         }

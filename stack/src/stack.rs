@@ -290,6 +290,11 @@ impl Stack {
         self.tcp.listen(port, backlog, &mut self.network)
     }
 
+    /// How many established connections wait to be accepted.
+    pub fn tcp_waiting(&self, listener: ListenerId) -> Result<usize, Error> {
+        self.tcp.waiting(listener)
+    }
+
     /// Takes an established connection, if one waits.
     pub fn tcp_accept(&mut self, listener: ListenerId) -> Result<Option<FlowId>, Error> {
         self.alive()?;

@@ -71,6 +71,8 @@ pub struct FlowStatus {
     pub readable: usize,
     /// Octets that can be sent now.
     pub writable: usize,
+    /// Octets that the peer has not acknowledged yet.
+    pub unacknowledged: usize,
     /// End of file: the peer finished, and everything it sent was received.
     pub receive_finished: bool,
     /// How it ended, once it has.
@@ -254,6 +256,7 @@ impl Flow {
             established: self.established,
             readable,
             writable: if self.finished || self.finish_wanted { 0 } else { writable },
+            unacknowledged: self.connection.as_ref().map_or(0, Connection::unacknowledged),
             receive_finished: fin && readable == 0,
             closed: self.outcome,
         }

@@ -56,6 +56,10 @@ impl Tcp {
     }
 
     /// Takes the oldest established connection; the caller owns it from then on.
+    pub(crate) fn waiting(&self, id: ListenerId) -> Result<usize, Error> {
+        self.listeners.get(id.0).map(|listener| listener.backlog.len()).ok_or(Error::InvalidListener)
+    }
+
     pub(crate) fn accept(&mut self, id: ListenerId, network: &mut Network) -> Result<Option<FlowId>, Error> {
         let listener = self.listeners.get_mut(id.0).ok_or(Error::InvalidListener)?;
         let Some(flow_id) = listener.accepted.pop_front() else { return Ok(None) };

@@ -1,0 +1,430 @@
+//! Connections between two stacks, and against a scripted peer.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use netd_stack::{Error, FlowState, Limits, Outcome, Ready};
+use smoltcp::wire::TcpControl;
+
+use crate::support::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Sends `len` octets each way, closes both sides, and checks every octet and how it ended.
+fn transfer(impairment: Impairment, seed: u64, len: usize) {
+    let mut wire = Wire::with(config(MAC_A, A), config(MAC_B, B), impairment, seed);
+    let (client, server) = wire.connected();
+    let mut dice = Dice(seed ^ 0xfeed);
+    let sent: [Vec<u8>; 2] = [0, 1].map(|_| (0..len).map(|_| dice.roll() as u8).collect());
+    let flows = [client, server];
+    let (mut written, mut received, mut finished) = ([0; 2], [Vec::new(), Vec::new()], [false; 2]);
+    wire.run_until(Duration::from_secs(3600), |wire| {
+        for side in 0..2 {
+            let stack = &mut wire.stacks[side];
+            written[side] += write(stack, flows[side], &sent[side][written[side]..]);
+            if written[side] == len && !finished[side] {
+                stack.tcp_finish(flows[side]).unwrap();
+                finished[side] = true;
+            }
+            read(stack, flows[side], &mut received[side]);
+            let status = stack.tcp_status(flows[side]).unwrap();
+            if status.receive_finished {
+                assert_eq!(received[side].len(), len, "seed {seed}: end of file on short data");
+            }
+        }
+        let done = |side: usize| {
+            let status = wire.stacks[side].tcp_status(flows[side]).unwrap();
+            assert!(matches!(status.closed, None | Some(Outcome::Finished)), "seed {seed}: {status:?}");
+            status.receive_finished && status.closed == Some(Outcome::Finished)
+        };
+        done(0) && done(1)
+    });
+    assert!(received[0] == sent[1] && received[1] == sent[0], "seed {seed}: octets differ");
+}
+
+#[test]
+fn transfer_clean_wire_arrives_whole() {
+    transfer(Impairment::default(), 1, 1_000_000);
+}
+
+#[test]
+fn transfer_bad_wire_arrives_whole() {
+    let impairment = Impairment { loss: 3, duplicate: 2, reorder: 10 };
+    for seed in 0..12 {
+        transfer(impairment, seed, 60_000);
+    }
+}
+
+#[test]
+fn connect_closed_port_is_refused() {
+    let mut wire = Wire::new();
+    let flow = wire.stacks[0].tcp_connect(wire.now, SocketAddr::from((B, 81))).unwrap();
+    wire.run_until(SECOND, |wire| wire.stacks[0].tcp_status(flow).unwrap().closed.is_some());
+    let status = wire.stacks[0].tcp_status(flow).unwrap();
+    assert_eq!((status.closed, status.established), (Some(Outcome::ConnectionRefused), false));
+    assert!(wire.ready[0].contains(&Ready::Flow(flow)));
+}
+
+#[test]
+fn connect_dead_neighbor_is_unreachable_after_three_requests() {
+    let mut wire = Wire::new();
+    wire.cut = true;
+    let flow = wire.stacks[0].tcp_connect(wire.now, SocketAddr::from((B, 80))).unwrap();
+    wire.run_for(Duration::from_secs(4));
+    assert_eq!(wire.stacks[0].tcp_status(flow).unwrap().closed, Some(Outcome::Unreachable));
+    assert!((3..=4).contains(&wire.counters(0).arp_requests_sent));
+}
+
+#[test]
+fn established_peer_silent_is_timed_out() {
+    let mut wire = Wire::new();
+    let (client, _) = wire.connected();
+    wire.cut = true;
+    write(&mut wire.stacks[0], client, b"anybody there?");
+    wire.run_for(Duration::from_secs(100));
+    assert_eq!(wire.stacks[0].tcp_status(client).unwrap().closed, None);
+    wire.run_for(Duration::from_secs(100));
+    assert_eq!(wire.stacks[0].tcp_status(client).unwrap().closed, Some(Outcome::TimedOut));
+}
+
+#[test]
+fn reset_midstream_is_never_end_of_file() {
+    let mut wire = Wire::new();
+    let (client, server) = wire.connected();
+    write(&mut wire.stacks[1], server, &[7; 5000]);
+    wire.run_for(SECOND);
+    wire.stacks[1].tcp_abort(server);
+    wire.run_for(SECOND);
+    let status = wire.stacks[0].tcp_status(client).unwrap();
+    assert_eq!(status.closed, Some(Outcome::ConnectionReset));
+    assert_eq!(status.readable, 5000);
+    let mut data = Vec::new();
+    read(&mut wire.stacks[0], client, &mut data);
+    assert_eq!(data, [7; 5000]);
+    assert!(!wire.stacks[0].tcp_status(client).unwrap().receive_finished);
+    assert_eq!(wire.stacks[1].tcp_status(server).unwrap().closed, Some(Outcome::Aborted));
+}
+
+#[test]
+fn half_close_by_either_side_keeps_the_other_direction() {
+    for closer in [0, 1] {
+        let mut wire = Wire::new();
+        let (client, server) = wire.connected();
+        let flows = [client, server];
+        let other = 1 - closer;
+        write(&mut wire.stacks[closer], flows[closer], b"question");
+        wire.stacks[closer].tcp_finish(flows[closer]).unwrap();
+        wire.run_for(SECOND);
+        let mut question = Vec::new();
+        read(&mut wire.stacks[other], flows[other], &mut question);
+        let status = wire.stacks[other].tcp_status(flows[other]).unwrap();
+        assert_eq!((question.as_slice(), status.receive_finished, status.closed), (&b"question"[..], true, None));
+        write(&mut wire.stacks[other], flows[other], b"answer");
+        wire.stacks[other].tcp_finish(flows[other]).unwrap();
+        wire.run_for(SECOND);
+        let mut answer = Vec::new();
+        read(&mut wire.stacks[closer], flows[closer], &mut answer);
+        let status = wire.stacks[closer].tcp_status(flows[closer]).unwrap();
+        assert_eq!((answer.as_slice(), status.receive_finished), (&b"answer"[..], true));
+        for side in [0, 1] {
+            assert_eq!(wire.stacks[side].tcp_status(flows[side]).unwrap().closed, Some(Outcome::Finished));
+        }
+    }
+}
+
+#[test]
+fn finish_before_handshake_is_remembered() {
+    let mut wire = Wire::new();
+    let (listener, _) = wire.stacks[1].tcp_listen(Some(80), 8).unwrap();
+    let client = wire.stacks[0].tcp_connect(wire.now, SocketAddr::from((B, 80))).unwrap();
+    wire.stacks[0].tcp_finish(client).unwrap();
+    wire.run_for(SECOND);
+    let server = wire.stacks[1].tcp_accept(listener).unwrap().unwrap();
+    assert!(wire.stacks[1].tcp_status(server).unwrap().receive_finished);
+}
+
+#[test]
+fn send_after_finish_is_refused() {
+    let mut wire = Wire::new();
+    let (client, _) = wire.connected();
+    wire.stacks[0].tcp_finish(client).unwrap();
+    assert_eq!(wire.stacks[0].tcp_send(client, |_| 1), Err(Error::NotConnected { outcome: None }));
+}
+
+#[test]
+fn released_flow_delivers_then_vanishes() {
+    let mut wire = Wire::new();
+    let (client, server) = wire.connected();
+    write(&mut wire.stacks[0], client, b"last words");
+    let now = wire.now;
+    wire.stacks[0].tcp_release(now, client);
+    assert_eq!(wire.stacks[0].tcp_status(client), Err(Error::InvalidSocket));
+    wire.run_for(SECOND);
+    let mut data = Vec::new();
+    read(&mut wire.stacks[1], server, &mut data);
+    assert_eq!(data, b"last words");
+    assert!(wire.stacks[1].tcp_status(server).unwrap().receive_finished);
+    let now = wire.now;
+    wire.stacks[1].tcp_release(now, server);
+    wire.run_for(Duration::from_secs(12));
+    assert_eq!(wire.stacks.each_ref().map(|stack| stack.sockets().count()), [0, 0]);
+}
+
+#[test]
+fn released_flow_peer_never_closes_is_gone_after_a_minute() {
+    let mut wire = Wire::new();
+    let (client, _server) = wire.connected();
+    let now = wire.now;
+    wire.stacks[0].tcp_release(now, client);
+    wire.run_for(Duration::from_secs(50));
+    assert_eq!(wire.stacks[0].sockets().count(), 1);
+    wire.run_for(Duration::from_secs(15));
+    assert_eq!(wire.stacks[0].sockets().count(), 0);
+}
+
+#[test]
+fn released_flow_with_unread_data_resets_the_peer() {
+    let mut wire = Wire::new();
+    let (client, server) = wire.connected();
+    write(&mut wire.stacks[1], server, b"unread");
+    wire.run_for(SECOND);
+    let now = wire.now;
+    wire.stacks[0].tcp_release(now, client);
+    wire.run_for(SECOND);
+    assert_eq!(wire.stacks[1].tcp_status(server).unwrap().closed, Some(Outcome::ConnectionReset));
+    assert_eq!(wire.stacks[0].sockets().count(), 0);
+}
+
+#[test]
+fn stale_ids_are_refused() {
+    let mut wire = Wire::new();
+    let (client, _) = wire.connected();
+    let now = wire.now;
+    wire.stacks[0].tcp_abort(client);
+    wire.stacks[0].tcp_release(now, client);
+    wire.run_for(SECOND);
+    let again = wire.stacks[0].tcp_connect(wire.now, SocketAddr::from((B, 80))).unwrap();
+    assert_ne!(again, client);
+    assert_eq!(wire.stacks[0].tcp_status(client), Err(Error::InvalidSocket));
+    assert_eq!(wire.stacks[0].tcp_send(client, |_| 1), Err(Error::InvalidSocket));
+    let (listener, _) = wire.stacks[0].tcp_listen(Some(9), 1).unwrap();
+    wire.stacks[0].tcp_close_listener(now, listener);
+    assert_eq!(wire.stacks[0].tcp_accept(listener), Err(Error::InvalidListener));
+}
+
+#[test]
+fn listener_backlog_full_drops_syns_in_silence_and_serves_later() {
+    let mut wire = Wire::new();
+    let (listener, _) = wire.stacks[1].tcp_listen(Some(80), 1).unwrap();
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let now = wire.now;
+            let flow = wire.stacks[0].tcp_connect(now, SocketAddr::from((B, 80))).unwrap();
+            wire.run_for(Duration::from_millis(100));
+            flow
+        })
+        .collect();
+    assert_eq!(wire.counters(1).tcp_resets_sent, 0);
+    assert!(wire.counters(1).drop_tcp_backlog_full >= 2);
+    let mut accepted = 0;
+    wire.run_until(Duration::from_secs(60), |wire| {
+        accepted += usize::from(wire.stacks[1].tcp_accept(listener).unwrap().is_some());
+        accepted == 3
+    });
+    for client in clients {
+        assert!(wire.stacks[0].tcp_status(client).unwrap().established);
+    }
+}
+
+#[test]
+fn listener_syn_flood_is_bounded_and_expires() {
+    let mut peer = Scripted::new();
+    let (_listener, _) = peer.stack.tcp_listen(Some(80), 100).unwrap();
+    for port in 2000..3000 {
+        peer.segment((port, 80), TcpControl::Syn, 5, None, &[]);
+    }
+    assert_eq!(peer.stack.sockets().count(), 1 + Limits::default().pending_per_listener);
+    assert_eq!(peer.stack.counters().tcp_resets_sent, 0);
+    peer.advance(Duration::from_secs(30));
+    assert_eq!(peer.stack.sockets().count(), 1, "half-open connections outlive their time");
+}
+
+#[test]
+fn fin_beyond_window_is_not_end_of_file() {
+    let mut peer = Scripted::new();
+    let (flow, mut seq, ours) = peer.accepted();
+    for _ in 0..65 {
+        peer.segment((4000, 80), TcpControl::None, seq, Some(ours), &[1; 1000]);
+        seq = seq.wrapping_add(1000);
+        peer.poll();
+    }
+    // 535 octets of window are left; the last segment carries 1000 and a FIN.
+    peer.segment((4000, 80), TcpControl::Fin, seq, Some(ours), &[2; 1000]);
+    peer.poll();
+    let mut data = Vec::new();
+    while read(&mut peer.stack, flow, &mut data) > 0 {}
+    assert_eq!(data.len(), 65_535);
+    assert_eq!(peer.stack.counters().tcp_fin_beyond_window, 1);
+    let status = peer.stack.tcp_status(flow).unwrap();
+    assert_eq!((status.receive_finished, status.state), (false, FlowState::Established));
+    peer.poll();
+    peer.segment((4000, 80), TcpControl::Fin, seq.wrapping_add(535), Some(ours), &[2; 465]);
+    peer.poll();
+    while read(&mut peer.stack, flow, &mut data) > 0 {}
+    assert_eq!(data.len(), 66_000);
+    assert!(peer.stack.tcp_status(flow).unwrap().receive_finished);
+}
+
+#[test]
+fn data_after_fin_is_dropped() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    peer.segment((4000, 80), TcpControl::Fin, seq, Some(ours), b"end");
+    peer.segment((4000, 80), TcpControl::None, seq.wrapping_add(4), Some(ours), b"and more");
+    peer.poll();
+    let mut data = Vec::new();
+    read(&mut peer.stack, flow, &mut data);
+    assert_eq!(data, b"end");
+    assert_eq!(peer.stack.counters().drop_tcp_after_fin, 1);
+}
+
+#[test]
+fn fin_before_data_already_received_is_dropped() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    peer.segment((4000, 80), TcpControl::None, seq.wrapping_add(3), Some(ours), b"defgh");
+    peer.segment((4000, 80), TcpControl::Fin, seq, Some(ours), b"abc");
+    peer.poll();
+    assert!(!peer.stack.tcp_status(flow).unwrap().receive_finished);
+    peer.segment((4000, 80), TcpControl::None, seq, Some(ours), b"abc");
+    let mut data = Vec::new();
+    read(&mut peer.stack, flow, &mut data);
+    assert_eq!(data, b"abcdefgh");
+}
+
+#[test]
+fn reset_inexact_is_challenged_and_exact_is_believed() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    peer.segment((4000, 80), TcpControl::Rst, seq.wrapping_add(100), None, &[]);
+    let challenge = peer.segments().pop().unwrap();
+    assert_eq!((challenge.control, challenge.seq, challenge.ack), (TcpControl::None, ours, Some(seq)));
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().closed, None);
+    peer.segment((4000, 80), TcpControl::Rst, seq.wrapping_sub(1), None, &[]);
+    peer.segment((4000, 80), TcpControl::Rst, seq.wrapping_add(70_000), None, &[]);
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().closed, None);
+    peer.segment((4000, 80), TcpControl::Rst, seq, None, &[]);
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().closed, Some(Outcome::ConnectionReset));
+}
+
+#[test]
+fn acknowledgement_of_unsent_data_is_dropped() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    write(&mut peer.stack, flow, &[1; 1000]);
+    peer.segment((4000, 80), TcpControl::None, seq, Some(ours.wrapping_add(1000)), &[]);
+    assert_eq!(peer.stack.counters().drop_tcp_acknowledgement, 1);
+    peer.poll();
+    let octets: usize = peer.segments().iter().map(|seen| seen.payload.len()).sum();
+    assert_eq!(octets, 1000);
+}
+
+#[test]
+fn time_wait_over_unread_data_is_kept() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    peer.stack.tcp_finish(flow).unwrap();
+    peer.poll();
+    peer.segment((4000, 80), TcpControl::None, seq, Some(ours.wrapping_add(1)), &[]);
+    peer.segment((4000, 80), TcpControl::Fin, seq, Some(ours.wrapping_add(1)), b"slow reader");
+    peer.poll();
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().state, FlowState::TimeWait);
+    peer.advance(Duration::from_secs(100));
+    let status = peer.stack.tcp_status(flow).unwrap();
+    assert_eq!((status.readable, status.receive_finished, status.closed), (11, false, Some(Outcome::Finished)));
+    let mut data = Vec::new();
+    read(&mut peer.stack, flow, &mut data);
+    assert_eq!(data, b"slow reader");
+    assert!(peer.stack.tcp_status(flow).unwrap().receive_finished);
+    peer.advance(SECOND);
+    assert!(peer.stack.tcp_status(flow).unwrap().receive_finished);
+    let now = peer.now;
+    peer.stack.tcp_release(now, flow);
+    peer.advance(SECOND);
+    assert_eq!(peer.stack.sockets().count(), 0);
+}
+
+#[test]
+fn transmit_queue_full_resumes_when_there_is_room() {
+    let mut peer = Scripted::new();
+    let (flow, _, ours) = peer.accepted();
+    peer.queue.room = 0;
+    write(&mut peer.stack, flow, &[3; 500]);
+    assert!(!peer.stack.poll(peer.now, &mut peer.queue));
+    assert!(peer.stack.poll_timeout().is_some_and(|at| at <= peer.now));
+    peer.queue.room = usize::MAX;
+    peer.poll();
+    let sent = peer.segments();
+    assert_eq!((sent.len(), sent[0].seq, sent[0].payload.len()), (1, ours, 500));
+}
+
+#[test]
+fn idle_connections_cost_nothing() {
+    let mut wire = Wire::new();
+    let (listener, _) = wire.stacks[1].tcp_listen(Some(80), 128).unwrap();
+    let mut engine_calls = Vec::new();
+    let mut flows = Vec::new();
+    for count in [10, 200] {
+        while flows.len() < count {
+            let now = wire.now;
+            let client = wire.stacks[0].tcp_connect(now, SocketAddr::from((B, 80))).unwrap();
+            let mut server = None;
+            wire.run_until(SECOND, |wire| {
+                server = wire.stacks[1].tcp_accept(listener).unwrap();
+                server.is_some()
+            });
+            flows.push((client, server.unwrap()));
+        }
+        wire.run_for(Duration::from_secs(5));
+        let before = wire.counters(0).tcp_engine_calls + wire.counters(1).tcp_engine_calls;
+        for turn in 0..100 {
+            let (client, server) = flows[turn % flows.len()];
+            write(&mut wire.stacks[0], client, b"x");
+            wire.run_until(SECOND, |wire| read(&mut wire.stacks[1], server, &mut Vec::new()) == 1);
+        }
+        wire.run_for(Duration::from_secs(5));
+        engine_calls.push(wire.counters(0).tcp_engine_calls + wire.counters(1).tcp_engine_calls - before);
+    }
+    assert!(engine_calls[0].abs_diff(engine_calls[1]) <= engine_calls[0] / 20, "calls grow: {engine_calls:?}");
+}
+
+#[test]
+fn ephemeral_ports_and_sequence_numbers_are_not_sequential() {
+    let mut peer = Scripted::new();
+    peer.stack.tcp_connect(peer.now, SocketAddr::from((B, 1))).unwrap();
+    peer.poll();
+    peer.arp_reply();
+    let mut ports = Vec::new();
+    for port in 2..12 {
+        let flow = peer.stack.tcp_connect(peer.now, SocketAddr::from((B, port))).unwrap();
+        ports.push(peer.stack.tcp_status(flow).unwrap().local.port());
+    }
+    let steps = ports.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) <= 2).count();
+    assert!(steps <= 1, "{ports:?}");
+    peer.poll();
+    let sequence: Vec<u32> = peer.segments().iter().map(|seen| seen.seq).collect();
+    let near = sequence.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < 1 << 20).count();
+    assert!(near <= 1, "{sequence:?}");
+}
+
+#[test]
+fn device_gone_ends_everything() {
+    let mut wire = Wire::new();
+    let (client, _) = wire.connected();
+    wire.stacks[0].fail_all();
+    assert_eq!(wire.stacks[0].tcp_status(client).unwrap().closed, Some(Outcome::DeviceUnavailable));
+    let now = wire.now;
+    assert_eq!(wire.stacks[0].tcp_connect(now, SocketAddr::from((B, 80))), Err(Error::DeviceUnavailable));
+    assert_eq!(wire.stacks[0].udp_bind(None), Err(Error::DeviceUnavailable));
+    assert!(std::iter::from_fn(|| wire.stacks[0].next_ready()).any(|ready| ready == Ready::Flow(client)));
+}
