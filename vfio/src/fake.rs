@@ -221,6 +221,9 @@ impl Kernel for FakeKernel {
         self.state().writes.push(format!("{name}={}", value.trim()));
         match name {
             "driver_override" => {
+                let function = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+                let record = self.root.join(format!("run/netd/function-{function}.json"));
+                assert!(value.trim() != "vfio-pci" || record.exists(), "taken before it was remembered");
                 let value = if value.trim().is_empty() { "(null)\n" } else { value };
                 fs::write(path, value)
             }
