@@ -6,7 +6,7 @@ use crate::error::{Attempt, Error, Result};
 use crate::install;
 use crate::lab::Lab;
 use crate::peers::Nginx;
-use crate::process::{Background, describe, run};
+use crate::process::{Background, clean_up_on_interrupt, describe, run};
 use crate::vm::Twin;
 use std::fs;
 use std::io::Write as _;
@@ -48,6 +48,7 @@ impl Narrator {
 
 /// The embedded default: nobody needs a privilege, nothing is left behind.
 pub fn embedded() -> Result<()> {
+    clean_up_on_interrupt()?;
     let mut narrator = Narrator::default();
     println!("netd on the embedded default: a software virtio-net device, with passt as its wire.");
     narrator.step("What is needed: programs of Debian, and netd itself");
@@ -161,6 +162,7 @@ pub fn vm(twin: Twin) -> Result<()> {
         install::is_root(),
         "the demo in a machine needs root for its network namespace: sudo cargo xtask demo --vm"
     );
+    clean_up_on_interrupt()?;
     let mut narrator = Narrator::default();
     println!(
         "netd on a virtio-net PCI function in QEMU ({} twin), taken from the kernel by VFIO.",

@@ -70,7 +70,11 @@ impl Network {
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let program = program.as_ref();
         let mut command = match self {
-            Network::Own(None) => return Command::new(program),
+            Network::Own(None) => {
+                let mut command = Command::new("setpriv");
+                command.args(["--pdeathsig", "KILL", "--"]);
+                command
+            }
             Network::Own(Some(uid)) => {
                 let mut command = Command::new("setpriv");
                 command.args([format!("--reuid={uid}"), format!("--regid={uid}")]);

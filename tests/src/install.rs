@@ -1,7 +1,9 @@
 //! The Debian packages that tests and demo use, installed when they are missing and the user may.
 
-use crate::error::{Error, Result};
+use crate::error::{Attempt, Error, Result};
 use crate::process::run;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -98,9 +100,35 @@ pub fn update_package_lists() -> Result<()> {
 }
 
 fn apt_install(packages: &[&str]) -> Result<()> {
+    let _quiet = ServicesStayOff::begin()?;
     let mut command = Command::new("apt-get");
     command.args(["-q", "install", "--yes", "--no-install-recommends"]).args(packages);
-    // Installing a server must not start it on the host, where it would listen on the host's own addresses.
-    command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
     run(&mut command).map(drop)
+}
+
+/// While this lives, an installed server is not started: it would listen on the host's own addresses. Debian's maintainer
+/// scripts ask `policy-rc.d`, and 101 means "forbidden" (invoke-rc.d(8)).
+struct ServicesStayOff {
+    /// Ours to remove; `None` where the machine has a policy of its own.
+    policy: Option<&'static Path>,
+}
+
+impl ServicesStayOff {
+    fn begin() -> Result<ServicesStayOff> {
+        let path = Path::new("/usr/sbin/policy-rc.d");
+        if path.exists() {
+            return Ok(ServicesStayOff { policy: None });
+        }
+        fs::write(path, "#!/bin/sh\nexit 101\n").attempt(|| format!("write {}", path.display()))?;
+        fs::set_permissions(path, Permissions::from_mode(0o755))
+            .attempt(|| format!("open {}", path.display()))?;
+        Ok(ServicesStayOff { policy: Some(path) })
+    }
+}
+
+impl Drop for ServicesStayOff {
+    fn drop(&mut self) {
+        let _left_behind = self.policy.map(fs::remove_file);
+    }
 }

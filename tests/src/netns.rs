@@ -1,6 +1,6 @@
 //! Network namespaces that the tests make for themselves: test traffic never leaves them.
 
-use crate::error::{Attempt, Result};
+use crate::error::{Attempt, Error, Result};
 use crate::install;
 use crate::process::{Background, READY_LIMIT, run, wait_until};
 use std::path::Path;
@@ -21,6 +21,10 @@ impl Namespace {
     pub fn new() -> Result<Namespace> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         install::ensure(&[("/sbin/ip", "iproute2"), ("/usr/bin/setpriv", "util-linux")])?;
+        if !install::is_root() {
+            let remedy = "network namespaces need it: run the same command with sudo".to_owned();
+            return Err(Error::Missing { what: "root".to_owned(), remedy });
+        }
         remove_abandoned();
         let name = format!("{PREFIX}{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         run(Command::new("ip").args(["netns", "add", &name]))?;

@@ -1,10 +1,13 @@
 //! Programs on the host: run to completion, or kept in the background and ended by their own process id.
 
+use crate::ensure;
 use crate::error::{Attempt, Error, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +17,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub const READY_LIMIT: Duration = Duration::from_secs(15);
 /// A peer that got SIGTERM and still runs after this long is killed.
 const STOP_GRACE: Duration = Duration::from_secs(3);
+
+/// Set by SIGINT once [`clean_up_on_interrupt`] was called.
+static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Runs a command to completion and returns what it wrote to standard output; a failure carries both streams.
 pub fn run(command: &mut Command) -> Result<String> {
@@ -45,10 +51,23 @@ fn describe_status(status: ExitStatus) -> String {
     }
 }
 
+/// Turns Ctrl-C into an error of whatever is waited for, so that everything is cleaned up on the way out. Programs that were
+/// started get the signal too, and end by it.
+pub fn clean_up_on_interrupt() -> Result<()> {
+    let flag = INTERRUPTED.get_or_init(Arc::default);
+    let registered = signal_hook::flag::register(Signal::INT.as_raw(), Arc::clone(flag));
+    registered.map(drop).attempt(|| "handle SIGINT".to_owned())
+}
+
+fn is_interrupted() -> bool {
+    INTERRUPTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
 /// Looks at `condition` until it holds; `Err` of the condition ends the wait at once.
 pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + limit;
     while !condition()? {
+        ensure!(!is_interrupted(), "interrupted while waiting for {what}");
         if Instant::now() >= deadline {
             return Err(Error::Timeout { what: what.to_owned(), limit, detail: String::new() });
         }
