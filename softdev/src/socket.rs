@@ -22,6 +22,8 @@ const PREFIX: usize = 4;
 pub struct SocketLink {
     path: PathBuf,
     connection: Option<Connection>,
+    /// Counts connections, so that whoever waits for the descriptor notices a new one.
+    generation: u64,
     retry_at: Instant,
 }
 
@@ -40,11 +42,13 @@ impl SocketLink {
     pub fn connect(path: &Path) -> Result<Self, Error> {
         let stream =
             dial(path).map_err(|source| Error::Connect { path: path.display().to_string(), source })?;
-        Ok(Self {
-            path: path.to_owned(),
-            connection: Some(Connection::new(stream)),
-            retry_at: Instant::now(),
-        })
+        let connection = Some(Connection::new(stream));
+        Ok(Self { path: path.to_owned(), connection, generation: 1, retry_at: Instant::now() })
+    }
+
+    /// Which connection this is: a new one has a new descriptor.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Drops a connection that failed; [`Link::maintain`] makes a new one.
@@ -103,7 +107,10 @@ impl Link for SocketLink {
             return;
         }
         match dial(&self.path) {
-            Ok(stream) => self.connection = Some(Connection::new(stream)),
+            Ok(stream) => {
+                self.connection = Some(Connection::new(stream));
+                self.generation += 1;
+            }
             Err(_) => self.retry_at = Instant::now() + RECONNECT_INTERVAL,
         }
     }

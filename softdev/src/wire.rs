@@ -34,14 +34,17 @@ pub struct Wire {
     state: Arc<Mutex<State>>,
 }
 
+/// When a frame arrives, its place in the order of sending, and its bytes.
+type Arrival = (Duration, u64, Vec<u8>);
+
 #[derive(Debug)]
 struct State {
     now: Duration,
     random: Rng,
     impairment: Impairment,
     sent: u64,
-    /// By the end that receives: (when, order of sending, frame), the earliest first.
-    in_flight: [BinaryHeap<Reverse<(Duration, u64, Vec<u8>)>>; 2],
+    /// By the end that receives, the earliest first.
+    in_flight: [BinaryHeap<Reverse<Arrival>>; 2],
 }
 
 impl Wire {

@@ -39,24 +39,24 @@ impl<O> Frame<O> {
 
 impl Frame<owner::Free> {
     /// Takes the frame from the pool into use.
-    pub(crate) fn to_stack(self) -> Frame<owner::Stack> {
+    pub(crate) fn into_stack(self) -> Frame<owner::Stack> {
         self.owned_by()
     }
 
     /// Gives an empty buffer to the device to write into.
-    pub(crate) fn to_device(self) -> Frame<owner::Device> {
+    pub(crate) fn into_device(self) -> Frame<owner::Device> {
         self.owned_by()
     }
 }
 
 impl Frame<owner::Stack> {
     /// Gives a filled buffer to the device to read.
-    pub(crate) fn to_device(self) -> Frame<owner::Device> {
+    pub(crate) fn into_device(self) -> Frame<owner::Device> {
         self.owned_by()
     }
 
     /// Ends the use of the frame.
-    pub(crate) fn to_free(self) -> Frame<owner::Free> {
+    pub(crate) fn into_free(self) -> Frame<owner::Free> {
         self.owned_by()
     }
 }

@@ -103,6 +103,8 @@ pub struct QueueCounters {
     pub merged: u64,
     /// How often the doorbell was rung.
     pub doorbells: u64,
+    /// Transmitted frames whose buffers the device gave back.
+    pub completed: u64,
     /// Frames that could not be sent because every buffer was with the device.
     pub exhausted: u64,
 }

@@ -60,7 +60,7 @@ impl RxQueue {
             self.counters.frames += 1;
             self.counters.bytes += len as u64;
             take(bytes);
-            self.post(frame.to_free());
+            self.post(frame.into_free());
             return Ok(());
         }
         self.gather(frame, len, buffers)?;
@@ -77,12 +77,12 @@ impl RxQueue {
         let bad = Fault::BadMerge { queue: RECEIVEQ1, count: buffers };
         self.assembly.clear();
         self.assembly.extend_from_slice(self.pool.bytes(&first, self.shape.header, len));
-        self.post(first.to_free());
+        self.post(first.into_free());
         for _ in 1..buffers {
             let used = self.ring.pop()?.ok_or(bad)?;
             let frame = used.token.returned();
             self.assembly.extend_from_slice(self.pool.bytes(&frame, 0, used.written as usize));
-            self.post(frame.to_free());
+            self.post(frame.into_free());
             if self.assembly.len() > FRAME_LEN_MAX {
                 return Err(bad);
             }
@@ -117,7 +117,7 @@ impl RxQueue {
             len: len as u32,
             device_writes: true,
         };
-        let device = frame.to_device();
+        let device = frame.into_device();
         // There are as many frames as the ring has room for, so this never fails.
         let posted = match self.shape.rx_header_apart() {
             true => self.ring.push(&[part(0, header), part(header, len - header)], device),

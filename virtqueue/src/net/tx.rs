@@ -33,12 +33,23 @@ impl TxQueue {
         self.pool.frame_bytes() - self.shape.header
     }
 
-    /// Whether a buffer is free.
-    pub fn ready(&mut self) -> bool {
-        if self.pool.available() == 0 {
-            self.reclaim();
-        }
+    /// Whether a buffer is free. Those that the device is done with count once they were taken back.
+    pub fn ready(&self) -> bool {
         self.pool.available() > 0
+    }
+
+    /// Takes back every buffer that the device is done with. Worth a call per batch of work, not per frame.
+    pub fn reclaim(&mut self) {
+        while self.fault.is_none() {
+            match self.ring.pop() {
+                Ok(Some(used)) => {
+                    self.counters.completed += 1;
+                    self.pool.put(used.token.returned().into_free());
+                }
+                Ok(None) => break,
+                Err(fault) => self.fault = Some(fault),
+            }
+        }
     }
 
     /// Lends a buffer for a frame of `len` bytes. `None` when all are with the device, or none is that large.
@@ -47,10 +58,13 @@ impl TxQueue {
             return None;
         }
         if !self.ready() {
+            self.reclaim();
+        }
+        if !self.ready() {
             self.counters.exhausted += 1;
             return None;
         }
-        let frame = self.pool.take()?.to_stack();
+        let frame = self.pool.take()?.into_stack();
         Some(TxFrame { queue: self, frame: Some(frame), len })
     }
 
@@ -69,17 +83,6 @@ impl TxQueue {
         Ok(())
     }
 
-    /// Takes back every buffer that the device is done with.
-    fn reclaim(&mut self) {
-        while self.fault.is_none() {
-            match self.ring.pop() {
-                Ok(Some(used)) => self.pool.put(used.token.returned().to_free()),
-                Ok(None) => break,
-                Err(fault) => self.fault = Some(fault),
-            }
-        }
-    }
-
     fn post(&mut self, frame: Frame<owner::Stack>, len: usize) {
         let address = self.pool.device_address(&frame);
         let header = self.shape.header;
@@ -88,7 +91,7 @@ impl TxQueue {
             len: len as u32,
             device_writes: false,
         };
-        let device = frame.to_device();
+        let device = frame.into_device();
         // There are as many frames as the ring has room for, so this never fails.
         let posted = match self.shape.header_apart {
             true => self.ring.push(&[part(0, header), part(header, len)], device),
@@ -139,7 +142,7 @@ impl TxFrame<'_> {
 impl Drop for TxFrame<'_> {
     fn drop(&mut self) {
         if let Some(frame) = self.frame.take() {
-            self.queue.pool.put(frame.to_free());
+            self.queue.pool.put(frame.into_free());
         }
     }
 }

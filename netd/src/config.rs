@@ -1,0 +1,427 @@
+//! netd.toml: read, checked, and turned into types that cannot be wrong.
+//!
+//! The file is parsed into `Raw*` types that remember where each value stands, so that every complaint names file, line
+//! and column and says what would be right. What leaves this module needs no further checks.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use netd_ipc::PollMode;
+use netd_policy::{GrantConfig, Policy};
+use netd_stack::{Addressing, Cidr, Static};
+use netd_vfio::{Bdf, Mac};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::names;
+
+/// Where the daemon looks for its configuration unless told otherwise.
+pub const PATH_DEFAULT: &str = "/etc/netd/netd.toml";
+
+/// How long DHCP asks before a configured fallback address is used.
+const DHCP_FALLBACK_SECONDS: u64 = 30;
+/// A file longer than this is not a configuration.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// MTUs that virtio-net devices announce: IPv6's minimum to the largest jumbo frame in use.
+const SOFTWARE_MTU: std::ops::RangeInclusive<u16> = 1280..=9216;
+const SOFTWARE_MTU_DEFAULT: u16 = 1500;
+
+/// Everything the daemon was told.
+#[derive(Debug)]
+pub struct Config {
+    /// Who may do what; carries the devnet switch.
+    pub policy: Policy,
+    /// The device to drive.
+    pub device: Device,
+    /// How the worker waits for frames.
+    pub poll: PollMode,
+    /// The hugetlbfs mount that DMA memory comes from.
+    pub hugetlbfs: PathBuf,
+    /// Where the address comes from.
+    pub addressing: Addressing,
+    /// Sent to the DHCP server.
+    pub hostname: Option<String>,
+    /// Where clients connect; none means the default of the user.
+    pub socket: Option<PathBuf>,
+    /// The socket's permission bits.
+    pub socket_mode: u32,
+    /// Where evidence is written and bindings are remembered; none means the default of the user.
+    pub state_directory: Option<PathBuf>,
+}
+
+/// The device to drive.
+#[derive(Debug, Clone)]
+pub enum Device {
+    /// A PCI function through VFIO.
+    Vfio {
+        /// Which.
+        function: Bdf,
+    },
+    /// The software device.
+    Software {
+        /// The socket of the program at the other end of its link.
+        link: PathBuf,
+        /// Its address; none means a random one.
+        mac: Option<[u8; 6]>,
+        /// Its MTU.
+        mtu: u16,
+    },
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file could not be read.
+    #[error("cannot read the configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file says something that makes no sense.
+    #[error("{path}:{line}:{column}: {message}")]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1.
+        column: usize,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+    /// The grants do not fit this machine.
+    #[error("{path}: {source}")]
+    Grants {
+        /// The file.
+        path: PathBuf,
+        /// Which grant, and why.
+        source: netd_policy::Error,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    #[serde(default)]
+    network: RawNetwork,
+    device: Spanned<RawDevice>,
+    #[serde(default)]
+    dma: RawDma,
+    #[serde(default)]
+    address: Option<Spanned<RawAddress>>,
+    #[serde(default)]
+    ipc: RawIpc,
+    #[serde(default)]
+    state: RawState,
+    #[serde(default)]
+    grant: Vec<GrantConfig>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNetwork {
+    #[serde(default)]
+    devnet: RawDevnet,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDevnet {
+    #[serde(default)]
+    enabled: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDevice {
+    kind: RawKind,
+    function: Option<Spanned<String>>,
+    link: Option<Spanned<RawLink>>,
+    mac: Option<Spanned<String>>,
+    mtu: Option<Spanned<u16>>,
+    poll: Option<Spanned<RawPoll>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawKind {
+    Vfio,
+    Software,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawPoll {
+    Busy,
+    Adaptive,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLink {
+    #[serde(rename = "kind")]
+    _kind: RawLinkKind,
+    path: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawLinkKind {
+    Socket,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDma {
+    hugetlbfs: PathBuf,
+}
+
+impl Default for RawDma {
+    fn default() -> Self {
+        Self { hugetlbfs: PathBuf::from("/dev/hugepages") }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAddress {
+    mode: RawMode,
+    cidr: Option<Spanned<String>>,
+    gateway: Option<Spanned<Ipv4Addr>>,
+    #[serde(default)]
+    dns: Vec<Ipv4Addr>,
+    mtu: Option<u16>,
+    hostname: Option<Spanned<String>>,
+    fallback_seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawMode {
+    Dhcp,
+    Static,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawIpc {
+    socket: Option<PathBuf>,
+    mode: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawState {
+    directory: Option<PathBuf>,
+}
+
+/// Something wrong at a place in the text.
+#[derive(Debug)]
+struct Complaint {
+    span: Range<usize>,
+    message: String,
+}
+
+impl Complaint {
+    fn at(span: Range<usize>, message: impl fmt::Display) -> Self {
+        Self { span, message: message.to_string() }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong, with its place and what would be right.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let read = |source| Error::Read { path: path.to_owned(), source };
+        let metadata = fs::metadata(path).map_err(read)?;
+        if metadata.len() > FILE_BYTES_MAX {
+            return Err(read(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 1 MiB")));
+        }
+        Self::parse(path, &fs::read_to_string(path).map_err(read)?)
+    }
+
+    /// Checks the text of a file called `path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
+        let wrong = |complaint: Complaint| {
+            let (line, column) = position(text, complaint.span.start);
+            Error::Wrong { path: path.to_owned(), line, column, message: complaint.message }
+        };
+        let raw: Raw = toml::from_str(text)
+            .map_err(|error| wrong(Complaint::at(error.span().unwrap_or(0..0), explain(text, &error))))?;
+        let Raw { network, device, dma, address, ipc, state, grant } = raw;
+        let policy = Policy::new(network.devnet.enabled, &grant, names::user, names::group)
+            .map_err(|source| Error::Grants { path: path.to_owned(), source })?;
+        let (device, poll) = check_device(device).map_err(wrong)?;
+        let (addressing, hostname) = check_address(address).map_err(wrong)?;
+        Ok(Self {
+            policy,
+            device,
+            poll,
+            hugetlbfs: dma.hugetlbfs,
+            addressing,
+            hostname,
+            socket: ipc.socket,
+            socket_mode: check_mode(ipc.mode).map_err(wrong)?,
+            state_directory: state.directory,
+        })
+    }
+}
+
+/// The parser's message, with the line that it is about.
+fn explain(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().and_then(|span| {
+        let (number, _) = position(text, span.start);
+        text.lines().nth(number - 1)
+    });
+    match line.map(str::trim).filter(|line| !line.is_empty()) {
+        Some(line) => format!("{} (in `{line}`)", error.message().trim_end()),
+        None => error.message().trim_end().to_owned(),
+    }
+}
+
+/// Line and column of a byte, counted from 1.
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+    (line, column)
+}
+
+fn check_device(device: Spanned<RawDevice>) -> Result<(Device, PollMode), Complaint> {
+    let span = device.span();
+    let RawDevice { kind, function, link, mac, mtu, poll } = device.into_inner();
+    match kind {
+        RawKind::Vfio => {
+            refuse("link", link.map(|link| link.span()), "software")?;
+            refuse("mac", mac.map(|mac| mac.span()), "software")?;
+            refuse("mtu", mtu.map(|mtu| mtu.span()), "software")?;
+            let function = function.ok_or_else(|| {
+                Complaint::at(span, "a vfio device needs its PCI function: function = \"0000:00:03.0\" (see `netd function list`)")
+            })?;
+            let function = parse_at(&function, "function: ")?;
+            match poll {
+                Some(poll) if *poll.get_ref() == RawPoll::Adaptive => Err(Complaint::at(
+                    poll.span(),
+                    "poll = \"adaptive\" is for the software device; a vfio device is polled: poll = \"busy\"",
+                )),
+                _ => Ok((Device::Vfio { function }, PollMode::Busy)),
+            }
+        }
+        RawKind::Software => {
+            refuse("function", function.map(|function| function.span()), "vfio")?;
+            let link = link.ok_or_else(|| {
+                Complaint::at(span, "a software device needs a link: link = { kind = \"socket\", path = \"/path/to/passt.sock\" }")
+            })?;
+            let mac = mac.map(|mac| parse_at::<Mac>(&mac, "mac: ").map(|mac| mac.0)).transpose()?;
+            let mtu = mtu.map_or(Ok(SOFTWARE_MTU_DEFAULT), |mtu| {
+                let (low, high) = SOFTWARE_MTU.into_inner();
+                let fits = (low..=high).contains(mtu.get_ref());
+                let message = format!("mtu is {}, and must be between {low} and {high}", mtu.get_ref());
+                if fits { Ok(*mtu.get_ref()) } else { Err(Complaint::at(mtu.span(), message)) }
+            })?;
+            let poll = match poll.map(Spanned::into_inner) {
+                Some(RawPoll::Busy) => PollMode::Busy,
+                Some(RawPoll::Adaptive) | None => PollMode::Adaptive,
+            };
+            Ok((Device::Software { link: link.into_inner().path, mac, mtu }, poll))
+        }
+    }
+}
+
+/// Complains of a key that belongs to another kind of device.
+fn refuse(key: &str, span: Option<Range<usize>>, other: &str) -> Result<(), Complaint> {
+    match span {
+        Some(span) => {
+            Err(Complaint::at(span, format!("{key} belongs to a device with kind = \"{other}\": remove it")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_address(address: Option<Spanned<RawAddress>>) -> Result<(Addressing, Option<String>), Complaint> {
+    let dhcp =
+        |fallback, seconds| Addressing::Dhcp { fallback, timeout: std::time::Duration::from_secs(seconds) };
+    let Some(address) = address else { return Ok((dhcp(None, DHCP_FALLBACK_SECONDS), None)) };
+    let span = address.span();
+    let RawAddress { mode, cidr, gateway, dns, mtu, hostname, fallback_seconds } = address.into_inner();
+    let hostname = hostname.map(check_hostname).transpose()?;
+    let fixed = match cidr {
+        Some(cidr) => {
+            let place = cidr.span();
+            let fixed = Static {
+                cidr: parse_at::<Cidr>(&cidr, "cidr: ")?,
+                gateway: gateway.map(Spanned::into_inner),
+                mtu,
+                dns,
+            };
+            fixed.check().map_err(|error| Complaint::at(place, error))?;
+            Some(fixed)
+        }
+        None => {
+            if let Some(gateway) = gateway {
+                return Err(Complaint::at(
+                    gateway.span(),
+                    "gateway needs an address beside it: cidr = \"10.0.0.2/24\"",
+                ));
+            }
+            None
+        }
+    };
+    match (mode, fixed) {
+        (RawMode::Static, Some(fixed)) => Ok((Addressing::Static(fixed), hostname)),
+        (RawMode::Static, None) => Err(Complaint::at(
+            span,
+            "mode = \"static\" needs an address: cidr = \"10.0.0.2/24\", and mostly a gateway",
+        )),
+        (RawMode::Dhcp, fixed) => {
+            Ok((dhcp(fixed, fallback_seconds.unwrap_or(DHCP_FALLBACK_SECONDS)), hostname))
+        }
+    }
+}
+
+/// A host name as RFC 1123, 2.1 has it, one label.
+fn check_hostname(name: Spanned<String>) -> Result<String, Complaint> {
+    let fits = !name.get_ref().is_empty()
+        && name.get_ref().len() <= 63
+        && name.get_ref().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && !name.get_ref().starts_with('-')
+        && !name.get_ref().ends_with('-');
+    if fits {
+        Ok(name.into_inner())
+    } else {
+        Err(Complaint::at(
+            name.span(),
+            "hostname must be one label of letters, digits and inner hyphens, at most 63",
+        ))
+    }
+}
+
+/// Members of the socket's group may connect, policy decides what they may do.
+const SOCKET_MODE_DEFAULT: u32 = 0o660;
+
+fn check_mode(mode: Option<Spanned<String>>) -> Result<u32, Complaint> {
+    let Some(mode) = mode else { return Ok(SOCKET_MODE_DEFAULT) };
+    u32::from_str_radix(mode.get_ref(), 8)
+        .ok()
+        .filter(|bits| *bits <= 0o777)
+        .ok_or_else(|| Complaint::at(mode.span(), "mode must be octal permission bits such as \"0660\""))
+}
+
+fn parse_at<T: FromStr<Err: fmt::Display>>(text: &Spanned<String>, key: &str) -> Result<T, Complaint> {
+    text.get_ref().parse().map_err(|error: T::Err| Complaint::at(text.span(), format!("{key}{error}")))
+}

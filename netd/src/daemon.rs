@@ -1,0 +1,172 @@
+//! The daemon's life: open the device, start the threads, serve until told to stop, give everything back.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use mio::{Poll, Waker};
+use nix::sys::signal::{SigSet, Signal};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::Config;
+use crate::control::{self, Audit};
+use crate::device::{self, Backend};
+use crate::worker::{self, Setup, Worker};
+
+/// What ends the daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] device::Error),
+    /// The worker.
+    #[error(transparent)]
+    Worker(#[from] worker::Error),
+    /// The control thread.
+    #[error(transparent)]
+    Control(#[from] control::Error),
+    /// The state directory could not be had.
+    #[error("cannot use {path} as state directory: choose another with '[state] directory'")]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Something that the system should give was not to be had.
+    #[error("cannot {step}")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread panicked; what it said is in the log.
+    #[error("the {0} thread failed: this is a defect of netd")]
+    Panicked(&'static str),
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// Whatever keeps the daemon from starting, or from giving the device back in order.
+pub fn run(config: Config) -> Result<(), Error> {
+    // Before any thread starts, so that all of them inherit the mask and signals come to `wait` alone.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block().map_err(|errno| system("block signals", errno.into()))?;
+    let descriptors_max = raise_descriptor_limit()?;
+    let Config {
+        policy,
+        device,
+        poll: mode,
+        hugetlbfs,
+        addressing,
+        hostname,
+        socket,
+        socket_mode,
+        state_directory,
+    } = config;
+    let socket = socket.map_or_else(control::default_path, Ok)?;
+    let state_directory = state_directory.unwrap_or_else(|| default_state_directory(&socket));
+    std::fs::create_dir_all(&state_directory)
+        .map_err(|source| Error::State { path: state_directory.clone(), source })?;
+    // The socket first: it tells a second daemon that it is one, before it touches the device.
+    let listener = control::listen(&socket, socket_mode)?;
+    let backend = Backend::open(&device, &hugetlbfs)?;
+    let policy = Arc::new(policy);
+    let audit = Arc::new(Audit::default());
+    let poll = Poll::new().map_err(|source| system("make a poll", source))?;
+    let control_waker =
+        Waker::new(poll.registry(), control::WAKER).map_err(|source| system("make a waker", source))?;
+    let control_waker = Arc::new(control_waker);
+    let setup = Setup {
+        backend,
+        poll: mode,
+        addressing,
+        hostname,
+        policy: Arc::clone(&policy),
+        audit: Arc::clone(&audit),
+        state_directory,
+        descriptors_max,
+    };
+    if !policy.devnet_enabled() {
+        tracing::warn!("devnet is off: no client reaches a peer ([network.devnet] enabled)");
+    }
+    let (worker, port, worker_waker) = Worker::new(setup, Arc::clone(&control_waker))?;
+    tracing::info!(socket = %socket.display(), "serving");
+    serve(&signals, &control_waker, &worker_waker, |stop| {
+        let worker = move || worker.run(stop).map_err(Error::from);
+        let waker = Arc::clone(&control_waker);
+        let control =
+            move || control::run(listener, policy, audit, port, poll, waker, stop).map_err(Error::from);
+        (worker, control)
+    })
+}
+
+/// Runs both threads until a signal, or until one of them ends by itself.
+fn serve<W, C>(
+    signals: &SigSet,
+    control_waker: &Waker,
+    worker_waker: &Waker,
+    threads: impl FnOnce(&'static AtomicBool) -> (W, C),
+) -> Result<(), Error>
+where
+    W: FnOnce() -> Result<(), Error> + Send,
+    C: FnOnce() -> Result<(), Error> + Send,
+{
+    // One per run of the daemon, and the threads are joined below; static only so that both may borrow it.
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let (run_worker, run_control) = threads(&STOP);
+    thread::scope(|scope| {
+        let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        // A thread that ends early ends the other, too: half a daemon serves nobody.
+        let worker = named("worker").spawn_scoped(scope, || ending(run_worker));
+        let control = named("control").spawn_scoped(scope, || ending(run_control));
+        let waited = signals.wait();
+        STOP.store(true, Ordering::Relaxed);
+        // A waker that fails leaves its thread to its next timeout.
+        let _ = control_waker.wake();
+        let _ = worker_waker.wake();
+        let joined = [("control", control), ("worker", worker)].map(|(name, thread)| {
+            let thread = thread.map_err(|source| system("start a thread", source))?;
+            thread.join().map_err(|_| Error::Panicked(name))?
+        });
+        waited.map_err(|errno| system("wait for a signal", errno.into()))?;
+        joined.into_iter().collect()
+    })
+}
+
+/// Runs a thread, and tells the main thread when it ends.
+fn ending(run: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    struct Tell;
+    impl Drop for Tell {
+        fn drop(&mut self) {
+            // To the process: the main thread waits for it. It cannot fail for our own process.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), Signal::SIGTERM);
+        }
+    }
+    let _tell = Tell;
+    run()
+}
+
+/// Every socket of a client takes two descriptors for a moment and one for good: use what the system allows.
+fn raise_descriptor_limit() -> Result<u64, Error> {
+    let Rlimit { current: _, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: maximum, maximum };
+    setrlimit(Resource::Nofile, raised).map_err(|errno| system("raise RLIMIT_NOFILE", errno.into()))?;
+    Ok(maximum.unwrap_or(u64::MAX))
+}
+
+/// Beside the socket: the runtime directory of whoever runs the daemon.
+fn default_state_directory(socket: &Path) -> PathBuf {
+    socket.parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+fn system(step: &'static str, source: io::Error) -> Error {
+    Error::System { step, source }
+}

@@ -1,0 +1,122 @@
+//! Devices as the worker sees them: something that can be brought up (again), polled, waited for, and closed.
+
+mod pci;
+mod software;
+mod vfio;
+
+use std::os::fd::BorrowedFd;
+
+use netd_ipc::DeviceKind;
+use netd_virtqueue::NetDevice;
+
+use crate::config;
+
+pub use software::Software;
+pub use vfio::Vfio;
+
+/// Why a device cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The PCI function.
+    #[error(transparent)]
+    Vfio(#[from] netd_vfio::Error),
+    /// The virtio device.
+    #[error(transparent)]
+    Virtio(#[from] netd_virtqueue::Error),
+    /// The software device.
+    #[error(transparent)]
+    Software(#[from] netd_softdev::Error),
+    /// No randomness for an address.
+    #[error("the system's random generator failed")]
+    Random,
+}
+
+impl From<netd_virtqueue::Fault> for Error {
+    fn from(fault: netd_virtqueue::Fault) -> Self {
+        Error::Virtio(fault.into())
+    }
+}
+
+/// What carries the frames.
+pub enum Backend {
+    /// A PCI function.
+    Vfio(Vfio),
+    /// A software device in this process.
+    Software(Box<Software>),
+}
+
+impl Backend {
+    /// Opens the configured device; it is brought up separately, and can be again and again.
+    ///
+    /// # Errors
+    ///
+    /// When the device is not there, not ours to take, or its memory is missing.
+    pub fn open(device: &config::Device, hugetlbfs: &std::path::Path) -> Result<Self, Error> {
+        Ok(match device {
+            config::Device::Vfio { function } => Backend::Vfio(Vfio::open(*function, hugetlbfs)?),
+            config::Device::Software { link, mac, mtu } => {
+                Backend::Software(Box::new(Software::open(link, *mac, *mtu)?))
+            }
+        })
+    }
+
+    /// Initialises the device and its driver. A driver from before must be gone.
+    ///
+    /// # Errors
+    ///
+    /// When the device does not come up; it is reset then.
+    pub fn bring_up(&mut self) -> Result<NetDevice, Error> {
+        match self {
+            Backend::Vfio(vfio) => vfio.bring_up(),
+            Backend::Software(software) => software.bring_up(),
+        }
+    }
+
+    /// Gives a device without a processor of its own its turn. Returns how many frames it moved.
+    ///
+    /// # Errors
+    ///
+    /// When the driver broke the protocol: the device stops until it is reset.
+    pub fn service(&mut self) -> Result<usize, Error> {
+        match self {
+            Backend::Vfio(_) => Ok(0),
+            Backend::Software(software) => software.service(),
+        }
+    }
+
+    /// What to wait for to learn of received frames, with a number that changes when the descriptor does.
+    pub fn descriptor(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        match self {
+            Backend::Vfio(_) => None,
+            Backend::Software(software) => software.descriptor(),
+        }
+    }
+
+    /// Closes the device and gives its memory back. The driver must be gone, and have confirmed that the device stopped.
+    ///
+    /// # Errors
+    ///
+    /// When the function or its memory could not be let go in order.
+    pub fn close(self) -> Result<(), Error> {
+        match self {
+            Backend::Vfio(vfio) => vfio.close(),
+            Backend::Software(_) => Ok(()),
+        }
+    }
+
+    /// What kind of device it is.
+    pub fn kind(&self) -> DeviceKind {
+        match self {
+            Backend::Vfio(_) => DeviceKind::Vfio,
+            Backend::Software(_) => DeviceKind::Software,
+        }
+    }
+
+    /// The PCI function below, if there is one.
+    pub fn function(&self) -> Option<&Vfio> {
+        match self {
+            Backend::Vfio(vfio) => Some(vfio),
+            Backend::Software(_) => None,
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The software device: the same driver, against a device in this process.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use netd_softdev::{Link, SocketLink, SoftDevice, SoftTransport, create};
+use netd_virtqueue::{DmaMemory, NetDevice, Options};
+
+use crate::device::Error;
+
+/// A software device with its link.
+pub struct Software {
+    transport: SoftTransport,
+    memory: Arc<DmaMemory>,
+    device: SoftDevice<SocketLink>,
+}
+
+impl Software {
+    /// Connects the link and makes the device.
+    pub(super) fn open(link: &Path, mac: Option<[u8; 6]>, mtu: u16) -> Result<Self, Error> {
+        let mac = mac.map_or_else(random_mac, Ok)?;
+        let (transport, memory, device) = create(mac, mtu, SocketLink::connect(link)?)?;
+        Ok(Self { transport, memory, device })
+    }
+
+    pub(super) fn bring_up(&mut self) -> Result<NetDevice, Error> {
+        let transport = Box::new(self.transport.clone());
+        Ok(NetDevice::bring_up(transport, Arc::clone(&self.memory), &Options::default())?)
+    }
+
+    pub(super) fn service(&mut self) -> Result<usize, Error> {
+        Ok(self.device.poll()?)
+    }
+
+    pub(super) fn descriptor(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        let link = self.device.link();
+        link.descriptor().map(|descriptor| (descriptor, link.generation()))
+    }
+}
+
+/// A unicast address of the locally administered kind (IEEE 802, 8.4), so that two daemons on one wire do not meet.
+fn random_mac() -> Result<[u8; 6], Error> {
+    let mut mac = [0; 6];
+    getrandom::fill(&mut mac).map_err(|_| Error::Random)?;
+    mac[0] = mac[0] & !1 | 2;
+    Ok(mac)
+}

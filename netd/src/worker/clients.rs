@@ -1,0 +1,564 @@
+//! Everything that clients own: their sockets, and their calls that wait for the network.
+//!
+//! A socket lives here under a key (its token in the worker's poll), and is found by the stack's id for it as well. It
+//! ends when its client's last descriptor is closed, when its connection ends, or with the device.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use netd_ipc::accepted::Accepted;
+use netd_ipc::{ErrorKind, Outcome, Pong, StreamEnd};
+use netd_policy::Subject;
+use netd_stack::{Egress, FlowId, Instant, ListenerId, PingId, Ready, Stack, UdpId};
+use rustix::net::SocketType;
+use slab::Slab;
+
+use crate::command::{Completion, Reply};
+use crate::worker::datagram::{Datagrams, Gate, MESSAGE_BYTES_MAX, State};
+use crate::worker::listener::{Delivery, Listener};
+use crate::worker::outcome::Outcomes;
+use crate::worker::stream::{Stream, stream_end};
+use crate::worker::{TOKEN_FIRST, error_reply, socketpair};
+
+/// A socket and who made it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: u64,
+    pub(super) owner: Subject,
+    pub(super) socket: Socket,
+}
+
+/// A socket in a client's hands.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Stream(Stream),
+    Listener(Listener),
+    Datagrams(Box<Datagrams>),
+}
+
+impl Socket {
+    fn descriptor(&self) -> &OwnedFd {
+        match self {
+            Socket::Stream(stream) => stream.descriptor(),
+            Socket::Listener(listener) => listener.descriptor(),
+            Socket::Datagrams(datagrams) => datagrams.descriptor(),
+        }
+    }
+}
+
+/// A Connect that waits for its handshake.
+#[derive(Debug)]
+struct Connecting {
+    token: u64,
+    owner: Subject,
+    deadline: Instant,
+}
+
+/// The way back to the control thread.
+#[derive(Debug)]
+pub(super) struct Completions {
+    sender: mpsc::Sender<Completion>,
+    waker: Arc<mio::Waker>,
+}
+
+impl Completions {
+    /// The queue holds at most one completion per outstanding call, whose number the control thread bounds.
+    pub(super) fn new(sender: mpsc::Sender<Completion>, waker: Arc<mio::Waker>) -> Self {
+        Self { sender, waker }
+    }
+
+    pub(super) fn send(&self, token: u64, reply: Reply) {
+        // Both fail only when the control thread is gone, and with it whoever would be interested.
+        if self.sender.send(Completion { token, reply }).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+/// All clients' sockets and calls.
+#[derive(Debug)]
+pub(super) struct Clients {
+    registry: Registry,
+    gate: Gate,
+    pub(super) completions: Completions,
+    sockets: Slab<Entry>,
+    by_flow: HashMap<FlowId, usize>,
+    by_listener: HashMap<ListenerId, usize>,
+    by_udp: HashMap<UdpId, usize>,
+    connecting: HashMap<FlowId, Connecting>,
+    connect_deadlines: BTreeSet<(Instant, FlowId)>,
+    pinging: HashMap<PingId, u64>,
+    /// Streams whose client is gone and whose last bytes are on their way.
+    orphans: BTreeSet<usize>,
+    /// UDP sockets whose client had more to send than one turn allows.
+    unfinished: Vec<usize>,
+    outcomes: Outcomes,
+    next_id: u64,
+    listeners_max: usize,
+    buffer: Vec<u8>,
+}
+
+impl Clients {
+    pub(super) fn new(
+        registry: Registry,
+        gate: Gate,
+        completions: Completions,
+        listeners_max: usize,
+    ) -> Self {
+        Self {
+            registry,
+            gate,
+            completions,
+            sockets: Slab::new(),
+            by_flow: HashMap::new(),
+            by_listener: HashMap::new(),
+            by_udp: HashMap::new(),
+            connecting: HashMap::new(),
+            connect_deadlines: BTreeSet::new(),
+            pinging: HashMap::new(),
+            orphans: BTreeSet::new(),
+            unfinished: Vec::new(),
+            outcomes: Outcomes::default(),
+            next_id: 1,
+            listeners_max,
+            buffer: vec![0; MESSAGE_BYTES_MAX],
+        }
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.sockets.iter().map(|(_, entry)| entry)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Datagrams that clients did not take in time.
+    pub(super) fn overflowed(&self) -> u64 {
+        let lost = |entry: &Entry| match &entry.socket {
+            Socket::Datagrams(datagrams) => datagrams.overflowed,
+            Socket::Stream(_) | Socket::Listener(_) => 0,
+        };
+        self.entries().map(lost).sum()
+    }
+
+    // ---- calls ---------------------------------------------------------------------------------------------------
+
+    pub(super) fn connect(
+        &mut self,
+        now: Instant,
+        stack: &mut Stack,
+        (token, owner): (u64, Subject),
+        remote: SocketAddr,
+        timeout: Duration,
+    ) {
+        match stack.tcp_connect(now, remote) {
+            Ok(flow) => {
+                let deadline = now + timeout;
+                self.connect_deadlines.insert((deadline, flow));
+                self.connecting.insert(flow, Connecting { token, owner, deadline });
+            }
+            Err(error) => self.completions.send(token, error_reply(&error)),
+        }
+    }
+
+    pub(super) fn listen(
+        &mut self,
+        now: Instant,
+        stack: &mut Stack,
+        (token, owner): (u64, Subject),
+        port: Option<u16>,
+        backlog: usize,
+    ) {
+        if self.by_listener.len() >= self.listeners_max {
+            let limit = format!(
+                "there are {} listeners already, as many as this daemon's descriptors allow",
+                self.listeners_max
+            );
+            return self.completions.send(token, Reply::Failed(ErrorKind::QuotaExceeded, limit));
+        }
+        let (id, local) = match stack.tcp_listen(port, backlog) {
+            Ok(listener) => listener,
+            Err(error) => return self.completions.send(token, error_reply(&error)),
+        };
+        let made = socketpair(SocketType::SEQPACKET)
+            .and_then(|(ours, theirs)| Ok((Listener::new(ours, id, local)?, theirs)));
+        let Ok((listener, descriptor)) = made else {
+            stack.tcp_close_listener(now, id);
+            return self.completions.send(token, out_of_descriptors());
+        };
+        let Some(key) = self.add(owner, Socket::Listener(listener)) else {
+            stack.tcp_close_listener(now, id);
+            return self.completions.send(token, out_of_descriptors());
+        };
+        self.by_listener.insert(id, key);
+        let id = self.sockets[key].id;
+        self.completions.send(token, Reply::Listener { id, local, descriptor });
+    }
+
+    pub(super) fn bind_udp(&mut self, stack: &mut Stack, (token, owner): (u64, Subject), port: Option<u16>) {
+        let (udp, local) = match stack.udp_bind(port) {
+            Ok(bound) => bound,
+            Err(error) => return self.completions.send(token, error_reply(&error)),
+        };
+        let added = socketpair(SocketType::SEQPACKET).ok().and_then(|(ours, theirs)| {
+            let datagrams = Box::new(Datagrams::new(ours, udp, local, owner.clone()));
+            Some((self.add(owner, Socket::Datagrams(datagrams))?, theirs))
+        });
+        let Some((key, descriptor)) = added else {
+            stack.udp_close(udp);
+            return self.completions.send(token, out_of_descriptors());
+        };
+        self.by_udp.insert(udp, key);
+        let id = self.sockets[key].id;
+        self.completions.send(token, Reply::Udp { id, local, descriptor });
+    }
+
+    pub(super) fn ping<E: Egress>(
+        &mut self,
+        now: Instant,
+        (stack, egress): (&mut Stack, &mut E),
+        token: u64,
+        to: IpAddr,
+        (bytes, timeout): (usize, Duration),
+    ) {
+        match stack.ping(now, to, bytes, timeout, egress) {
+            Ok(ping) => {
+                self.pinging.insert(ping, token);
+            }
+            Err(error) => self.completions.send(token, error_reply(&error)),
+        }
+    }
+
+    /// How a stream ended, or that it has not.
+    pub(super) fn outcome(&self, token: u64, id: u64, uid: u32) {
+        let open = self.sockets.iter().find_map(|(_, entry)| match &entry.socket {
+            Socket::Stream(stream) if entry.id == id && (uid == 0 || uid == entry.owner.uid) => {
+                Some(stream.outcome(StreamEnd::Open))
+            }
+            _ => None,
+        });
+        let reply = match self.outcomes.of(id, uid).or(open) {
+            Some(outcome) => Reply::Outcome(outcome),
+            None => Reply::Failed(
+                ErrorKind::InvalidSocket,
+                format!("there is no stream {id} of yours, or it ended too long ago to be remembered"),
+            ),
+        };
+        self.completions.send(token, reply);
+    }
+
+    /// Ends the outstanding call `token`: its client is gone.
+    pub(super) fn cancel(&mut self, now: Instant, stack: &mut Stack, token: u64) {
+        let flow = self.connecting.iter().find(|(_, call)| call.token == token).map(|(flow, _)| *flow);
+        if let Some(flow) = flow {
+            self.forget_connect(flow);
+            stack.tcp_abort(flow);
+            stack.tcp_release(now, flow);
+        }
+        let ping = self.pinging.iter().find(|(_, waiting)| **waiting == token).map(|(ping, _)| *ping);
+        if let Some(ping) = ping {
+            self.pinging.remove(&ping);
+            stack.ping_cancel(ping);
+        }
+    }
+
+    // ---- what happens --------------------------------------------------------------------------------------------
+
+    /// A client's descriptor is ready.
+    pub(super) fn on_event<E: Egress>(
+        &mut self,
+        now: Instant,
+        stack: &mut Stack,
+        egress: &mut E,
+        event: &Event,
+    ) {
+        let Some(key) = event.token().0.checked_sub(TOKEN_FIRST) else { return };
+        let hung_up = event.is_read_closed() && event.is_write_closed();
+        let Some(entry) = self.sockets.get_mut(key) else { return };
+        match &mut entry.socket {
+            Socket::Stream(stream) => {
+                stream.on_event(
+                    now,
+                    event.is_readable() || event.is_read_closed(),
+                    event.is_writable(),
+                    hung_up,
+                );
+                if hung_up {
+                    self.orphans.insert(key);
+                }
+                self.pump_stream(now, stack, key);
+            }
+            Socket::Listener(listener) => {
+                listener.writable |= event.is_writable();
+                let id = listener.id;
+                if hung_up {
+                    stack.tcp_close_listener(now, id);
+                    self.remove(key);
+                } else {
+                    self.accept(now, stack, id);
+                }
+            }
+            Socket::Datagrams(datagrams) => {
+                datagrams.on_event(event.is_readable() || hung_up);
+                self.pump_datagrams(now, stack, egress, key);
+            }
+        }
+    }
+
+    /// The stack has news.
+    pub(super) fn on_ready(&mut self, now: Instant, stack: &mut Stack, ready: Ready) {
+        match ready {
+            Ready::Flow(flow) => {
+                if self.connecting.contains_key(&flow) {
+                    self.connect_progress(now, stack, flow);
+                } else if let Some(key) = self.by_flow.get(&flow).copied() {
+                    self.pump_stream(now, stack, key);
+                }
+            }
+            Ready::Listener(listener) => self.accept(now, stack, listener),
+            Ready::Udp(udp) => {
+                if let Some(key) = self.by_udp.get(&udp)
+                    && let Some(Entry { socket: Socket::Datagrams(datagrams), .. }) =
+                        self.sockets.get_mut(*key)
+                {
+                    datagrams.deliver(stack);
+                }
+            }
+            Ready::Ping(ping) => {
+                if let Some(result) = stack.ping_result(ping)
+                    && let Some(token) = self.pinging.remove(&ping)
+                {
+                    self.completions.send(token, ping_reply(result));
+                }
+            }
+            Ready::Lease => {}
+        }
+    }
+
+    /// What is due: connects that took too long, and the bytes of clients that are gone.
+    pub(super) fn on_time(&mut self, now: Instant, stack: &mut Stack) {
+        while let Some((deadline, flow)) = self.connect_deadlines.first().copied()
+            && deadline <= now
+        {
+            if let Some(call) = self.forget_connect(flow) {
+                let message = "the peer did not answer in time".to_owned();
+                self.completions.send(call.token, Reply::Failed(ErrorKind::TimedOut, message));
+            }
+            stack.tcp_abort(flow);
+            stack.tcp_release(now, flow);
+        }
+        for key in self.orphans.clone() {
+            self.pump_stream(now, stack, key);
+        }
+    }
+
+    /// When [`on_time`](Self::on_time) has something to do.
+    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let connect = self.connect_deadlines.first().map(|(deadline, _)| *deadline);
+        let orphan = (!self.orphans.is_empty()).then(|| now + ORPHAN_CHECK);
+        connect.into_iter().chain(orphan).min()
+    }
+
+    /// The device went away, and every socket with it.
+    pub(super) fn fail_all(&mut self, reason: &str) {
+        for (_, call) in self.connecting.drain() {
+            let reply = Reply::Failed(ErrorKind::DeviceUnavailable, reason.to_owned());
+            self.completions.send(call.token, reply);
+        }
+        self.connect_deadlines.clear();
+        for (_, token) in self.pinging.drain() {
+            self.completions.send(token, Reply::Failed(ErrorKind::DeviceUnavailable, reason.to_owned()));
+        }
+        let keys: Vec<usize> = self.sockets.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.end_stream(key, StreamEnd::DeviceUnavailable);
+            self.remove(key);
+        }
+    }
+
+    /// The daemon stops: every connection is cut, and told so.
+    pub(super) fn close_all(&mut self, stack: &mut Stack) {
+        for flow in self.by_flow.keys().chain(self.connecting.keys()) {
+            stack.tcp_abort(*flow);
+        }
+        self.fail_all("netd is stopping");
+    }
+
+    // ---- inside --------------------------------------------------------------------------------------------------
+
+    fn connect_progress(&mut self, now: Instant, stack: &mut Stack, flow: FlowId) {
+        let Ok(status) = stack.tcp_status(flow) else { return };
+        if let Some(end) = status.closed.filter(|_| !status.established) {
+            if let Some(call) = self.forget_connect(flow) {
+                let end = stream_end(end);
+                let kind = end.error_kind().unwrap_or(ErrorKind::Disconnected);
+                self.completions.send(call.token, Reply::Failed(kind, end.to_string()));
+            }
+            stack.tcp_release(now, flow);
+        } else if status.established
+            && let Some(call) = self.forget_connect(flow)
+        {
+            match self.add_stream(call.owner, flow) {
+                Some((key, descriptor)) => {
+                    let id = self.sockets[key].id;
+                    let (local, remote) = (status.local, status.remote);
+                    self.completions.send(call.token, Reply::Stream { id, local, remote, descriptor });
+                    self.pump_stream(now, stack, key);
+                }
+                None => {
+                    stack.tcp_abort(flow);
+                    stack.tcp_release(now, flow);
+                    self.completions.send(call.token, out_of_descriptors());
+                }
+            }
+        }
+    }
+
+    fn forget_connect(&mut self, flow: FlowId) -> Option<Connecting> {
+        let call = self.connecting.remove(&flow)?;
+        self.connect_deadlines.remove(&(call.deadline, flow));
+        Some(call)
+    }
+
+    /// Hands waiting connections to the listener's client, as many as it may have under way.
+    fn accept(&mut self, now: Instant, stack: &mut Stack, id: ListenerId) {
+        let Some(listener_key) = self.by_listener.get(&id).copied() else { return };
+        loop {
+            let Some(Entry { owner, socket: Socket::Listener(listener), .. }) =
+                self.sockets.get_mut(listener_key)
+            else {
+                return;
+            };
+            match listener.deliver_parked() {
+                Delivery::Sent => {}
+                // Its hang-up is an event of its own.
+                Delivery::Full | Delivery::Gone => return,
+            }
+            let owner = owner.clone();
+            let Ok(Some(flow)) = stack.tcp_accept(id) else { return };
+            let (Some((key, descriptor)), Ok(status)) =
+                (self.add_stream(owner, flow), stack.tcp_status(flow))
+            else {
+                stack.tcp_abort(flow);
+                stack.tcp_release(now, flow);
+                return;
+            };
+            let accepted =
+                Accepted { id: self.sockets[key].id, remote: status.remote, local_port: status.local.port() };
+            if let Some(Entry { socket: Socket::Listener(listener), .. }) = self.sockets.get_mut(listener_key)
+            {
+                listener.park(accepted, descriptor);
+            }
+            self.pump_stream(now, stack, key);
+        }
+    }
+
+    fn pump_stream(&mut self, now: Instant, stack: &mut Stack, key: usize) {
+        let Some(Entry { socket: Socket::Stream(stream), .. }) = self.sockets.get_mut(key) else {
+            self.orphans.remove(&key);
+            return;
+        };
+        let flow = stream.flow;
+        if let Some(outcome) = stream.pump(now, stack) {
+            self.record(key, outcome);
+            stack.tcp_release(now, flow);
+            self.remove(key);
+        }
+    }
+
+    fn pump_datagrams<E: Egress>(&mut self, now: Instant, stack: &mut Stack, egress: &mut E, key: usize) {
+        let Some(Entry { socket: Socket::Datagrams(datagrams), .. }) = self.sockets.get_mut(key) else {
+            return;
+        };
+        match datagrams.collect(now, &self.gate, stack, egress, &mut self.buffer) {
+            State::Idle => {}
+            State::Busy => {
+                self.unfinished.push(key);
+            }
+            State::Gone => {
+                stack.udp_close(datagrams.id);
+                self.remove(key);
+            }
+        }
+    }
+
+    /// Goes on with what had to make room for others. Returns whether there was any.
+    pub(super) fn resume<E: Egress>(&mut self, now: Instant, stack: &mut Stack, egress: &mut E) -> bool {
+        let unfinished = std::mem::take(&mut self.unfinished);
+        for key in &unfinished {
+            self.pump_datagrams(now, stack, egress, *key);
+        }
+        !unfinished.is_empty()
+    }
+
+    fn record(&mut self, key: usize, outcome: Outcome) {
+        if let Some(entry) = self.sockets.get(key) {
+            self.outcomes.record(entry.id, entry.owner.uid, outcome);
+        }
+    }
+
+    fn end_stream(&mut self, key: usize, end: StreamEnd) {
+        if let Some(Entry { socket: Socket::Stream(stream), .. }) = self.sockets.get(key) {
+            self.record(key, stream.outcome(end));
+        }
+    }
+
+    fn add_stream(&mut self, owner: Subject, flow: FlowId) -> Option<(usize, OwnedFd)> {
+        let (ours, theirs) = socketpair(SocketType::STREAM).ok()?;
+        let key = self.add(owner, Socket::Stream(Stream::new(ours, flow)))?;
+        self.by_flow.insert(flow, key);
+        Some((key, theirs))
+    }
+
+    /// Takes a socket in and watches its descriptor.
+    fn add(&mut self, owner: Subject, socket: Socket) -> Option<usize> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let key = self.sockets.insert(Entry { id, owner, socket });
+        let descriptor = self.sockets[key].socket.descriptor().as_raw_fd();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.registry.register(&mut SourceFd(&descriptor), Token(TOKEN_FIRST + key), interest).is_err() {
+            self.sockets.remove(key);
+            return None;
+        }
+        Some(key)
+    }
+
+    /// Lets a socket go; its descriptor closes, which also ends its registration.
+    fn remove(&mut self, key: usize) {
+        self.orphans.remove(&key);
+        if let Some(entry) = self.sockets.try_remove(key) {
+            match entry.socket {
+                Socket::Stream(stream) => self.by_flow.remove(&stream.flow),
+                Socket::Listener(listener) => self.by_listener.remove(&listener.id),
+                Socket::Datagrams(datagrams) => self.by_udp.remove(&datagrams.id),
+            };
+        }
+    }
+}
+
+/// How often the last bytes of vanished clients are looked at, beside whenever they move.
+const ORPHAN_CHECK: Duration = Duration::from_secs(1);
+
+fn out_of_descriptors() -> Reply {
+    Reply::Failed(ErrorKind::NoBufs, "netd has no descriptor left for another socket".to_owned())
+}
+
+fn ping_reply(result: Result<netd_stack::PingReply, netd_stack::Error>) -> Reply {
+    match result {
+        Ok(reply) => Reply::Ping(Pong {
+            from: reply.from,
+            rtt_us: u64::try_from(reply.rtt.as_micros()).unwrap_or(u64::MAX),
+            ttl: reply.ttl,
+            bytes: u32::try_from(reply.bytes).unwrap_or(u32::MAX),
+        }),
+        Err(error) => error_reply(&error),
+    }
+}

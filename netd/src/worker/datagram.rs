@@ -1,0 +1,204 @@
+//! A UDP socket and the client's descriptor for it: SEQPACKET messages with a header of 32 bytes, the same both ways.
+
+use std::collections::HashSet;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use netd_ipc::datagram::{self, Header, code};
+use netd_ipc::passing;
+use netd_policy::{Decision, Denial, Policy, Request, Subject};
+use netd_stack::{Egress, Error, IcmpError, Instant, Stack, UdpId};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv};
+
+use crate::control::Audit;
+
+/// Peers whose permission is remembered. A socket that speaks to more asks policy again, which is cheap.
+const PERMITTED_MAX: usize = 256;
+/// Datagrams taken from a client before others have their turn.
+const BURST: usize = 64;
+/// The longest message: header and the largest payload of UDP over IPv4.
+pub(super) const MESSAGE_BYTES_MAX: usize = datagram::HEADER_BYTES + datagram::PAYLOAD_BYTES_MAX;
+
+/// Who decides whether a datagram may go to a new peer, and who is told when it may not.
+#[derive(Debug)]
+pub(super) struct Gate {
+    pub(super) policy: Arc<Policy>,
+    pub(super) audit: Arc<Audit>,
+}
+
+/// A UDP socket handed to a client.
+#[derive(Debug)]
+pub(super) struct Datagrams {
+    descriptor: OwnedFd,
+    pub(super) id: UdpId,
+    pub(super) local: SocketAddr,
+    owner: Subject,
+    /// Until a call says otherwise.
+    readable: bool,
+    permitted: HashSet<SocketAddr>,
+    pub(super) received_bytes: u64,
+    pub(super) sent_bytes: u64,
+    /// Datagrams that the client did not take in time.
+    pub(super) overflowed: u64,
+}
+
+/// What a pump found out about the client.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// There may be more to do at once.
+    Busy,
+    /// Nothing more to do for now.
+    Idle,
+    /// Its last descriptor is closed.
+    Gone,
+}
+
+impl Datagrams {
+    pub(super) fn new(descriptor: OwnedFd, id: UdpId, local: SocketAddr, owner: Subject) -> Self {
+        Self {
+            descriptor,
+            id,
+            local,
+            owner,
+            readable: true,
+            permitted: HashSet::new(),
+            received_bytes: 0,
+            sent_bytes: 0,
+            overflowed: 0,
+        }
+    }
+
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.descriptor
+    }
+
+    pub(super) fn on_event(&mut self, readable: bool) {
+        self.readable |= readable;
+    }
+
+    /// Hands everything received to the client. What it does not take is dropped: a datagram that waits grows stale.
+    pub(super) fn deliver(&mut self, stack: &mut Stack) {
+        let Self { descriptor, id, received_bytes, overflowed, .. } = self;
+        let mut send = |header: &Header, payload: &[u8]| {
+            let header = header.encode();
+            let parts = [IoSlice::new(&header), IoSlice::new(payload)];
+            match passing::send(&*descriptor, &parts, &[], SendFlags::DONTWAIT) {
+                Ok(_) => *received_bytes += payload.len() as u64,
+                Err(_) => *overflowed += 1,
+            }
+        };
+        while let Some((peer, error)) = stack.udp_error(*id) {
+            send(&Header::error(peer, icmp_code(error)), &[]);
+        }
+        while let Ok(true) = stack.udp_receive(*id, |meta, payload| {
+            send(&Header { ttl: meta.ttl, ecn: meta.ecn, ..Header::data(meta.from) }, payload);
+            true
+        }) {}
+    }
+
+    /// Sends what the client wrote, each datagram to a new peer only if policy allows it.
+    pub(super) fn collect<E: Egress>(
+        &mut self,
+        now: Instant,
+        gate: &Gate,
+        stack: &mut Stack,
+        egress: &mut E,
+        buffer: &mut [u8],
+    ) -> State {
+        for _ in 0..BURST {
+            if !self.readable {
+                return State::Idle;
+            }
+            if !egress.ready() {
+                return State::Busy;
+            }
+            let len = match recv(&self.descriptor, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => return State::Gone,
+                Ok((len, _)) => len,
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    return State::Idle;
+                }
+                Err(_) => return State::Gone,
+            };
+            self.transmit(now, gate, stack, egress, &buffer[..len]);
+        }
+        State::Busy
+    }
+
+    fn transmit<E: Egress>(
+        &mut self,
+        now: Instant,
+        gate: &Gate,
+        stack: &mut Stack,
+        egress: &mut E,
+        message: &[u8],
+    ) {
+        // A message that makes no sense has no peer to report an error about.
+        let Ok((header, payload)) = Header::decode(message) else {
+            self.overflowed += 1;
+            return;
+        };
+        let failed = match self.permit(gate, header.peer) {
+            Some(denied) => Some(denied),
+            None => {
+                let ttl = (header.ttl > 0).then_some(header.ttl);
+                let sent = stack.udp_send(now, self.id, header.peer, ttl, payload, egress);
+                self.sent_bytes += if sent.is_ok() { payload.len() as u64 } else { 0 };
+                sent.err().and_then(|error| send_code(&error))
+            }
+        };
+        if let Some(code) = failed {
+            let error = Header::error(header.peer, code).encode();
+            // A client that does not read its errors loses them.
+            let _ = passing::send(&self.descriptor, &[IoSlice::new(&error)], &[], SendFlags::DONTWAIT);
+        }
+    }
+
+    /// The error code if the client may not speak to `peer`.
+    fn permit(&mut self, gate: &Gate, peer: SocketAddr) -> Option<u32> {
+        if self.permitted.contains(&peer) {
+            return None;
+        }
+        let request = Request::UdpSend { remote: peer };
+        match gate.policy.decide(&self.owner, &request) {
+            Decision::Allow { rule: _ } => {
+                if self.permitted.len() < PERMITTED_MAX {
+                    self.permitted.insert(peer);
+                }
+                None
+            }
+            Decision::Deny { error, reason: _, rule } => {
+                gate.audit.denied(&self.owner, &request, error, &rule);
+                Some(match error {
+                    Denial::DevnetDisabled => code::DEVNET_DISABLED,
+                    Denial::PolicyDenied => code::POLICY_DENIED,
+                })
+            }
+        }
+    }
+}
+
+/// What the network said, as a code of the interface.
+fn icmp_code(error: IcmpError) -> u32 {
+    match error {
+        IcmpError::PortUnreachable => code::PORT_UNREACHABLE,
+        IcmpError::FragmentationNeeded { .. } => code::TOO_BIG,
+        IcmpError::TimeExceeded => code::TIME_EXCEEDED,
+        IcmpError::Prohibited => code::PROHIBITED,
+        _ => code::UNREACHABLE,
+    }
+}
+
+/// Why a datagram was not sent, as a code of the interface; none where trying again is right.
+fn send_code(error: &Error) -> Option<u32> {
+    match error {
+        Error::NoBuffers => None,
+        Error::MessageTooLong { .. } => Some(code::TOO_BIG),
+        Error::DeviceUnavailable => Some(code::DEVICE_UNAVAILABLE),
+        _ => Some(code::NO_ROUTE),
+    }
+}

@@ -1,0 +1,514 @@
+//! The worker: one thread that owns the device, its queues, the stack, and every client's sockets.
+//!
+//! It turns in a loop, and everything it does happens on this thread:
+//!
+//! ```text
+//!   commands ─> sockets        from the control thread
+//!   device ─> frames ─> stack  lent in place
+//!   clients' descriptors ─> stack
+//!   stack ─> clients' descriptors
+//!   stack ─> frames ─> device  published once, one doorbell
+//! ```
+//!
+//! With `poll = "busy"` it never sleeps, and no interrupt is ever used. With `"adaptive"` it spins for a short budget after
+//! the last work and then sleeps until a descriptor is ready or a timer is due.
+
+mod clients;
+mod datagram;
+mod egress;
+mod evidence;
+mod listener;
+mod outcome;
+mod report;
+mod stream;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{self, Duration};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Token};
+use netd_ipc::{ErrorKind, PollMode};
+use netd_policy::Policy;
+use netd_stack::{Addressing, Config as StackConfig, Instant, Limits, Ready, Stack};
+use netd_virtqueue::NetDevice;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
+use crate::control::Audit;
+use crate::device::{self, Backend};
+use crate::worker::clients::{Clients, Completions};
+use crate::worker::datagram::Gate;
+use crate::worker::egress::TxEgress;
+use crate::worker::evidence::Evidence;
+use crate::worker::report::About;
+
+/// Wakes the worker for commands and for its end.
+const WAKER: Token = Token(0);
+/// The software device's link.
+const LINK: Token = Token(1);
+/// Clients' descriptors: this plus their key.
+const TOKEN_FIRST: usize = 2;
+
+/// Frames taken from the device in one turn, so that clients have theirs in between: a full ring of buffers.
+const RX_BUDGET: usize = 256;
+/// Commands that wait for the worker at most; beyond, the control thread says that the daemon is busy.
+const COMMANDS_MAX: usize = 1024;
+/// Descriptors that become ready in one turn.
+const EVENTS: usize = 256;
+/// How long an adaptive worker spins after its last work: a few round trips on a local network.
+const SPIN_BUDGET: Duration = Duration::from_micros(50);
+/// How long it sleeps at most: what is looked at once per second must not wait longer.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// How often link state and device health are read: each read leaves the guest.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// Between attempts to bring a failed device up again: the first, and the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// What a worker is made from.
+pub struct Setup {
+    /// The opened device.
+    pub backend: Backend,
+    /// How to wait for frames.
+    pub poll: PollMode,
+    /// Where the address comes from.
+    pub addressing: Addressing,
+    /// For the DHCP server.
+    pub hostname: Option<String>,
+    /// Decides on datagrams to new peers.
+    pub policy: Arc<Policy>,
+    /// Told of what it denied.
+    pub audit: Arc<Audit>,
+    /// Where evidence is written.
+    pub state_directory: PathBuf,
+    /// RLIMIT_NOFILE.
+    pub descriptors_max: u64,
+}
+
+/// The control thread's side of the queues to and from the worker.
+pub struct Port {
+    submissions: mpsc::SyncSender<Submission>,
+    completions: mpsc::Receiver<Completion>,
+    waker: Arc<mio::Waker>,
+}
+
+impl WorkerPort for Port {
+    fn submit(&self, submission: Submission) -> Result<(), Submission> {
+        self.submissions.try_send(submission).map_err(|error| match error {
+            mpsc::TrySendError::Full(submission) | mpsc::TrySendError::Disconnected(submission) => submission,
+        })?;
+        // Fails only when the worker is gone; then its calls are ended by the control thread's own end.
+        let _ = self.waker.wake();
+        Ok(())
+    }
+
+    fn completions(&self) -> impl Iterator<Item = Completion> {
+        self.completions.try_iter()
+    }
+}
+
+/// A device in operation, and the stack on it.
+pub(crate) struct Live {
+    driver: NetDevice,
+    stack: Stack,
+    mac: [u8; 6],
+    link_up: bool,
+    checked_at: Instant,
+}
+
+/// A device that failed.
+pub(crate) struct Down {
+    reason: String,
+    retry_at: Instant,
+    backoff: Duration,
+}
+
+/// The device, as far as it is there.
+pub(crate) enum Slot {
+    Live(Box<Live>),
+    Down(Down),
+}
+
+impl Slot {
+    fn live(&self) -> Option<&Live> {
+        match self {
+            Slot::Live(live) => Some(live),
+            Slot::Down(_) => None,
+        }
+    }
+
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Slot::Live(_) => None,
+            Slot::Down(down) => Some(&down.reason),
+        }
+    }
+}
+
+/// What keeps a worker from starting, or from ending in order.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] device::Error),
+    /// The stack's configuration does not fit the device.
+    #[error("the device cannot be used with this configuration: {0}")]
+    Stack(#[from] netd_stack::Error),
+    /// A descriptor or a thread could not be had.
+    #[error("the worker cannot {step}: {source}")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The worker thread's state.
+pub struct Worker {
+    backend: Backend,
+    slot: Slot,
+    clients: Clients,
+    evidence: Evidence,
+    about: About,
+    addressing: Addressing,
+    hostname: Option<String>,
+    poll: mio::Poll,
+    submissions: mpsc::Receiver<Submission>,
+    started: time::Instant,
+    link_generation: u64,
+}
+
+impl Worker {
+    /// Brings the device up and makes the worker, which then waits to be [`run`](Self::run). `control` wakes the control thread.
+    ///
+    /// # Errors
+    ///
+    /// When the device does not come up, or the system denies descriptors.
+    pub fn new(setup: Setup, control: Arc<mio::Waker>) -> Result<(Self, Port, Arc<mio::Waker>), Error> {
+        let system = |step| move |source| Error::System { step, source };
+        let poll = mio::Poll::new().map_err(system("make its poll"))?;
+        let registry = poll.registry().try_clone().map_err(system("share its poll"))?;
+        let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER).map_err(system("make its waker"))?);
+        let (submissions, commands) = mpsc::sync_channel(COMMANDS_MAX);
+        let (completed, completions) = mpsc::channel();
+        let Setup {
+            mut backend,
+            poll: mode,
+            addressing,
+            hostname,
+            policy,
+            audit,
+            state_directory,
+            descriptors_max,
+        } = setup;
+        let about = About { devnet_enabled: policy.devnet_enabled(), poll: mode, resets: 0 };
+        let live = bring_up(&mut backend, &addressing, hostname.clone(), Instant::ZERO)?;
+        let gate = Gate { policy, audit };
+        let listeners_max = listener::listeners_max(descriptors_max);
+        let worker = Self {
+            clients: Clients::new(registry, gate, Completions::new(completed, control), listeners_max),
+            evidence: Evidence::new(state_directory),
+            backend,
+            slot: Slot::Live(Box::new(live)),
+            about,
+            addressing,
+            hostname,
+            poll,
+            submissions: commands,
+            started: time::Instant::now(),
+            link_generation: 0,
+        };
+        worker.evidence.device_up();
+        Ok((worker, Port { submissions, completions, waker: Arc::clone(&waker) }, waker))
+    }
+
+    /// Turns until `stop` is set, then ends every connection, stops the device and gives its memory back.
+    ///
+    /// # Errors
+    ///
+    /// When the device did not stop in order; its memory is then kept from everybody.
+    pub fn run(mut self, stop: &AtomicBool) -> Result<(), Error> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut idle_since = None;
+        while !stop.load(Ordering::Relaxed) {
+            let now = self.now();
+            let timeout = match idle_since {
+                Some(since) if self.may_sleep(now, since) => self.sleep(now),
+                _ => Some(Duration::ZERO),
+            };
+            self.watch_link()?;
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                    return Err(Error::System { step: "wait for events", source: error });
+                }
+                _ => {}
+            }
+            let now = self.now();
+            let worked = self.turn(now, &events);
+            idle_since = if worked { None } else { idle_since.or(Some(now)) };
+        }
+        self.stop()
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// One turn: everybody has a share. Returns whether anybody had anything to do.
+    fn turn(&mut self, now: Instant, events: &Events) -> bool {
+        let mut worked = self.take_commands(now) | !events.is_empty();
+        match self.network(now, events) {
+            Ok(moved) => worked |= moved,
+            Err(error) => self.fail(now, &error),
+        }
+        self.recover(now);
+        worked
+    }
+
+    fn take_commands(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Ok(submission) = self.submissions.try_recv() {
+            any = true;
+            self.execute(now, submission);
+        }
+        any
+    }
+
+    fn execute(&mut self, now: Instant, Submission { token, owner, command }: Submission) {
+        let Self { slot, clients, backend, about, .. } = self;
+        let reply = match command {
+            Command::Status => Reply::Status(report::status(about, slot, clients, now)),
+            Command::Device => Reply::Device(report::device(about, slot, backend)),
+            Command::Interfaces => Reply::Interfaces(report::interfaces(slot, now)),
+            Command::Sockets => Reply::Sockets(report::sockets(slot, clients)),
+            Command::Outcome { id } => return clients.outcome(token, id, owner.uid),
+            command => {
+                let live = match slot {
+                    Slot::Live(live) => live,
+                    Slot::Down(down) => {
+                        let reason = format!("the network device is not available: {}", down.reason);
+                        return clients
+                            .completions
+                            .send(token, Reply::Failed(ErrorKind::DeviceUnavailable, reason));
+                    }
+                };
+                let Live { driver, stack, .. } = &mut **live;
+                let caller = (token, owner);
+                return match command {
+                    Command::Connect { remote, timeout } => {
+                        clients.connect(now, stack, caller, remote, timeout)
+                    }
+                    Command::Listen { port, backlog } => clients.listen(now, stack, caller, port, backlog),
+                    Command::BindUdp { port } => clients.bind_udp(stack, caller, port),
+                    Command::Ping { to, timeout, bytes } => {
+                        let mut egress = TxEgress(driver.queues().1);
+                        clients.ping(now, (stack, &mut egress), token, to, (bytes, timeout));
+                    }
+                    Command::Cancel => clients.cancel(now, stack, token),
+                    Command::Status
+                    | Command::Device
+                    | Command::Interfaces
+                    | Command::Sockets
+                    | Command::Outcome { .. } => {}
+                };
+            }
+        };
+        clients.completions.send(token, reply);
+    }
+
+    /// Frames, clients and timers.
+    fn network(&mut self, now: Instant, events: &Events) -> Result<bool, device::Error> {
+        let Self { slot: Slot::Live(live), clients, backend, evidence, .. } = self else { return Ok(false) };
+        let Live { driver, stack, .. } = &mut **live;
+        let (rx, tx) = driver.queues();
+        tx.reclaim();
+        let mut egress = TxEgress(tx);
+        let mut worked = rx.poll(RX_BUDGET, |frame| stack.handle_frame(now, frame, &mut egress))? > 0;
+        for event in events {
+            clients.on_event(now, stack, &mut egress, event);
+        }
+        worked |= clients.resume(now, stack, &mut egress);
+        worked |= stack.poll(now, &mut egress);
+        while let Some(ready) = stack.next_ready() {
+            worked = true;
+            if ready == Ready::Lease {
+                evidence.address_changed(&stack.lease());
+            } else {
+                clients.on_ready(now, stack, ready);
+            }
+        }
+        clients.on_time(now, stack);
+        // What the clients just wrote, and the windows they just opened, go out with this turn.
+        worked |= stack.poll(now, &mut egress);
+        tx.flush()?;
+        worked |= backend.service()? > 0;
+        if !evidence.is_complete() {
+            evidence.exchange(backend, driver)?;
+        }
+        check_health(live, now)?;
+        Ok(worked)
+    }
+
+    /// The device broke the protocol, or is gone: everybody who uses it is told by name.
+    fn fail(&mut self, now: Instant, error: &device::Error) {
+        let reason = error.to_string();
+        tracing::error!(%reason, "the device failed and will be reset");
+        self.clients.fail_all(&format!("the network device failed: {reason}"));
+        let backoff = RETRY_FIRST;
+        // The driver is dropped here, which resets the device before its memory can be used again.
+        self.slot = Slot::Down(Down { reason, retry_at: now + backoff, backoff });
+    }
+
+    /// Brings a failed device up again when it is time to.
+    fn recover(&mut self, now: Instant) {
+        let Slot::Down(down) = &mut self.slot else { return };
+        if now < down.retry_at {
+            return;
+        }
+        match bring_up(&mut self.backend, &self.addressing, self.hostname.clone(), now) {
+            Ok(live) => {
+                tracing::info!("the device is up again");
+                self.about.resets += 1;
+                self.slot = Slot::Live(Box::new(live));
+                self.evidence.device_up();
+            }
+            Err(error) => {
+                down.reason = error.to_string();
+                down.backoff = (down.backoff * 2).min(RETRY_MAX);
+                down.retry_at = now + down.backoff;
+                tracing::warn!(reason = %down.reason, retry_in = ?down.backoff, "the device does not come up");
+            }
+        }
+    }
+
+    fn may_sleep(&self, now: Instant, idle_since: Instant) -> bool {
+        match (self.about.poll, &self.slot) {
+            (PollMode::Busy, Slot::Live(_)) => false,
+            (_, Slot::Down(_)) => true,
+            (PollMode::Adaptive | PollMode::Interrupt, Slot::Live(_)) => {
+                now.saturating_duration_since(idle_since) >= SPIN_BUDGET
+            }
+        }
+    }
+
+    /// How long nothing will be due.
+    fn sleep(&mut self, now: Instant) -> Option<Duration> {
+        let due = match &mut self.slot {
+            Slot::Live(live) => live.stack.poll_timeout(),
+            Slot::Down(down) => Some(down.retry_at),
+        };
+        let next = due.into_iter().chain(self.clients.next_deadline(now)).min();
+        Some(next.map_or(SLEEP_MAX, |at| at.saturating_duration_since(now).min(SLEEP_MAX)))
+    }
+
+    /// Watches the link's descriptor, which changes when the link is mended. The old one left the poll as it closed.
+    fn watch_link(&mut self) -> Result<(), Error> {
+        let Some((descriptor, generation)) = self.backend.descriptor() else { return Ok(()) };
+        if generation == self.link_generation {
+            return Ok(());
+        }
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered =
+            self.poll.registry().register(&mut SourceFd(&descriptor.as_raw_fd()), LINK, interest);
+        registered.map_err(|source| Error::System { step: "watch the link", source })?;
+        self.link_generation = generation;
+        Ok(())
+    }
+
+    fn stop(mut self) -> Result<(), Error> {
+        let now = self.now();
+        if let Slot::Live(mut live) = self.slot {
+            let Live { driver, stack, .. } = &mut *live;
+            self.clients.close_all(stack);
+            let (_, tx) = driver.queues();
+            tx.reclaim();
+            // Resets for the peers. They are a courtesy: a device that cannot take them any more is stopped all the same.
+            stack.poll(now, &mut TxEgress(tx));
+            if tx.flush().is_ok() {
+                let _ = self.backend.service();
+            }
+            live.driver.shut_down().map_err(device::Error::from)?;
+        }
+        self.backend.close()?;
+        Ok(())
+    }
+}
+
+/// Reads link state and device health, once in a while.
+fn check_health(live: &mut Live, now: Instant) -> Result<(), device::Error> {
+    if now.saturating_duration_since(live.checked_at) < HEALTH_INTERVAL {
+        return Ok(());
+    }
+    live.checked_at = now;
+    live.driver.check_health()?;
+    let up = live.driver.link_up()?;
+    if up != live.link_up {
+        live.link_up = up;
+        tracing::info!(up, "the link changed");
+    }
+    Ok(())
+}
+
+/// Brings the device up, and a fresh stack on it: what the old one knew of connections and neighbours is void.
+fn bring_up(
+    backend: &mut Backend,
+    addressing: &Addressing,
+    hostname: Option<String>,
+    now: Instant,
+) -> Result<Live, Error> {
+    let driver = backend.bring_up()?;
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|_| device::Error::Random)?;
+    let mut mac = driver.info().mac.unwrap_or_default();
+    if mac == [0; 6] {
+        // A device that gives no address leaves the choice to its driver (virtio 1.3, 5.1.5): a local one.
+        mac.copy_from_slice(&seed[..6]);
+        mac[0] = mac[0] & !1 | 2;
+        getrandom::fill(&mut seed).map_err(|_| device::Error::Random)?;
+    }
+    let config = StackConfig {
+        mac,
+        mtu: driver.info().mtu,
+        addressing: addressing.clone(),
+        hostname,
+        seed,
+        limits: Limits::default(),
+    };
+    let stack = Stack::new(config, now)?;
+    let link_up = driver.link_up().map_err(device::Error::from)?;
+    Ok(Live { driver, stack, mac, link_up, checked_at: now })
+}
+
+/// A pair of connected Unix sockets. Both block, as programs expect; our end is always used with MSG_DONTWAIT.
+fn socketpair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), Errno> {
+    rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+}
+
+/// The stack's error as the interface names it.
+fn error_reply(error: &netd_stack::Error) -> Reply {
+    use netd_stack::Error as E;
+    let kind = match error {
+        E::InvalidMac { .. } | E::InvalidMtu { .. } | E::InvalidPrefix { .. } => ErrorKind::Internal,
+        E::InvalidAddress { .. } | E::InvalidInput { .. } | E::MessageTooLong { .. } => {
+            ErrorKind::InvalidInput
+        }
+        E::Unsupported { .. } => ErrorKind::Unsupported,
+        E::InvalidSocket => ErrorKind::InvalidSocket,
+        E::InvalidListener => ErrorKind::InvalidListener,
+        E::AddrInUse { .. } => ErrorKind::AddrInUse,
+        E::PortsExhausted | E::NoBuffers => ErrorKind::NoBufs,
+        E::QuotaExceeded { .. } => ErrorKind::QuotaExceeded,
+        E::Unreachable { .. } | E::HostUnreachable { .. } => ErrorKind::Unreachable,
+        E::TimedOut => ErrorKind::TimedOut,
+        E::NotConnected { .. } => ErrorKind::NotConnected,
+        E::DeviceUnavailable => ErrorKind::DeviceUnavailable,
+    };
+    Reply::Failed(kind, error.to_string())
+}

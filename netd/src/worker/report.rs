@@ -1,0 +1,280 @@
+//! What the worker tells about itself: the answers of the interface's status methods.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use netd_ipc::{
+    AbsentFeature, AddressSource, Device, DeviceState, Direction, Endpoint, Interface, Isolation, PollMode,
+    Queue, Route, Socket, SocketKind, Status, Traffic, Transport,
+};
+use netd_stack::{AddressState, Cidr, FlowState, Instant, Stack};
+use netd_virtqueue::{DeviceInfo, QueueCounters, TransportKind};
+use serde::Serialize;
+
+use crate::device::Backend;
+use crate::worker::clients::{self, Clients, Entry};
+use crate::worker::{Live, Slot};
+
+/// The name of the one interface.
+const INTERFACE: &str = "net0";
+
+/// What the reports need to know beside the device, the stack and the clients.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct About {
+    pub(super) devnet_enabled: bool,
+    pub(super) poll: PollMode,
+    pub(super) resets: u64,
+}
+
+pub(super) fn status(about: &About, slot: &Slot, clients: &Clients, now: Instant) -> Status {
+    let live = slot.live();
+    let address = live.map(|live| live.stack.lease());
+    let (rx, tx) = live.map(|live| live.driver.counters()).unwrap_or_default();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: now.as_micros() / 1_000_000,
+        devnet_enabled: about.devnet_enabled,
+        device: state(slot),
+        link_up: live.is_some_and(|live| live.link_up),
+        address_source: source(address.as_ref()),
+        addresses: address.as_ref().and_then(cidr).into_iter().collect(),
+        gateway: address.as_ref().and_then(gateway),
+        sockets: u32::try_from(clients.len()).unwrap_or(u32::MAX),
+        received: traffic(rx),
+        sent: traffic(tx),
+        counters: live.map(|live| counters(live, clients)).unwrap_or_default(),
+    }
+}
+
+pub(super) fn device(about: &About, slot: &Slot, backend: &Backend) -> Device {
+    let live = slot.live();
+    let info = live.map(|live| live.driver.info());
+    let function = backend.function();
+    let (accepted, declined): (Vec<_>, Vec<_>) = info
+        .map(|info| info.features.choices.iter().cloned().partition(|choice| choice.accepted))
+        .unwrap_or_default();
+    Device {
+        kind: backend.kind(),
+        state: state(slot),
+        reason: slot.reason().map(ToOwned::to_owned),
+        function: function.map(|vfio| vfio.bdf().to_string()),
+        isolation: function.map(|vfio| match vfio.isolation() {
+            netd_vfio::Isolation::Iommu => Isolation::Iommu,
+            netd_vfio::Isolation::NoIommu => Isolation::NoIommu,
+        }),
+        transport: info.map_or(Transport::Direct, |info| transport(info.transport)),
+        poll: about.poll,
+        mac: live.map(|live| mac(live.mac)).unwrap_or_default(),
+        mtu: info.map_or(0, |info| info.mtu),
+        link_up: live.is_some_and(|live| live.link_up),
+        features: accepted.into_iter().map(|choice| choice.name).collect(),
+        absent_features: declined
+            .into_iter()
+            .map(|choice| AbsentFeature { name: choice.name, reason: choice.reason.to_owned() })
+            .collect(),
+        queues: live.map(|live| queues(live.driver.info(), live.driver.counters())).unwrap_or_default(),
+        resets: about.resets,
+    }
+}
+
+pub(super) fn interfaces(slot: &Slot, now: Instant) -> Vec<Interface> {
+    let Some(live) = slot.live() else { return Vec::new() };
+    let address = live.stack.lease();
+    let mut interface = Interface {
+        name: INTERFACE.to_owned(),
+        mac: mac(live.mac),
+        mtu: live.stack.mtu(),
+        link_up: live.link_up,
+        address_source: source(Some(&address)),
+        addresses: cidr(&address).into_iter().collect(),
+        gateway: gateway(&address),
+        routes: Vec::new(),
+        dns: Vec::new(),
+        ntp: Vec::new(),
+        hostname: None,
+        domain: None,
+        dhcp_server: None,
+        lease_seconds: None,
+        renew_in_seconds: None,
+    };
+    match address {
+        AddressState::Searching => {}
+        AddressState::Static(fixed) | AddressState::Fallback(fixed) => interface.dns = addresses(&fixed.dns),
+        AddressState::Bound(lease) => {
+            interface.routes = lease.routes.iter().filter_map(route).collect();
+            interface.dns = addresses(&lease.dns);
+            interface.ntp = addresses(&lease.ntp);
+            interface.hostname = lease.hostname;
+            interface.domain = lease.domain;
+            interface.dhcp_server = Some(lease.server.into());
+            interface.lease_seconds = Some(lease.lease_seconds.into());
+            interface.renew_in_seconds = Some(lease.renew_at.saturating_duration_since(now).as_secs());
+        }
+    }
+    vec![interface]
+}
+
+pub(super) fn sockets(slot: &Slot, clients: &Clients) -> Vec<Socket> {
+    let Some(live) = slot.live() else { return Vec::new() };
+    clients.entries().filter_map(|entry| socket(&live.stack, entry)).collect()
+}
+
+fn socket(stack: &Stack, entry: &Entry) -> Option<Socket> {
+    let bare = |kind, state: &str, local: Endpoint| Socket {
+        id: entry.id,
+        kind,
+        state: state.to_owned(),
+        local,
+        remote: None,
+        uid: entry.owner.uid,
+        pid: entry.owner.pid,
+        unit: entry.owner.unit.clone(),
+        receive_queued_bytes: 0,
+        send_queued_bytes: 0,
+        received_bytes: 0,
+        sent_bytes: 0,
+    };
+    match &entry.socket {
+        clients::Socket::Stream(stream) => {
+            let status = stack.tcp_status(stream.flow).ok()?;
+            Some(Socket {
+                remote: Some(status.remote.into()),
+                receive_queued_bytes: status.readable as u64,
+                send_queued_bytes: status.unacknowledged as u64,
+                received_bytes: stream.received_bytes,
+                sent_bytes: stream.sent_bytes,
+                ..bare(SocketKind::Tcp, flow_state(status.state), status.local.into())
+            })
+        }
+        clients::Socket::Listener(listener) => {
+            let waiting = stack.tcp_waiting(listener.id).ok()? as u64;
+            Some(Socket {
+                send_queued_bytes: waiting,
+                ..bare(SocketKind::TcpListener, "listen", listener.local.into())
+            })
+        }
+        clients::Socket::Datagrams(datagrams) => Some(Socket {
+            received_bytes: datagrams.received_bytes,
+            sent_bytes: datagrams.sent_bytes,
+            ..bare(SocketKind::Udp, "bound", datagrams.local.into())
+        }),
+    }
+}
+
+fn state(slot: &Slot) -> DeviceState {
+    match slot {
+        Slot::Live(_) => DeviceState::Ready,
+        Slot::Down(_) => DeviceState::Resetting,
+    }
+}
+
+fn source(address: Option<&AddressState>) -> AddressSource {
+    match address {
+        None => AddressSource::None,
+        Some(AddressState::Searching) => AddressSource::Searching,
+        Some(AddressState::Bound(_)) => AddressSource::Dhcp,
+        Some(AddressState::Static(_)) => AddressSource::Static,
+        Some(AddressState::Fallback(_)) => AddressSource::Fallback,
+    }
+}
+
+/// The address in force with its prefix length.
+pub(super) fn cidr(address: &AddressState) -> Option<IpNet> {
+    match address {
+        AddressState::Searching => None,
+        AddressState::Bound(lease) => net(lease.cidr),
+        AddressState::Static(fixed) | AddressState::Fallback(fixed) => net(fixed.cidr),
+    }
+}
+
+/// The default gateway in force.
+pub(super) fn gateway(address: &AddressState) -> Option<IpAddr> {
+    match address {
+        AddressState::Searching => None,
+        AddressState::Bound(lease) => lease.gateway.map(IpAddr::V4),
+        AddressState::Static(fixed) | AddressState::Fallback(fixed) => fixed.gateway.map(IpAddr::V4),
+    }
+}
+
+fn route(route: &netd_stack::Route) -> Option<Route> {
+    Some(Route { destination: net(route.destination)?, gateway: route.via.map(IpAddr::V4) })
+}
+
+fn net(cidr: Cidr) -> Option<IpNet> {
+    Ipv4Net::new(cidr.address(), cidr.prefix_len()).ok().map(IpNet::V4)
+}
+
+fn addresses(addresses: &[Ipv4Addr]) -> Vec<IpAddr> {
+    addresses.iter().copied().map(IpAddr::V4).collect()
+}
+
+fn traffic(counters: QueueCounters) -> Traffic {
+    Traffic { frames: counters.frames, bytes: counters.bytes }
+}
+
+fn queues(info: &DeviceInfo, (rx, tx): (QueueCounters, QueueCounters)) -> Vec<Queue> {
+    let directions = [(Direction::Receive, rx), (Direction::Transmit, tx)];
+    info.queues
+        .iter()
+        .zip(directions)
+        .map(|(queue, (direction, counters))| Queue {
+            index: queue.index,
+            direction,
+            size: queue.size.into(),
+            frames: counters.frames,
+            bytes: counters.bytes,
+            // No vector is ever enabled: the queues are polled.
+            interrupts: 0,
+        })
+        .collect()
+}
+
+/// The stack's counters, and those of the driver and the clients, under one roof.
+fn counters(live: &Live, clients: &Clients) -> BTreeMap<String, u64> {
+    let mut all = flatten(live.stack.counters());
+    let (rx, tx) = live.driver.counters();
+    all.insert("device_frames_merged".to_owned(), rx.merged);
+    all.insert("device_doorbells".to_owned(), rx.doorbells + tx.doorbells);
+    all.insert("drop_device_transmit_full".to_owned(), tx.exhausted);
+    all.insert("drop_client_datagram_overflow".to_owned(), clients.overflowed());
+    all
+}
+
+/// A struct of numbers as a map.
+fn flatten(counters: &impl Serialize) -> BTreeMap<String, u64> {
+    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(counters) else {
+        return BTreeMap::new();
+    };
+    fields.into_iter().filter_map(|(name, value)| Some((name, value.as_u64()?))).collect()
+}
+
+fn transport(kind: TransportKind) -> Transport {
+    match kind {
+        TransportKind::LegacyPci => Transport::Legacy,
+        TransportKind::ModernPci => Transport::Modern,
+        TransportKind::Software => Transport::Direct,
+    }
+}
+
+/// As people write it.
+pub(super) fn mac(mac: [u8; 6]) -> String {
+    netd_vfio::Mac(mac).to_string()
+}
+
+/// The names of RFC 9293, 3.3.2, in lower case.
+fn flow_state(state: FlowState) -> &'static str {
+    match state {
+        FlowState::SynSent => "syn_sent",
+        FlowState::SynReceived => "syn_received",
+        FlowState::Established => "established",
+        FlowState::FinWait1 => "fin_wait_1",
+        FlowState::FinWait2 => "fin_wait_2",
+        FlowState::CloseWait => "close_wait",
+        FlowState::Closing => "closing",
+        FlowState::LastAck => "last_ack",
+        FlowState::TimeWait => "time_wait",
+        FlowState::Closed => "closed",
+    }
+}

@@ -1,0 +1,194 @@
+//! One TCP connection and the client's descriptor for it.
+//!
+//! Bytes are copied once in user space each way: between the connection's buffers and frames. Between the buffers and
+//! the descriptor the kernel copies; it reads and writes the connection's buffers in place.
+//!
+//! What the client sees at its end of the socketpair (see DESIGN in the client guide):
+//! - the peer's FIN: our writing side is shut, so it reads end of file, without POLLHUP;
+//! - a reset or any other failure: our end is closed, so it reads end of file with POLLHUP.
+//!
+//! What we see at ours: end of file without hang-up is the client's half-close; hang-up means that its last descriptor is
+//! closed, or that both directions are shut.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use netd_ipc::{Outcome, StreamEnd};
+use netd_stack::{FlowId, Instant, Outcome as FlowEnd, Stack};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+
+/// How long the bytes that a vanished client left behind may take to go out. The same as Linux's bound on orphans.
+pub(super) const ORPHAN_SECONDS: u64 = 60;
+
+/// A connection handed to a client.
+#[derive(Debug)]
+pub(super) struct Stream {
+    descriptor: OwnedFd,
+    pub(super) flow: FlowId,
+    /// Until a call says otherwise.
+    readable: bool,
+    /// Until a call says otherwise.
+    writable: bool,
+    /// The client shut its writing side, or closed.
+    client_finished: bool,
+    /// Since when nobody holds the client's end.
+    orphan_since: Option<Instant>,
+    /// We shut our writing side: every byte before the peer's FIN is with the client.
+    delivered: bool,
+    pub(super) received_bytes: u64,
+    pub(super) sent_bytes: u64,
+}
+
+impl Stream {
+    pub(super) fn new(descriptor: OwnedFd, flow: FlowId) -> Self {
+        Self {
+            descriptor,
+            flow,
+            readable: true,
+            writable: true,
+            client_finished: false,
+            orphan_since: None,
+            delivered: false,
+            received_bytes: 0,
+            sent_bytes: 0,
+        }
+    }
+
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.descriptor
+    }
+
+    /// Takes note of what the descriptor is ready for. Hang-up (`hung_up`) with a direction still open can only mean that
+    /// the client is gone.
+    pub(super) fn on_event(&mut self, now: Instant, readable: bool, writable: bool, hung_up: bool) {
+        self.readable |= readable || hung_up;
+        self.writable |= writable;
+        if hung_up && !(self.delivered && self.client_finished) {
+            self.orphan_since.get_or_insert(now);
+        }
+    }
+
+    /// What is known of its end so far.
+    pub(super) fn outcome(&self, end: StreamEnd) -> Outcome {
+        Outcome { end, receive_finished: self.delivered }
+    }
+
+    /// Moves what can be moved. Returns how it ended once there is nothing left to do for the client; the connection
+    /// itself may still have to finish on its own.
+    pub(super) fn pump(&mut self, now: Instant, stack: &mut Stack) -> Option<Outcome> {
+        if let Some(end) = self.deliver(stack) {
+            return Some(self.outcome(end));
+        }
+        self.collect(stack);
+        let Ok(status) = stack.tcp_status(self.flow) else {
+            return Some(self.outcome(StreamEnd::DeviceUnavailable));
+        };
+        match status.closed {
+            // Both FINs are through; what the peer sent must still reach the client.
+            Some(FlowEnd::Finished) if self.delivered || self.orphan_since.is_some() => {
+                return Some(self.outcome(StreamEnd::Finished));
+            }
+            Some(FlowEnd::Finished) | None => {}
+            Some(end) => return Some(self.outcome(stream_end(end))),
+        }
+        let since = self.orphan_since?;
+        let expired = now.saturating_duration_since(since).as_secs() >= ORPHAN_SECONDS;
+        if expired || status.readable > 0 {
+            // Bytes for a client that is gone are answered with a reset (RFC 1122, 4.2.2.13).
+            stack.tcp_abort(self.flow);
+            return Some(self.outcome(StreamEnd::Aborted));
+        }
+        // Everything the client left behind is in the connection's hands, which finishes by itself.
+        self.client_finished.then(|| self.outcome(StreamEnd::Open))
+    }
+
+    /// From the peer to the client.
+    fn deliver(&mut self, stack: &mut Stack) -> Option<StreamEnd> {
+        let descriptor = self.descriptor.as_fd();
+        while self.writable && self.orphan_since.is_none() {
+            let mut broken = false;
+            let mut blocked = false;
+            let taken = stack.tcp_receive(self.flow, |bytes| {
+                if bytes.is_empty() {
+                    return 0;
+                }
+                match send(descriptor, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                    Ok(count) => {
+                        blocked = count < bytes.len();
+                        count
+                    }
+                    Err(Errno::AGAIN) => {
+                        blocked = true;
+                        0
+                    }
+                    Err(_) => {
+                        broken = true;
+                        0
+                    }
+                }
+            });
+            self.received_bytes += *taken.as_ref().unwrap_or(&0) as u64;
+            if broken {
+                stack.tcp_abort(self.flow);
+                return Some(StreamEnd::Aborted);
+            }
+            if blocked {
+                self.writable = false;
+            }
+            if !matches!(taken, Ok(count) if count > 0) {
+                break;
+            }
+        }
+        if !self.delivered && stack.tcp_status(self.flow).is_ok_and(|status| status.receive_finished) {
+            self.delivered = shutdown(descriptor, Shutdown::Write).is_ok();
+        }
+        None
+    }
+
+    /// From the client to the peer.
+    fn collect(&mut self, stack: &mut Stack) {
+        let descriptor = self.descriptor.as_fd();
+        while self.readable && !self.client_finished {
+            let (mut blocked, mut finished) = (false, false);
+            let taken = stack.tcp_send(self.flow, |room| {
+                if room.is_empty() {
+                    return 0;
+                }
+                match recv(descriptor, room, RecvFlags::DONTWAIT) {
+                    Ok((_, 0)) => finished = true,
+                    Ok((_, count)) => return count,
+                    Err(Errno::AGAIN) => blocked = true,
+                    // A reset of the socketpair: the client closed with unread bytes. What it wrote before is lost to us.
+                    Err(_) => finished = true,
+                }
+                0
+            });
+            self.sent_bytes += *taken.as_ref().unwrap_or(&0) as u64;
+            if blocked {
+                self.readable = false;
+            }
+            if finished {
+                self.client_finished = true;
+                // Fails only if the connection ended meanwhile, which the caller looks at next.
+                let _ = stack.tcp_finish(self.flow);
+            }
+            if !matches!(taken, Ok(count) if count > 0) {
+                break;
+            }
+        }
+    }
+}
+
+/// The stack's word for an end, in the words of the interface.
+pub(super) fn stream_end(end: FlowEnd) -> StreamEnd {
+    match end {
+        FlowEnd::Finished => StreamEnd::Finished,
+        FlowEnd::ConnectionRefused => StreamEnd::ConnectionRefused,
+        FlowEnd::ConnectionReset => StreamEnd::ConnectionReset,
+        FlowEnd::TimedOut => StreamEnd::TimedOut,
+        FlowEnd::Unreachable => StreamEnd::Unreachable,
+        FlowEnd::Aborted => StreamEnd::Aborted,
+        FlowEnd::EngineFault => StreamEnd::EngineFault,
+        FlowEnd::DeviceUnavailable => StreamEnd::DeviceUnavailable,
+    }
+}
