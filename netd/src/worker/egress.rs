@@ -3,9 +3,8 @@
 use netd_stack::Egress;
 use netd_virtqueue::TxQueue;
 
-/// The shortest Ethernet frame without its checksum (IEEE 802.3, 3.2.7). Real devices pad; a software link would not.
-const FRAME_LEN_MIN: usize = 60;
-
+/// Frames go out as long as they are. To pad them to the 60 bytes of IEEE 802.3 is up to a device with a real wire, as
+/// for every virtio driver; peers in software (passt for one) take padding for payload.
 pub(super) struct TxEgress<'a>(pub(super) &'a mut TxQueue);
 
 impl Egress for TxEgress<'_> {
@@ -14,10 +13,8 @@ impl Egress for TxEgress<'_> {
     }
 
     fn transmit(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
-        let Some(mut frame) = self.0.lend(len.max(FRAME_LEN_MIN)) else { return false };
-        let (bytes, padding) = frame.bytes().split_at_mut(len);
-        padding.fill(0);
-        if fill(bytes) {
+        let Some(mut frame) = self.0.lend(len) else { return false };
+        if fill(frame.bytes()) {
             frame.send();
             true
         } else {
