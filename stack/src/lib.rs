@@ -15,6 +15,10 @@
 
 #![forbid(unsafe_code)]
 
+// The unit tests share the scenarios' wire and scripted peer, which name the crate as its callers do.
+#[cfg(test)]
+extern crate self as netd_stack;
+
 mod bucket;
 mod config;
 mod counters;
@@ -32,6 +36,10 @@ mod random;
 mod route;
 mod slab;
 mod stack;
+#[cfg(test)]
+#[path = "../tests/scenarios/support.rs"]
+#[allow(dead_code, reason = "the unit tests use only a part of what the scenarios share")]
+mod support;
 mod tcp;
 mod time;
 mod timers;

@@ -73,14 +73,6 @@ impl Routing {
         };
         Some(NextHop::Unicast(hop))
     }
-
-    /// Whether `address` is on the link, by prefix or by an on-link route.
-    pub(crate) fn is_on_link(&self, address: Ipv4Addr) -> bool {
-        self.routes
-            .iter()
-            .find(|route| route.destination.contains(address))
-            .is_some_and(|route| route.via.is_none())
-    }
 }
 
 #[cfg(test)]
@@ -97,8 +89,6 @@ mod tests {
         let routing = Routing::new("10.128.0.7/32".parse().unwrap(), Some(gateway), &[]);
         assert_eq!(routing.next_hop(Ipv4Addr::new(10, 128, 0, 9)), hop(10, 128, 0, 1));
         assert_eq!(routing.next_hop(gateway), hop(10, 128, 0, 1));
-        assert!(routing.is_on_link(gateway));
-        assert!(!routing.is_on_link(Ipv4Addr::new(10, 128, 0, 9)));
     }
 
     #[test]

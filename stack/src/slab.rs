@@ -71,17 +71,6 @@ impl<T> Slab<T> {
             Some((u64::from(slot.generation) << 32 | index as u64, value))
         })
     }
-
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut T)> {
-        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
-            let value = slot.value.as_mut()?;
-            Some((u64::from(slot.generation) << 32 | index as u64, value))
-        })
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.vacant.len()
-    }
 }
 
 #[cfg(test)]

@@ -472,6 +472,11 @@ impl Stack {
     }
 
     #[cfg(test)]
+    pub(crate) fn network_mut(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    #[cfg(test)]
     pub(crate) fn tcp_mut(&mut self) -> &mut Tcp {
         &mut self.tcp
     }

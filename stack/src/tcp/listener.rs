@@ -55,11 +55,12 @@ impl Tcp {
         Ok((ListenerId(id), (address, port).into()))
     }
 
-    /// Takes the oldest established connection; the caller owns it from then on.
+    /// How many established connections wait to be accepted.
     pub(crate) fn waiting(&self, id: ListenerId) -> Result<usize, Error> {
-        self.listeners.get(id.0).map(|listener| listener.backlog.len()).ok_or(Error::InvalidListener)
+        self.listeners.get(id.0).map(|listener| listener.accepted.len()).ok_or(Error::InvalidListener)
     }
 
+    /// Takes the oldest established connection; the caller owns it from then on.
     pub(crate) fn accept(&mut self, id: ListenerId, network: &mut Network) -> Result<Option<FlowId>, Error> {
         let listener = self.listeners.get_mut(id.0).ok_or(Error::InvalidListener)?;
         let Some(flow_id) = listener.accepted.pop_front() else { return Ok(None) };

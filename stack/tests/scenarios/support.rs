@@ -7,27 +7,28 @@ use std::collections::BTreeMap;
 use netd_stack::{Addressing, Config, Counters, Egress, FlowId, Instant, Limits, Ready, Stack, Static};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol,
-    Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Packet,
+    IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket,
+    UdpRepr,
 };
 
-pub const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-pub const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-pub const MAC_A: [u8; 6] = [2, 0, 0, 0, 0, 1];
-pub const MAC_B: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(crate) const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+pub(crate) const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+pub(crate) const MAC_A: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(crate) const MAC_B: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// A transmit queue of a given size.
-pub struct Queue {
-    pub frames: Vec<Vec<u8>>,
-    pub room: usize,
+pub(crate) struct Queue {
+    pub(crate) frames: Vec<Vec<u8>>,
+    pub(crate) room: usize,
 }
 
 impl Queue {
-    pub fn new() -> Queue {
+    pub(crate) fn new() -> Queue {
         Queue { frames: Vec::new(), room: usize::MAX }
     }
 
-    pub fn take(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn take(&mut self) -> Vec<Vec<u8>> {
         core::mem::take(&mut self.frames)
     }
 }
@@ -50,7 +51,7 @@ impl Egress for Queue {
     }
 }
 
-pub fn config(mac: [u8; 6], address: Ipv4Addr) -> Config {
+pub(crate) fn config(mac: [u8; 6], address: Ipv4Addr) -> Config {
     let address =
         Static { cidr: format!("{address}/24").parse().unwrap(), gateway: None, mtu: None, dns: Vec::new() };
     Config {
@@ -64,10 +65,10 @@ pub fn config(mac: [u8; 6], address: Ipv4Addr) -> Config {
 }
 
 /// A small generator for the tests' own dice (splitmix64).
-pub struct Dice(pub u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    pub fn roll(&mut self) -> u64 {
+    pub(crate) fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -75,40 +76,40 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    pub fn percent(&mut self, percent: u64) -> bool {
+    pub(crate) fn percent(&mut self, percent: u64) -> bool {
         self.roll() % 100 < percent
     }
 }
 
 /// What the wire does to frames, in percent.
 #[derive(Clone, Copy, Default)]
-pub struct Impairment {
-    pub loss: u64,
-    pub duplicate: u64,
-    pub reorder: u64,
+pub(crate) struct Impairment {
+    pub(crate) loss: u64,
+    pub(crate) duplicate: u64,
+    pub(crate) reorder: u64,
 }
 
 /// Two stacks and what is between them.
-pub struct Wire {
-    pub now: Instant,
-    pub stacks: [Stack; 2],
-    pub queues: [Queue; 2],
+pub(crate) struct Wire {
+    pub(crate) now: Instant,
+    pub(crate) stacks: [Stack; 2],
+    pub(crate) queues: [Queue; 2],
     in_flight: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     order: u64,
-    pub impairment: Impairment,
-    pub cut: bool,
+    pub(crate) impairment: Impairment,
+    pub(crate) cut: bool,
     dice: Dice,
-    pub ready: [Vec<Ready>; 2],
+    pub(crate) ready: [Vec<Ready>; 2],
 }
 
 const DELAY: Duration = Duration::from_micros(100);
 
 impl Wire {
-    pub fn new() -> Wire {
+    pub(crate) fn new() -> Wire {
         Wire::with(config(MAC_A, A), config(MAC_B, B), Impairment::default(), 1)
     }
 
-    pub fn with(a: Config, b: Config, impairment: Impairment, seed: u64) -> Wire {
+    pub(crate) fn with(a: Config, b: Config, impairment: Impairment, seed: u64) -> Wire {
         let now = Instant::from_micros(1_000_000);
         Wire {
             now,
@@ -136,7 +137,7 @@ impl Wire {
     }
 
     /// Lets both stacks do what they can, then moves time to the next thing that happens.
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         while let Some(entry) = self.in_flight.first_entry() {
             if entry.key().0 > self.now {
                 break;
@@ -163,7 +164,7 @@ impl Wire {
     }
 
     /// Steps until `done`, at most `limit` of virtual time; panics with what the stacks counted otherwise.
-    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Wire) -> bool) {
+    pub(crate) fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Wire) -> bool) {
         let end = self.now + limit;
         while !done(self) {
             assert!(
@@ -176,7 +177,7 @@ impl Wire {
         }
     }
 
-    pub fn run_for(&mut self, duration: Duration) {
+    pub(crate) fn run_for(&mut self, duration: Duration) {
         let end = self.now + duration;
         while self.now < end {
             self.step();
@@ -184,7 +185,7 @@ impl Wire {
     }
 
     /// An established connection from side 0 to port 80 of side 1.
-    pub fn connected(&mut self) -> (FlowId, FlowId) {
+    pub(crate) fn connected(&mut self) -> (FlowId, FlowId) {
         let (listener, _) = self.stacks[1].tcp_listen(Some(80), 8).unwrap();
         let client = self.stacks[0].tcp_connect(self.now, SocketAddr::from((B, 80))).unwrap();
         let mut server = None;
@@ -197,13 +198,13 @@ impl Wire {
         (client, server.unwrap())
     }
 
-    pub fn counters(&self, side: usize) -> &Counters {
+    pub(crate) fn counters(&self, side: usize) -> &Counters {
         self.stacks[side].counters()
     }
 }
 
 /// Writes as much of `data` as fits; returns how much.
-pub fn write(stack: &mut Stack, flow: FlowId, data: &[u8]) -> usize {
+pub(crate) fn write(stack: &mut Stack, flow: FlowId, data: &[u8]) -> usize {
     let fill = |space: &mut [u8]| {
         let len = space.len().min(data.len());
         space[..len].copy_from_slice(&data[..len]);
@@ -213,7 +214,7 @@ pub fn write(stack: &mut Stack, flow: FlowId, data: &[u8]) -> usize {
 }
 
 /// Appends what can be read to `data`.
-pub fn read(stack: &mut Stack, flow: FlowId, data: &mut Vec<u8>) -> usize {
+pub(crate) fn read(stack: &mut Stack, flow: FlowId, data: &mut Vec<u8>) -> usize {
     let take = |octets: &[u8]| {
         data.extend_from_slice(octets);
         octets.len()
@@ -222,65 +223,92 @@ pub fn read(stack: &mut Stack, flow: FlowId, data: &mut Vec<u8>) -> usize {
 }
 
 /// One stack (side A) and a peer at B that says exactly what a test writes.
-pub struct Scripted {
-    pub now: Instant,
-    pub stack: Stack,
-    pub queue: Queue,
+pub(crate) struct Scripted {
+    pub(crate) now: Instant,
+    pub(crate) stack: Stack,
+    pub(crate) queue: Queue,
 }
 
 /// A TCP segment as the test sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    pub control: TcpControl,
-    pub seq: u32,
-    pub ack: Option<u32>,
-    pub window: u16,
-    pub payload: Vec<u8>,
+pub(crate) struct Seen {
+    pub(crate) control: TcpControl,
+    pub(crate) seq: u32,
+    pub(crate) ack: Option<u32>,
+    pub(crate) window: u16,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Scripted {
-    pub fn new() -> Scripted {
-        let now = Instant::from_micros(1_000_000);
-        Scripted { now, stack: Stack::new(config(MAC_A, A), now).unwrap(), queue: Queue::new() }
+    pub(crate) fn new() -> Scripted {
+        Scripted::with(config(MAC_A, A))
     }
 
-    pub fn poll(&mut self) {
+    pub(crate) fn with(config: Config) -> Scripted {
+        let now = Instant::from_micros(1_000_000);
+        Scripted { now, stack: Stack::new(config, now).unwrap(), queue: Queue::new() }
+    }
+
+    /// A connection that is being opened to a port of B; B's hardware address is known and the SYN has left. Returns it, our port
+    /// and our sequence number.
+    pub(crate) fn connecting(&mut self, port: u16) -> (FlowId, u16, u32) {
+        let flow = self.stack.tcp_connect(self.now, SocketAddr::from((B, port))).unwrap();
+        self.poll();
+        self.arp_reply();
+        let syn = self.segments().pop().unwrap();
+        (flow, self.stack.tcp_status(flow).unwrap().local.port(), syn.seq)
+    }
+
+    pub(crate) fn ready(&mut self) -> Vec<Ready> {
+        core::iter::from_fn(|| self.stack.next_ready()).collect()
+    }
+
+    pub(crate) fn poll(&mut self) {
         self.stack.poll(self.now, &mut self.queue);
     }
 
-    pub fn advance(&mut self, duration: Duration) {
+    pub(crate) fn advance(&mut self, duration: Duration) {
         let end = self.now + duration;
         // Timers fire in their order, as a worker would see them.
-        while let Some(at) = self.stack.poll_timeout().filter(|&at| at < end) {
-            self.now = self.now.max(at) + Duration::from_micros(1);
+        while let Some(at) = self.stack.poll_timeout().filter(|&at| at < end && self.now < end) {
+            // What is due and cannot be sent because the queue is full stays due: look again a little later.
+            let step = Duration::from_micros(if at <= self.now { 10_000 } else { 1 });
+            self.now = (self.now.max(at) + step).min(end);
             self.poll();
         }
         self.now = end;
         self.poll();
     }
 
-    pub fn frame(&mut self, frame: &[u8]) {
+    pub(crate) fn frame(&mut self, frame: &[u8]) {
         self.stack.handle_frame(self.now, frame, &mut self.queue);
     }
 
     /// B tells its hardware address.
-    pub fn arp_reply(&mut self) {
+    pub(crate) fn arp_reply(&mut self) {
         let frame = arp(ArpOperation::Reply, (MAC_B, B), (MAC_A, A), MAC_A);
         self.frame(&frame);
     }
 
-    pub fn segment(&mut self, ports: (u16, u16), control: TcpControl, seq: u32, ack: Option<u32>, payload: &[u8]) {
+    pub(crate) fn segment(
+        &mut self,
+        ports: (u16, u16),
+        control: TcpControl,
+        seq: u32,
+        ack: Option<u32>,
+        payload: &[u8],
+    ) {
         let frame = tcp(ports, control, seq, ack, payload);
         self.frame(&frame);
     }
 
     /// The TCP segments that were sent since the last look; other frames are dropped.
-    pub fn segments(&mut self) -> Vec<Seen> {
+    pub(crate) fn segments(&mut self) -> Vec<Seen> {
         self.queue.take().iter().filter_map(|frame| parse_tcp(frame)).collect()
     }
 
     /// A connection from B's port 4000 to our port 80, accepted; returns it, B's next sequence number, and ours.
-    pub fn accepted(&mut self) -> (FlowId, u32, u32) {
+    pub(crate) fn accepted(&mut self) -> (FlowId, u32, u32) {
         let (listener, _) = self.stack.tcp_listen(Some(80), 8).unwrap();
         self.segment((4000, 80), TcpControl::Syn, 1000, None, &[]);
         self.poll();
@@ -297,7 +325,7 @@ impl Scripted {
     }
 }
 
-pub fn arp(
+pub(crate) fn arp(
     operation: ArpOperation,
     source: ([u8; 6], Ipv4Addr),
     target: ([u8; 6], Ipv4Addr),
@@ -316,7 +344,7 @@ pub fn arp(
 }
 
 /// The addresses (operation, sender, target) of an ARP frame.
-pub fn parse_arp(frame: &[u8]) -> Option<(ArpOperation, Ipv4Addr, Ipv4Addr)> {
+pub(crate) fn parse_arp(frame: &[u8]) -> Option<(ArpOperation, Ipv4Addr, Ipv4Addr)> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
     if ethernet.ethertype() != EthernetProtocol::Arp {
         return None;
@@ -329,7 +357,12 @@ pub fn parse_arp(frame: &[u8]) -> Option<(ArpOperation, Ipv4Addr, Ipv4Addr)> {
     }
 }
 
-pub fn ethernet(source: [u8; 6], to: [u8; 6], protocol: EthernetProtocol, payload_len: usize) -> Vec<u8> {
+pub(crate) fn ethernet(
+    source: [u8; 6],
+    to: [u8; 6],
+    protocol: EthernetProtocol,
+    payload_len: usize,
+) -> Vec<u8> {
     let mut frame = vec![0; 14 + payload_len];
     let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
     ethernet.set_src_addr(EthernetAddress(source));
@@ -339,7 +372,7 @@ pub fn ethernet(source: [u8; 6], to: [u8; 6], protocol: EthernetProtocol, payloa
 }
 
 /// An IPv4 packet in a frame, from `source` at B's hardware address to A.
-pub fn ip(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpProtocol, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ip(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpProtocol, payload: &[u8]) -> Vec<u8> {
     let mut frame = ethernet(MAC_B, MAC_A, EthernetProtocol::Ipv4, 20 + payload.len());
     let repr = Ipv4Repr {
         src_addr: source,
@@ -353,7 +386,47 @@ pub fn ip(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpProtocol, payload
     frame
 }
 
-pub fn tcp(
+pub(crate) fn udp((source_port, port): (u16, u16), payload: &[u8]) -> Vec<u8> {
+    udp_between((B, source_port), (A, port), payload)
+}
+
+pub(crate) fn udp_between(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16), payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 8 + payload.len()];
+    UdpRepr { src_port: source.1, dst_port: destination.1 }.emit(
+        &mut UdpPacket::new_unchecked(&mut bytes[..]),
+        &IpAddress::Ipv4(source.0),
+        &IpAddress::Ipv4(destination.0),
+        payload.len(),
+        |space| space.copy_from_slice(payload),
+        &ChecksumCapabilities::default(),
+    );
+    ip(source.0, destination.0, IpProtocol::Udp, &bytes)
+}
+
+/// An ICMP packet with these first bytes (type, code, 0, 0, rest of header) and body.
+pub(crate) fn icmp(message_type: u8, code: u8, rest: [u8; 4], body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![message_type, code, 0, 0];
+    bytes.extend(rest);
+    bytes.extend(body);
+    Icmpv4Packet::new_unchecked(&mut bytes[..]).fill_checksum();
+    ip(B, A, IpProtocol::Icmp, &bytes)
+}
+
+/// The IPv4 packets of this protocol among `frames`, each with its destination hardware address.
+pub(crate) fn ip_packets(frames: &[Vec<u8>], protocol: IpProtocol) -> Vec<([u8; 6], Vec<u8>)> {
+    let mut packets = Vec::new();
+    for frame in frames {
+        let ethernet = EthernetFrame::new_checked(&frame[..]).unwrap();
+        let of_protocol = ethernet.ethertype() == EthernetProtocol::Ipv4
+            && Ipv4Packet::new_checked(ethernet.payload()).unwrap().next_header() == protocol;
+        if of_protocol {
+            packets.push((ethernet.dst_addr().0, ethernet.payload().to_vec()));
+        }
+    }
+    packets
+}
+
+pub(crate) fn tcp(
     (source_port, port): (u16, u16),
     control: TcpControl,
     seq: u32,
@@ -384,7 +457,7 @@ pub fn tcp(
     ip(B, A, IpProtocol::Tcp, &bytes)
 }
 
-pub fn parse_tcp(frame: &[u8]) -> Option<Seen> {
+pub(crate) fn parse_tcp(frame: &[u8]) -> Option<Seen> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
     if ethernet.ethertype() != EthernetProtocol::Ipv4 {
         return None;

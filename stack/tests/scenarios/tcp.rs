@@ -118,7 +118,10 @@ fn half_close_by_either_side_keeps_the_other_direction() {
         let mut question = Vec::new();
         read(&mut wire.stacks[other], flows[other], &mut question);
         let status = wire.stacks[other].tcp_status(flows[other]).unwrap();
-        assert_eq!((question.as_slice(), status.receive_finished, status.closed), (&b"question"[..], true, None));
+        assert_eq!(
+            (question.as_slice(), status.receive_finished, status.closed),
+            (&b"question"[..], true, None)
+        );
         write(&mut wire.stacks[other], flows[other], b"answer");
         wire.stacks[other].tcp_finish(flows[other]).unwrap();
         wire.run_for(SECOND);
@@ -341,7 +344,10 @@ fn time_wait_over_unread_data_is_kept() {
     assert_eq!(peer.stack.tcp_status(flow).unwrap().state, FlowState::TimeWait);
     peer.advance(Duration::from_secs(100));
     let status = peer.stack.tcp_status(flow).unwrap();
-    assert_eq!((status.readable, status.receive_finished, status.closed), (11, false, Some(Outcome::Finished)));
+    assert_eq!(
+        (status.readable, status.receive_finished, status.closed),
+        (11, false, Some(Outcome::Finished))
+    );
     let mut data = Vec::new();
     read(&mut peer.stack, flow, &mut data);
     assert_eq!(data, b"slow reader");
@@ -388,14 +394,100 @@ fn idle_connections_cost_nothing() {
         wire.run_for(Duration::from_secs(5));
         let before = wire.counters(0).tcp_engine_calls + wire.counters(1).tcp_engine_calls;
         for turn in 0..100 {
-            let (client, server) = flows[turn % flows.len()];
+            let (client, server) = flows[turn % 10];
             write(&mut wire.stacks[0], client, b"x");
             wire.run_until(SECOND, |wire| read(&mut wire.stacks[1], server, &mut Vec::new()) == 1);
         }
         wire.run_for(Duration::from_secs(5));
         engine_calls.push(wire.counters(0).tcp_engine_calls + wire.counters(1).tcp_engine_calls - before);
     }
-    assert!(engine_calls[0].abs_diff(engine_calls[1]) <= engine_calls[0] / 20, "calls grow: {engine_calls:?}");
+    assert!(
+        engine_calls[0].abs_diff(engine_calls[1]) <= engine_calls[0] / 20,
+        "calls grow: {engine_calls:?}"
+    );
+}
+
+/// An ICMP error from a router about the SYN or segment that we sent with `seq`.
+fn icmp_error(code: u8, local_port: u16, port: u16, seq: u32) -> Vec<u8> {
+    let mut quoted = ip(A, B, smoltcp::wire::IpProtocol::Tcp, &[0; 8])[14..].to_vec();
+    quoted[20..22].copy_from_slice(&local_port.to_be_bytes());
+    quoted[22..24].copy_from_slice(&port.to_be_bytes());
+    quoted[24..28].copy_from_slice(&seq.to_be_bytes());
+    icmp(3, code, [0; 4], &quoted)
+}
+
+#[test]
+fn connecting_icmp_unreachable_ends_it_only_if_it_quotes_our_syn() {
+    let mut peer = Scripted::new();
+    let (flow, local_port, seq) = peer.connecting(80);
+    peer.frame(&icmp_error(1, local_port, 80, seq.wrapping_add(1)));
+    peer.frame(&icmp_error(4, local_port, 80, seq));
+    peer.frame(&icmp_error(1, local_port, 81, seq));
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().closed, None);
+    peer.frame(&icmp_error(1, local_port, 80, seq));
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().closed, Some(Outcome::Unreachable));
+}
+
+#[test]
+fn established_icmp_unreachable_is_transient() {
+    let mut peer = Scripted::new();
+    let (flow, _, ours) = peer.accepted();
+    peer.frame(&icmp_error(1, 80, 4000, ours.wrapping_sub(1)));
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().closed, None);
+}
+
+#[test]
+fn closed_port_resets_are_rate_limited() {
+    let mut peer = Scripted::new();
+    for port in 1000..2000 {
+        peer.segment((port, 81), TcpControl::Syn, 5, None, &[]);
+    }
+    assert_eq!(peer.stack.counters().tcp_resets_sent, 200);
+    assert_eq!(peer.stack.counters().tcp_resets_rate_limited, 800);
+    peer.segment((7, 81), TcpControl::Rst, 5, None, &[]);
+    assert_eq!(peer.stack.counters().tcp_resets_rate_limited, 800, "a reset was answered");
+}
+
+#[test]
+fn time_wait_of_released_flow_gives_way_to_a_new_connection() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    let now = peer.now;
+    peer.stack.tcp_release(now, flow);
+    peer.poll();
+    peer.segment((4000, 80), TcpControl::None, seq, Some(ours.wrapping_add(1)), &[]);
+    peer.segment((4000, 80), TcpControl::Fin, seq, Some(ours.wrapping_add(1)), &[]);
+    peer.poll();
+    peer.queue.take();
+    let (_listener, _) = peer.stack.tcp_listen(Some(80), 8).unwrap();
+    peer.segment((4000, 80), TcpControl::Syn, seq.wrapping_add(100_000), None, &[]);
+    peer.poll();
+    let answer = peer.segments().pop().unwrap();
+    assert_eq!((answer.control, answer.ack), (TcpControl::Syn, Some(seq.wrapping_add(100_001))));
+}
+
+#[test]
+fn flow_table_full_refuses_by_name() {
+    let mut config = config(MAC_A, A);
+    config.limits.flows = 2;
+    let mut peer = Scripted::with(config);
+    for port in [1, 2] {
+        peer.stack.tcp_connect(peer.now, SocketAddr::from((B, port))).unwrap();
+    }
+    let third = peer.stack.tcp_connect(peer.now, SocketAddr::from((B, 3)));
+    assert_eq!(third, Err(Error::QuotaExceeded { what: "connections", limit: 2 }));
+}
+
+#[test]
+fn connect_nonsense_is_refused_by_name() {
+    let mut peer = Scripted::new();
+    let mut connect = |text: &str| peer.stack.tcp_connect(peer.now, text.parse().unwrap());
+    assert!(matches!(connect("10.0.0.2:0"), Err(Error::InvalidInput { .. })));
+    assert!(matches!(connect("10.0.0.255:80"), Err(Error::InvalidInput { .. })));
+    assert!(matches!(connect("224.0.0.1:80"), Err(Error::InvalidInput { .. })));
+    assert!(matches!(connect("10.0.0.1:80"), Err(Error::Unsupported { .. })));
+    assert!(matches!(connect("[2001:db8::1]:80"), Err(Error::Unsupported { .. })));
+    assert!(matches!(connect("8.8.8.8:80"), Err(Error::Unreachable { .. })));
 }
 
 #[test]
