@@ -1,2 +1,51 @@
-//! Under construction.
-fn main() {}
+//! netctl: looks at netd, and uses its sockets from a shell.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod error;
+mod observe;
+mod output;
+mod ping;
+mod pipe;
+mod selftest;
+mod stream;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::error::Error;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.json);
+    match run(cli, &output) {
+        Ok(code) => code,
+        // Whoever read the output has read enough, as in `netctl sockets | head -1`.
+        Err(Error::Output(source)) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            output.error(&error);
+            error.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
+    let client = match cli.socket {
+        Some(path) => netd_ipc::Client::connect(path),
+        None => netd_ipc::Client::connect_default(),
+    }?;
+    match cli.command {
+        Command::Status => observe::status(&client, output),
+        Command::Device => observe::device(&client, output),
+        Command::Interfaces => observe::interfaces(&client, output),
+        Command::Sockets => observe::sockets(&client, output),
+        Command::Ping(arguments) => ping::run(&client, output, &arguments),
+        Command::Connect(arguments) => stream::connect(&client, output, &arguments),
+        Command::Listen(arguments) => stream::listen(&client, output, &arguments),
+        Command::Selftest(arguments) => selftest::run(&client, output, &arguments),
+    }
+}

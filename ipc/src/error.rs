@@ -173,8 +173,8 @@ pub enum Error {
     /// What came over the socket is not what the interface says.
     #[error("unexpected answer of netd: {0}")]
     Protocol(String),
-    /// The connection to the daemon failed.
-    #[error("the connection to netd failed")]
+    /// Reading or writing failed, on the connection to the daemon or on a socket of its.
+    #[error("reading from or writing to netd failed")]
     Io(#[source] io::Error),
 }
 

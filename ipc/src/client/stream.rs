@@ -97,13 +97,10 @@ impl TcpStream {
     ///
     /// # Errors
     /// The stream is over already.
-    pub fn shutdown_write(&self) -> io::Result<()> {
+    pub fn shutdown_write(&self) -> Result<(), Error> {
         // Before the call: a reader on another thread that sees the hang-up has to ask, not to assume.
         self.write_shut.store(true, Ordering::SeqCst);
-        match shutdown(&self.socket, Shutdown::Write) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.failure(error).into()),
-        }
+        shutdown(&self.socket, Shutdown::Write).map_err(|error| self.failure(error))
     }
 
     /// Reads what is there, or waits for it; 0 is the peer's orderly end, and only that.

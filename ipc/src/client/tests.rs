@@ -80,7 +80,7 @@ fn endpoint(port: u16) -> Value {
 }
 
 fn returns(parameters: Value) -> Value {
-    json!({ "parameters": parameters })
+    Value::Object([("parameters".to_owned(), parameters)].into_iter().collect())
 }
 
 fn fails(name: &str, message: &str) -> Value {

@@ -1,0 +1,61 @@
+//! What can go wrong, and the exit code that says so.
+
+use std::io;
+use std::process::ExitCode;
+
+use netd_ipc::ErrorKind;
+use serde_json::{Value, json};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// netd said no, or cannot be asked.
+    #[error(transparent)]
+    Client(#[from] netd_ipc::Error),
+    /// Standard output failed.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
+    /// Standard input failed.
+    #[error("cannot read standard input: {0}")]
+    Input(#[source] io::Error),
+    /// What was sent is not known to have arrived.
+    #[error("the peer did not acknowledge everything within {seconds} s: what was sent may not have arrived")]
+    Unacknowledged {
+        /// How long it had.
+        seconds: u64,
+    },
+    /// The system refuses something that should always work.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What.
+        doing: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// As the help text lists them.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Client(netd_ipc::Error::NotRunning { .. } | netd_ipc::Error::NoPermission { .. }) => {
+                ExitCode::from(3)
+            }
+            Error::Client(error)
+                if matches!(error.kind(), Some(ErrorKind::DevnetDisabled | ErrorKind::PolicyDenied)) =>
+            {
+                ExitCode::from(4)
+            }
+            _ => ExitCode::FAILURE,
+        }
+    }
+
+    /// For `--json`: the error's name in the interface, or none, and the message.
+    pub(crate) fn to_json(&self) -> Value {
+        let kind = match self {
+            Error::Client(error) => error.kind(),
+            _ => None,
+        };
+        json!({ "error": kind.map(ErrorKind::name), "message": self.to_string() })
+    }
+}
