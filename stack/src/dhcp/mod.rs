@@ -84,7 +84,10 @@ pub(crate) struct Dhcp {
     /// When the current exchange began, for the `secs` field.
     began: Instant,
     hostname: Option<String>,
+    /// What to use from when on, while no server has answered.
     fallback: Option<(Static, Instant)>,
+    /// When the state moves on or its message is sent again.
+    next_step: Option<Instant>,
     armed: Armed,
 }
 
@@ -102,9 +105,10 @@ impl Dhcp {
             began: now,
             hostname: hostname.filter(|name| !name.is_empty() && name.len() < 64),
             fallback: fallback.map(|(address, timeout)| (address, now + timeout)),
+            next_step: Some(now),
             armed: Armed::default(),
         };
-        network.timers.arm(&mut dhcp.armed, Timer::Dhcp, now);
+        dhcp.arm(network);
         dhcp
     }
 
@@ -118,18 +122,19 @@ impl Dhcp {
         if !self.armed.fires(deadline) {
             return Change::Nothing;
         }
-        let change = self.advance(now, network);
-        if !matches!(self.state, State::Bound { .. }) {
-            self.transmit(now, network, egress);
-        }
-        self.schedule(now, network);
-        let falls_back = self.fallback.as_ref().is_some_and(|(_, at)| now >= *at);
-        match change {
-            Change::Nothing if falls_back => {
-                self.fallback.take().map_or(Change::Nothing, |(address, _)| Change::Fallback(address))
+        let mut change = Change::Nothing;
+        if self.next_step.is_some_and(|at| now >= at) {
+            change = self.advance(now, network);
+            if !matches!(self.state, State::Bound { .. }) {
+                self.transmit(now, network, egress);
             }
-            change => change,
+            self.schedule(now, network);
         }
+        if let Some((address, _)) = self.fallback.take_if(|(_, at)| now >= *at) {
+            change = Change::Fallback(address);
+        }
+        self.arm(network);
+        change
     }
 
     /// Moves on because of the time.
@@ -169,25 +174,34 @@ impl Dhcp {
         self.began = now;
     }
 
-    /// Arms the timer for the next retransmission or state.
+    /// Decides when the next retransmission or state is due.
     fn schedule(&mut self, now: Instant, network: &mut Network) {
         let jitter = Duration::from_millis(network.random.below(1000).into());
-        let mut at = match &self.state {
+        self.next_step = match &self.state {
             State::Selecting { tries } | State::Requesting { tries, .. } => {
                 let doubled = RETRY_MIN * (1 << tries.saturating_sub(1).min(5));
-                now + doubled.min(RETRY_MAX) + jitter
+                Some(now + doubled.min(RETRY_MAX) + jitter)
             }
-            State::Bound { lease } if lease.is_infinite() => return,
-            State::Bound { lease } => lease.renew_at,
+            State::Bound { lease } | State::Renewing { lease } | State::Rebinding { lease }
+                if lease.is_infinite() =>
+            {
+                None
+            }
+            State::Bound { lease } => Some(lease.renew_at),
             // RFC 2131, 4.4.5: half of what remains, at least a minute, and not beyond the next state.
-            State::Renewing { lease } => now + retry_within(now, lease.rebind_at),
-            State::Rebinding { lease } => now + retry_within(now, lease.expires_at),
+            State::Renewing { lease } => Some(now + retry_within(now, lease.rebind_at)),
+            State::Rebinding { lease } => Some(now + retry_within(now, lease.expires_at)),
         };
-        if let Some((_, fallback_at)) = &self.fallback {
-            at = at.min((*fallback_at).max(now));
-        }
+        self.arm(network);
+    }
+
+    /// Arms the timer for the next step or the fallback, whichever comes first.
+    fn arm(&mut self, network: &mut Network) {
+        let fallback_at = self.fallback.as_ref().map(|(_, at)| *at);
         self.armed = Armed::default();
-        network.timers.arm(&mut self.armed, Timer::Dhcp, at);
+        if let Some(at) = self.next_step.into_iter().chain(fallback_at).min() {
+            network.timers.arm(&mut self.armed, Timer::Dhcp, at);
+        }
     }
 
     /// Handles the payload of a datagram from a server's port to ours.

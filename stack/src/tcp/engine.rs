@@ -304,7 +304,7 @@ fn fresh_interface(mtu: usize, seed: u64) -> Interface {
 /// Copies `packet` with only `keep` octets of payload and without its FIN. Checksums are left alone: the engine does not look.
 fn without_fin(packet: &[u8], keep: usize) -> Vec<u8> {
     let mut copy = packet.to_vec();
-    let header_len = usize::from(Ipv4Packet::new_unchecked(&packet[..]).header_len());
+    let header_len = usize::from(Ipv4Packet::new_unchecked(packet).header_len());
     let tcp_header_len = usize::from(TcpPacket::new_unchecked(&packet[header_len..]).header_len());
     TcpPacket::new_unchecked(&mut copy[header_len..]).set_fin(false);
     copy.truncate(header_len + tcp_header_len + keep);

@@ -244,13 +244,13 @@ impl Tcp {
             }
             self.forget(id);
         }
-        if segment.syn && segment.ack.is_none() {
-            if let Some(&listener) = self.by_port.get(&segment.destination_port) {
-                if let Some(id) = self.open_passive(now, listener, tuple, network) {
-                    self.deliver(now, id, packet, &segment, network, egress);
-                }
-                return;
+        let listener =
+            self.by_port.get(&segment.destination_port).filter(|_| segment.syn && segment.ack.is_none());
+        if let Some(&listener) = listener {
+            if let Some(id) = self.open_passive(now, listener, tuple, network) {
+                self.deliver(now, id, packet, &segment, network, egress);
             }
+            return;
         }
         network.counters.drop_tcp_closed_port += 1;
         if !segment.rst {
@@ -506,10 +506,9 @@ impl Tcp {
     }
 
     fn mark_dirty(&mut self, id: u64) {
-        if let Some(flow) = self.flows.get_mut(id) {
-            if !core::mem::replace(&mut flow.dirty, true) {
-                self.dirty.push_back(id);
-            }
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        if !core::mem::replace(&mut flow.dirty, true) {
+            self.dirty.push_back(id);
         }
     }
 
