@@ -38,7 +38,7 @@ mod slab;
 mod stack;
 #[cfg(test)]
 #[path = "../tests/scenarios/support.rs"]
-#[allow(dead_code, reason = "the unit tests use only a part of what the scenarios share")]
+#[allow(dead_code, clippy::unwrap_used, reason = "helpers of tests, of which the unit tests use a part")]
 mod support;
 mod tcp;
 mod time;

@@ -111,6 +111,8 @@ pub(crate) struct Flow {
     pub(crate) dirty: bool,
     /// Whether the engine was aborted and has not sent its reset yet.
     pub(crate) owes_reset: bool,
+    /// Whether the flow is in the queue of those in TIME-WAIT.
+    pub(crate) queued_time_wait: bool,
     pub(crate) armed: Armed,
     /// When the handshake of a listener's flow, or the closing of a released one, has taken too long.
     pub(crate) expires: Option<Instant>,
@@ -134,6 +136,7 @@ impl Flow {
             linked: true,
             dirty: false,
             owes_reset: false,
+            queued_time_wait: false,
             armed: Armed::default(),
             expires: None,
             last_heard: now,

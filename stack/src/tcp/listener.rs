@@ -114,10 +114,11 @@ impl Tcp {
             network.counters.drop_tcp_pending_full += 1;
             return None;
         }
-        if self.flows.is_full() {
+        if !self.has_room() {
             network.counters.drop_tcp_flows_full += 1;
             return None;
         }
+        let listener = self.listeners.get_mut(listener_id)?;
         let Ok(connection) = self.engine.listen(tuple) else {
             network.counters.tcp_engine_faults += 1;
             return None;

@@ -60,6 +60,8 @@ pub(crate) struct Tcp {
     dirty: VecDeque<u64>,
     /// Flows in SYN-RECEIVED, over all listeners.
     pending: usize,
+    /// Released flows in TIME-WAIT, oldest first: they give way when the table is full. May name flows that are gone.
+    time_waits: VecDeque<u64>,
     limits: Limits,
     replies: Bucket,
 }
@@ -93,6 +95,7 @@ impl Tcp {
             by_port: KeyedMap::with_hasher(random.keyed_state()),
             dirty: VecDeque::new(),
             pending: 0,
+            time_waits: VecDeque::new(),
             limits: limits.clone(),
             replies: Bucket::new(REPLIES_PER_SECOND, REPLIES_BURST),
         }
@@ -124,7 +127,7 @@ impl Tcp {
         if !network.has_route(host) {
             return Err(unreachable);
         }
-        if self.flows.is_full() {
+        if !self.has_room() {
             return Err(Error::QuotaExceeded { what: "connections", limit: self.limits.flows });
         }
         let tuple_of = |port| Tuple { local: (address, port), remote: (host, remote.port()) };
@@ -285,18 +288,19 @@ impl Tcp {
         let mut sink = FlowSink { now, destination: flow.tuple.remote.0, network, egress };
         let result = self.engine.ingress(now, connection, (packet.whole, segment), &mut sink);
         let sequence = connection.sequence();
+        let counters = &mut network.counters;
         match result {
             Err(Fault) => return self.fault(now, id, sequence, network, egress),
             Ok(Verdict::Pass) => {}
-            Ok(Verdict::WithoutFin { .. }) => network.counters.tcp_fin_beyond_window += 1,
-            Ok(Verdict::DropEarly) => network.counters.drop_tcp_early += 1,
-            Ok(Verdict::DropSequence) => network.counters.drop_tcp_sequence += 1,
-            Ok(Verdict::DropAcknowledgement) => network.counters.drop_tcp_acknowledgement += 1,
-            Ok(Verdict::DropAfterFin) => network.counters.drop_tcp_after_fin += 1,
+            Ok(Verdict::WithoutFin { .. }) => counters.tcp_fin_beyond_window += 1,
+            Ok(Verdict::DropEarly) => return counters.drop_tcp_early += 1,
+            Ok(Verdict::DropSequence) => return counters.drop_tcp_sequence += 1,
+            Ok(Verdict::DropAcknowledgement) => return counters.drop_tcp_acknowledgement += 1,
+            Ok(Verdict::DropAfterFin) => return counters.drop_tcp_after_fin += 1,
             Ok(Verdict::Challenge) => {
                 if let Some((seq, ack, window)) = sequence {
                     let tuple = flow.tuple;
-                    network.counters.tcp_challenges_sent += 1;
+                    counters.tcp_challenges_sent += 1;
                     self.reply(now, Bare::Challenge { seq, ack, window }, &tuple, network, egress);
                 }
                 return;
@@ -472,6 +476,15 @@ impl Tcp {
         if flow.stage == Stage::Owned && flow.has_news() {
             network.events.push(Ready::Flow(FlowId(id)));
         }
+        if flow.stage == Stage::Released && flow.state() == State::TimeWait && !flow.queued_time_wait {
+            flow.queued_time_wait = true;
+            self.time_waits.push_back(id);
+            // They leave in about the order they came, so this keeps the queue as short as it has to be.
+            while self.time_waits.front().is_some_and(|&oldest| self.flows.get(oldest).is_none()) {
+                self.time_waits.pop_front();
+            }
+            return;
+        }
         let listening_again = flow.state() == State::Listen;
         if flow.state() != State::Closed && !listening_again {
             return;
@@ -490,6 +503,15 @@ impl Tcp {
             Some(Stage::Handshake { .. } | Stage::Released) => self.forget(id),
             Some(Stage::Backlog { .. } | Stage::Owned) | None => {}
         }
+    }
+
+    /// Whether one more flow fits. A full table gives up its oldest TIME-WAIT, as Linux does beyond `tcp_max_tw_buckets`.
+    fn has_room(&mut self) -> bool {
+        while self.flows.is_full() {
+            let Some(oldest) = self.time_waits.pop_front() else { return false };
+            self.forget(oldest);
+        }
+        true
     }
 
     fn forget(&mut self, id: u64) {

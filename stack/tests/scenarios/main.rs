@@ -1,5 +1,7 @@
 //! The stack as its caller sees it: two stacks on a wire, or one stack and a peer that says what a test writes.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "in a test's helper a failure is the test's failure")]
+
 mod dhcp;
 mod hostile;
 mod limits;

@@ -124,7 +124,7 @@ impl Wire {
         }
     }
 
-    fn launch(&mut self, to: usize, frame: Vec<u8>) {
+    fn launch(&mut self, to: usize, frame: &[u8]) {
         if self.cut || self.dice.percent(self.impairment.loss) {
             return;
         }
@@ -132,7 +132,7 @@ impl Wire {
         for _ in 0..copies {
             let late = u32::from(self.dice.percent(self.impairment.reorder)) * 7;
             self.order += 1;
-            self.in_flight.insert((self.now + DELAY * (1 + late), self.order), (to, frame.clone()));
+            self.in_flight.insert((self.now + DELAY * (1 + late), self.order), (to, frame.to_vec()));
         }
     }
 
@@ -148,7 +148,7 @@ impl Wire {
         for side in 0..2 {
             self.stacks[side].poll(self.now, &mut self.queues[side]);
             for frame in self.queues[side].take() {
-                self.launch(1 - side, frame);
+                self.launch(1 - side, &frame);
             }
             while let Some(ready) = self.stacks[side].next_ready() {
                 self.ready[side].push(ready);

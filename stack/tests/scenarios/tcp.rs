@@ -479,6 +479,24 @@ fn flow_table_full_refuses_by_name() {
 }
 
 #[test]
+fn flow_table_full_gives_up_its_oldest_time_wait() {
+    let mut config = config(MAC_A, A);
+    config.limits.flows = 1;
+    let mut wire = Wire::with(config, crate::support::config(MAC_B, B), Impairment::default(), 1);
+    let (client, server) = wire.connected();
+    let now = wire.now;
+    wire.stacks[0].tcp_release(now, client);
+    wire.run_for(Duration::from_millis(10));
+    wire.stacks[1].tcp_release(now, server);
+    let now = wire.now;
+    let full = wire.stacks[0].tcp_connect(now, SocketAddr::from((B, 80)));
+    assert_eq!(full, Err(Error::QuotaExceeded { what: "connections", limit: 1 }));
+    wire.run_for(Duration::from_millis(10));
+    let now = wire.now;
+    assert!(wire.stacks[0].tcp_connect(now, SocketAddr::from((B, 80))).is_ok());
+}
+
+#[test]
 fn connect_nonsense_is_refused_by_name() {
     let mut peer = Scripted::new();
     let mut connect = |text: &str| peer.stack.tcp_connect(peer.now, text.parse().unwrap());
