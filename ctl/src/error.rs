@@ -15,6 +15,9 @@ pub(crate) enum Error {
     /// Standard output failed.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
+    /// What came over the stream could not be passed on.
+    #[error("cannot pass on to standard output what the stream brings: {0}")]
+    Delivery(#[source] io::Error),
     /// Standard input failed.
     #[error("cannot read standard input: {0}")]
     Input(#[source] io::Error),

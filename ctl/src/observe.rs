@@ -165,3 +165,100 @@ fn traffic(traffic: Traffic) -> String {
 fn up(link_up: bool) -> &'static str {
     if link_up { "up" } else { "down" }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn device() -> Device {
+        let queue = |index, direction| {
+            json!({
+                "index": index, "direction": direction, "size": 256, "frames": 12, "bytes": 4096, "interrupts": 0
+            })
+        };
+        serde_json::from_value(json!({
+            "kind": "vfio", "state": "ready", "reason": null, "function": "0000:00:03.0", "isolation": "no_iommu",
+            "transport": "legacy", "poll": "busy", "mac": "42:01:0a:00:00:05", "mtu": 1460, "link_up": true,
+            "features": ["VIRTIO_NET_F_MAC", "VIRTIO_NET_F_STATUS"],
+            "absent_features": [{ "name": "VIRTIO_NET_F_MQ", "reason": "one queue pair is used" }],
+            "queues": [queue(0, "receive"), queue(1, "transmit")], "resets": 0,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn device_text_shows_isolation_features_and_queues() {
+        let expected = "\
+kind       vfio
+state      ready
+function   0000:00:03.0
+isolation  no-iommu (whoever takes netd over owns the machine)
+transport  legacy
+polling    busy
+MAC        42:01:0a:00:00:05
+MTU        1460 bytes
+link       up
+resets     0
+features   VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS
+
+features not in use
+  VIRTIO_NET_F_MQ  one queue pair is used
+
+QUEUE  DIRECTION  SIZE  FRAMES    BYTES  INTERRUPTS
+    0  receive     256      12  4.0 KiB           0
+    1  transmit    256      12  4.0 KiB           0
+";
+        assert_eq!(device_text(&device()), expected);
+    }
+
+    #[test]
+    fn device_text_of_a_failed_device_says_why() {
+        let broken = Device { state: DeviceState::Resetting, reason: Some("it lied".into()), ..device() };
+        assert!(device_text(&broken).contains("state      resetting: it lied\n"));
+    }
+
+    #[test]
+    fn interface_text_shows_the_lease_with_its_routes() {
+        let interface: Interface = serde_json::from_value(json!({
+            "name": "net0", "mac": "42:01:0a:00:00:05", "mtu": 1460, "link_up": true, "address_source": "dhcp",
+            "addresses": ["10.0.0.5/32"], "gateway": "10.0.0.1",
+            "routes": [{ "destination": "10.0.0.1/32", "gateway": null },
+                       { "destination": "0.0.0.0/0", "gateway": "10.0.0.1" }],
+            "dns": ["169.254.169.254"], "ntp": [], "hostname": "vm", "domain": null,
+            "dhcp_server": "169.254.169.254", "lease_seconds": 86_400, "renew_in_seconds": 43_200,
+        }))
+        .unwrap();
+        let expected = "\
+interface  net0, link up
+MAC        42:01:0a:00:00:05
+MTU        1460 bytes
+addresses  10.0.0.5/32 (dhcp)
+gateway    10.0.0.1
+route      10.0.0.1/32 on the link
+route      0.0.0.0/0 via 10.0.0.1
+DNS        169.254.169.254
+NTP        -
+host name  vm
+domain     -
+lease      1 d 0 h from 169.254.169.254, renewed in 12 h 0 min
+";
+        assert_eq!(interface_text(&interface), expected);
+    }
+
+    #[test]
+    fn sockets_text_is_a_table() {
+        let socket: Socket = serde_json::from_value(json!({
+            "id": 7, "kind": "tcp_listener", "state": "listen", "local": { "address": "10.0.0.5", "port": 80 },
+            "remote": null, "uid": 1000, "pid": 42, "unit": "web.service", "receive_queued_bytes": 0,
+            "send_queued_bytes": 0, "received_bytes": 0, "sent_bytes": 2048,
+        }))
+        .unwrap();
+        let expected = "\
+ID  KIND          STATE   LOCAL        REMOTE  RECEIVED     SENT   UID  PID  UNIT
+ 7  tcp-listener  listen  10.0.0.5:80  -            0 B  2.0 KiB  1000   42  web.service
+";
+        assert_eq!(sockets_text(&[socket]), expected);
+    }
+}

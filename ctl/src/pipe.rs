@@ -82,7 +82,7 @@ fn download(stream: &TcpStream, output: impl AsFd) -> (u64, Result<(), Error>) {
             Ok(0) => return (bytes, Ok(())),
             Ok(count) => {
                 if let Err(error) = write_all(&output, chunk.get(..count).unwrap_or_default()) {
-                    return (bytes, Err(Error::Output(error.into())));
+                    return (bytes, Err(Error::Delivery(error.into())));
                 }
                 bytes += count as u64;
             }

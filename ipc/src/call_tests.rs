@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -324,4 +325,50 @@ fn parse_fills_in_defaults_and_bounds() {
         Call::parse(request("Listen", json!({ "port": 0, "backlog": 1_000_000 }))),
         Ok(Call::Listen { port: None, backlog: BACKLOG_MAX })
     );
+}
+
+/// JSON of every shape, with the names that the interface knows now and then.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[ -~]{0,8}|192\\.0\\.2\\.[0-9]|::1".prop_map(Value::from),
+    ];
+    let key = prop_oneof![
+        prop::sample::select(vec!["address", "port", "timeout_ms", "backlog", "bytes", "id", "interface"])
+            .prop_map(str::to_owned),
+        "[a-z]{0,6}",
+    ];
+    leaf.prop_recursive(3, 24, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(key.clone(), inner, 0..6)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn parse_of_any_request_stays_within_the_bounds(
+        method in prop::sample::select(vec!["Connect", "Listen", "BindUdp", "Ping", "Outcome", "GetStatus", "Fly"]),
+        parameters in any_json(),
+    ) {
+        let value = json!({ "method": format!("io.netd.{method}"), "parameters": parameters });
+        let Ok(request) = serde_json::from_value::<Request>(value) else { return Ok(()) };
+        match Call::parse(request) {
+            Ok(Call::Connect { remote, timeout }) => {
+                prop_assert!(remote.port() != 0 && !timeout.is_zero() && timeout <= TIMEOUT_MAX);
+            }
+            Ok(Call::Ping { bytes, timeout, .. }) => {
+                prop_assert!(bytes <= PAYLOAD_BYTES_MAX && !timeout.is_zero() && timeout <= TIMEOUT_MAX);
+            }
+            Ok(Call::Listen { port, backlog }) => {
+                prop_assert!(port != Some(0) && (1..=BACKLOG_MAX).contains(&backlog));
+            }
+            _ => {}
+        }
+    }
 }
