@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use netd_vfio::{Bdf, BindOptions, Bound, Error, Function, GivenBack, Sysfs, bind, give_back};
+use netd_vfio::{
+    Bdf, BindOptions, Bound, DmaPool, DmaPoolOptions, Error, Function, GivenBack, Sysfs, bind, give_back,
+};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -35,6 +37,9 @@ pub(crate) enum Command {
         /// How long to wait for another process to let it go.
         #[arg(long, value_name = "SECONDS", default_value_t = 10)]
         wait: u64,
+        /// Where the memory of a daemon that was killed may still lie; it is freed.
+        #[arg(long, value_name = "DIRECTORY", default_value = "/dev/hugepages")]
+        hugetlbfs: PathBuf,
     },
 }
 
@@ -49,9 +54,13 @@ pub(crate) fn run(command: &Command) -> Result<(), Error> {
             let mac = mac.map_or_else(String::new, |mac| format!(", {mac}"));
             println!("{function}: bound to vfio-pci (was {driver}{mac}), isolation {isolation}");
         }
-        Command::Release { function, state, wait } => {
-            let GivenBack { driver, interfaces } =
-                give_back(&sysfs, *function, state, Duration::from_secs(*wait))?;
+        Command::Release { function, state, wait, hugetlbfs } => {
+            let wait = Duration::from_secs(*wait);
+            let GivenBack { driver, interfaces } = give_back(&sysfs, *function, state, wait)?;
+            if driver.is_some() {
+                // The kernel's driver reset the device as it took it over, so nothing writes to that memory any more.
+                DmaPool::remove_stale(*function, &DmaPoolOptions { hugetlbfs: hugetlbfs.clone() })?;
+            }
             let driver = driver.unwrap_or_else(|| "no driver".to_owned());
             let names: Vec<String> = interfaces.into_iter().map(|interface| interface.name).collect();
             let names =

@@ -66,17 +66,19 @@ impl Function {
 }
 
 impl Sysfs {
+    /// Every PCI function of the machine, in the order of their addresses.
+    pub fn functions(&self) -> Result<Vec<Function>, Error> {
+        // sysfs lists nothing else here; what does not parse cannot be named by an operator either.
+        let listed = names(&self.functions_directory())?;
+        let mut addresses: Vec<Bdf> = listed.iter().filter_map(|name| name.parse().ok()).collect();
+        addresses.sort();
+        addresses.into_iter().map(|bdf| self.describe(bdf)).collect()
+    }
+
     /// Every PCI network function, in the order of their addresses.
     pub fn network_functions(&self) -> Result<Vec<Function>, Error> {
-        let mut functions = Vec::new();
-        for name in names(&self.functions_directory())? {
-            // sysfs lists nothing else here; what does not parse cannot be named by an operator either.
-            let Ok(bdf) = name.parse::<Bdf>() else { continue };
-            if self.base_class(bdf)? == CLASS_NETWORK {
-                functions.push(self.describe(bdf)?);
-            }
-        }
-        functions.sort_by_key(|function| function.bdf);
+        let mut functions = self.functions()?;
+        functions.retain(|function| function.class >> 16 == CLASS_NETWORK);
         Ok(functions)
     }
 

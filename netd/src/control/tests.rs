@@ -467,3 +467,30 @@ fn client_that_never_reads_costs_one_reply_and_the_others_nothing() {
     assert!(sent < 8 * 1024 * 1024, "the server read {sent} bytes from a client that reads nothing");
     control.assert_serves();
 }
+
+#[test]
+fn random_bytes_from_many_clients_never_stop_the_service() {
+    let control = Control::start(true);
+    // xorshift64 (Marsaglia 2003); the seed is fixed, so that a failure replays.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for _ in 0..200 {
+        let mut stream = control.raw();
+        let length = random() % 5000;
+        let bytes: Vec<u8> =
+            (0..length).map(|_| b"{}[]\":,\0\\ iomethd."[(random() % 17) as usize]).collect();
+        // The server may have had enough before the end.
+        let _ = stream.write_all(&bytes);
+        if random() % 2 == 0 {
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            while answer(&mut stream).is_some() {}
+        }
+    }
+    control.assert_serves();
+    assert!(control.submissions.try_recv().is_err(), "none of it was a call");
+}

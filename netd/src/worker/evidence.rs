@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use netd_ipc::Isolation;
 use netd_stack::AddressState;
-use netd_vfio::{Function, Sysfs};
+use netd_vfio::{Function, Isolation, Sysfs};
 use netd_virtqueue::{NetDevice, TransportKind};
 use serde::Serialize;
 
@@ -76,7 +75,7 @@ impl Evidence {
                 match state {
                     AddressState::Bound(_) => say(&format!("net: dhcp bound {cidr} gw={gateway}")),
                     AddressState::Fallback(_) => {
-                        say(&format!("net: dhcp unavailable (fallback static {cidr})"))
+                        say(&format!("net: dhcp unavailable (fallback static {cidr})"));
                     }
                     AddressState::Static(_) | AddressState::Searching => {}
                 }
@@ -114,17 +113,13 @@ impl Evidence {
     }
 
     fn write(&self, vfio: &Vfio, driver: &NetDevice, token: &str) -> io::Result<()> {
-        let functions = Sysfs::system().network_functions().map_err(io::Error::other)?;
+        let functions = Sysfs::system().functions().map_err(io::Error::other)?;
         let mut classes: Vec<String> =
             functions.iter().map(|function| format!("{:06x}", function.class)).collect();
         classes.sort();
         classes.dedup();
         let (received, transmitted) = driver.counters();
         let (bytes, segments) = vfio.dma_grant();
-        let isolation = match vfio.isolation() {
-            netd_vfio::Isolation::Iommu => Isolation::Iommu,
-            netd_vfio::Isolation::NoIommu => Isolation::NoIommu,
-        };
         let info = driver.info();
         let provider = Provider {
             provider_nic_proof: Proof {
@@ -137,7 +132,7 @@ impl Evidence {
             },
             enumerated_device_classes: classes,
             enumerated_device_inventory: functions,
-            dma_pool_grant: DmaPoolGrant { bytes, segments, isolation },
+            dma_pool_grant: DmaPoolGrant { bytes, segments, isolation: vfio.isolation() },
             // No vector is ever configured while the queues are polled, so none can have been delivered.
             interrupt_route_allocated: false,
             interrupt_route_delivered: 0,

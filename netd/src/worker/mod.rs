@@ -143,6 +143,18 @@ impl Slot {
         }
     }
 
+    /// The device for a call that needs one; without one, the call is told why.
+    fn live_or_fail(&mut self, clients: &Clients, token: u64) -> Option<&mut Live> {
+        match self {
+            Slot::Live(live) => Some(live),
+            Slot::Down(down) => {
+                let reason = format!("the network device is not available: {}", down.reason);
+                clients.completions.send(token, Reply::Failed(ErrorKind::DeviceUnavailable, reason));
+                None
+            }
+        }
+    }
+
     fn reason(&self) -> Option<&str> {
         match self {
             Slot::Live(_) => None,
@@ -283,44 +295,47 @@ impl Worker {
 
     fn execute(&mut self, now: Instant, Submission { token, owner, command }: Submission) {
         let Self { slot, clients, backend, about, .. } = self;
-        let reply = match command {
-            Command::Status => Reply::Status(report::status(about, slot, clients, now)),
-            Command::Device => Reply::Device(report::device(about, slot, backend)),
-            Command::Interfaces => Reply::Interfaces(report::interfaces(slot, now)),
-            Command::Sockets => Reply::Sockets(report::sockets(slot, clients)),
-            Command::Outcome { id } => return clients.outcome(token, id, owner.uid),
-            command => {
-                let live = match slot {
-                    Slot::Live(live) => live,
-                    Slot::Down(down) => {
-                        let reason = format!("the network device is not available: {}", down.reason);
-                        return clients
-                            .completions
-                            .send(token, Reply::Failed(ErrorKind::DeviceUnavailable, reason));
-                    }
-                };
-                let Live { driver, stack, .. } = &mut **live;
-                let caller = (token, owner);
-                return match command {
-                    Command::Connect { remote, timeout } => {
-                        clients.connect(now, stack, caller, remote, timeout)
-                    }
-                    Command::Listen { port, backlog } => clients.listen(now, stack, caller, port, backlog),
-                    Command::BindUdp { port } => clients.bind_udp(stack, caller, port),
-                    Command::Ping { to, timeout, bytes } => {
-                        let mut egress = TxEgress(driver.queues().1);
-                        clients.ping(now, (stack, &mut egress), token, to, (bytes, timeout));
-                    }
-                    Command::Cancel => clients.cancel(now, stack, token),
-                    Command::Status
-                    | Command::Device
-                    | Command::Interfaces
-                    | Command::Sockets
-                    | Command::Outcome { .. } => {}
-                };
+        let caller = (token, owner);
+        match command {
+            Command::Status => {
+                let status = report::status(about, slot, clients, now);
+                clients.completions.send(token, Reply::Status(status));
             }
-        };
-        clients.completions.send(token, reply);
+            Command::Device => {
+                let device = report::device(about, slot, backend);
+                clients.completions.send(token, Reply::Device(device));
+            }
+            Command::Interfaces => {
+                clients.completions.send(token, Reply::Interfaces(report::interfaces(slot, now)));
+            }
+            Command::Sockets => {
+                let sockets = report::sockets(slot, clients);
+                clients.completions.send(token, Reply::Sockets(sockets));
+            }
+            Command::Outcome { id } => clients.outcome(token, id, caller.1.uid),
+            Command::Connect { remote, timeout } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                clients.connect(now, &mut live.stack, caller, remote, timeout);
+            }
+            Command::Listen { port, backlog } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                clients.listen(now, &mut live.stack, caller, port, backlog);
+            }
+            Command::BindUdp { port } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                clients.bind_udp(&mut live.stack, caller, port);
+            }
+            Command::Ping { to, timeout, bytes } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                let mut egress = TxEgress(live.driver.queues().1);
+                clients.ping(now, (&mut live.stack, &mut egress), token, to, (bytes, timeout));
+            }
+            Command::Cancel => {
+                if let Slot::Live(live) = slot {
+                    clients.cancel(now, &mut live.stack, token);
+                }
+            }
+        }
     }
 
     /// Frames, clients and timers.
