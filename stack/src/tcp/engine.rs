@@ -388,7 +388,7 @@ impl<S: PacketSink> TxToken for Transmit<'_, S> {
             let result = catch_unwind(AssertUnwindSafe(|| emit(buffer)));
             let intact = result.is_ok();
             if intact {
-                guard.observe_sent(buffer);
+                guard.sent(buffer);
             }
             emitted = Some(result);
             intact
@@ -401,7 +401,7 @@ impl<S: PacketSink> TxToken for Transmit<'_, S> {
                 // No buffer: for the engine the packet is lost on the wire, and its timers will see to it.
                 let mut lost = vec![0; len];
                 let value = emit(&mut lost);
-                self.guard.observe_sent(&lost);
+                self.guard.sent(&mut lost);
                 value
             }
             (None, None) => unreachable!("`emit` is taken only where `emitted` is set"),

@@ -9,8 +9,13 @@
 //! * acknowledgements of octets that were never sent (RFC 9293, 3.10.7.4);
 //! * anything that arrives before our SYN has left (the engine panics);
 //! * resets that do not hit the next expected octet exactly: they get a challenge (RFC 5961, 3.2).
+//!
+//! On the way out it mends one thing: the sequence number of a bare ACK during a retransmission.
+
+use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket, TcpSeqNumber};
 
 use super::segment::Segment;
+use crate::ipv4;
 
 /// How far ahead of the next expected octet a segment may begin. No window that we announce is larger than 64 KiB.
 const AHEAD_MAX: i32 = 1 << 17;
@@ -54,8 +59,31 @@ fn distance(to: u32, from: u32) -> i32 {
 }
 
 impl Guard {
-    /// Takes note of a segment that the engine sent, as an IPv4 packet.
-    pub(crate) fn observe_sent(&mut self, packet: &[u8]) {
+    /// Takes note of a segment that the engine sent, as an IPv4 packet, and mends it where the engine errs.
+    pub(crate) fn sent(&mut self, packet: &mut [u8]) {
+        self.mend(packet);
+        self.observe(packet);
+    }
+
+    /// A bare ACK carries SND.NXT, which the engine sets back when it retransmits. A peer that already has those octets finds the
+    /// ACK left of its window and must drop it unread; when both sides have set back, neither ever learns what the other received.
+    /// So the ACK carries SND.MAX, as it does from a stack that never sets back.
+    fn mend(&self, packet: &mut [u8]) {
+        let (Some((segment, _)), Some(highest)) = (Segment::parse_own(packet), self.send_highest) else {
+            return;
+        };
+        let bare = segment.len() == 0 && !segment.rst && segment.ack.is_some();
+        if !bare || distance(segment.seq, highest) >= 0 {
+            return;
+        }
+        let ip = Ipv4Packet::new_unchecked(&packet[..]);
+        let (source, destination) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
+        let mut tcp = TcpPacket::new_unchecked(&mut packet[ipv4::HEADER_LEN..]);
+        tcp.set_seq_number(TcpSeqNumber(highest as i32));
+        tcp.fill_checksum(&source, &destination);
+    }
+
+    fn observe(&mut self, packet: &[u8]) {
         let Some((segment, window)) = Segment::parse_own(packet) else { return };
         if segment.rst {
             return;

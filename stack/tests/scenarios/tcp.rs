@@ -50,7 +50,8 @@ fn transfer_clean_wire_arrives_whole() {
 #[test]
 fn transfer_bad_wire_arrives_whole() {
     let impairment = Impairment { loss: 3, duplicate: 2, reorder: 10 };
-    for seed in 0..12 {
+    // Seed 23 once stood still for ever: both sides had gone back to retransmit, and dropped each other's ACKs.
+    for seed in 0..64 {
         transfer(impairment, seed, 60_000);
     }
 }
