@@ -221,6 +221,9 @@ impl From<Error> for io::Error {
             Error::Service { .. } => io::ErrorKind::Unsupported,
             Error::Protocol(_) => io::ErrorKind::InvalidData,
         };
-        io::Error::new(kind, error)
+        match error {
+            Error::Io(source) => source,
+            error => io::Error::new(kind, error),
+        }
     }
 }

@@ -82,7 +82,9 @@ pub enum Reply {
     Sockets(Vec<netd_ipc::Socket>),
     /// To [`Command::Connect`]: an established connection.
     Stream {
-        /// Its id, never used twice while the daemon runs.
+        /// Its id, never used twice. Ids begin at a random number, so that a client whose stream ended with a former
+        /// daemon is told `InvalidSocket`, and not the outcome of somebody else's stream. Below 2^53, which every reader
+        /// of JSON can hold (RFC 8259, 6).
         id: u64,
         /// Its own end.
         local: SocketAddr,
