@@ -43,12 +43,8 @@ pub(crate) fn both_ways(stream: &TcpStream, input: impl AsFd + Send, output: imp
     thread::scope(|scope| {
         let upload = scope.spawn(move || upload(stream, input, &stop));
         let (received_bytes, downloaded) = download(stream, output);
-        let stopper = if terminal || downloaded.is_err() {
-            drop(stopper);
-            None
-        } else {
-            Some(stopper)
-        };
+        // Otherwise the input is waited for: the peer may have finished first and still be listening.
+        let stopper = (!terminal && downloaded.is_ok()).then_some(stopper);
         if downloaded.is_err() {
             // Nobody reads from the stream any more, so the peer may never take what is still being sent. Should this
             // fail, the stream is over already, and sending fails without it.

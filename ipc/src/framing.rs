@@ -1,7 +1,7 @@
 //! Varlink's framing: one JSON object, then one NUL byte (https://varlink.org/Method-Call).
 
 /// Largest request that netd reads. The largest that the interface needs is below 200 bytes; 64 KiB leaves room for
-/// methods with lists, and 256 clients with half a request each cost 16 MiB.
+/// methods with lists, and 512 connections with an unfinished one each cost 32 MiB.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
 /// Largest reply that a client reads and netd writes: 40 000 sockets at 400 bytes each.

@@ -20,10 +20,7 @@ const SEND_MAX: usize = 4;
 /// Sends bytes, with descriptors beside the first of them. Returns how many bytes went; if any did, the descriptors did.
 ///
 /// # Errors
-/// As sendmsg(2); a broken pipe is an error and never a signal.
-///
-/// # Panics
-/// Never: at most four descriptors are sent at once, and more are refused with `EINVAL`.
+/// As sendmsg(2), and `EINVAL` for more descriptors than a message of ours carries; a broken pipe is never a signal.
 pub fn send(
     socket: impl AsFd,
     bytes: &[IoSlice<'_>],

@@ -20,7 +20,7 @@ use super::reply::{self, Message};
 use super::{Audit, Error, WAKER, subject};
 use crate::command::{Command, Completion, Submission, WorkerPort};
 
-/// Connections of all clients: an eighth of them half way through the longest request is 4 MiB.
+/// Connections of all clients. Each may hold one unfinished request of 64 KiB, so 32 MiB at the very worst.
 const CONNECTIONS_MAX: usize = 512;
 /// Connections of one user, so that one cannot keep the others out. A library keeps at most a few idle ones, and one
 /// more for each call that waits.
