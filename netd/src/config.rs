@@ -179,7 +179,7 @@ enum RawLinkKind {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 struct RawDma {
     hugetlbfs: PathBuf,
 }
@@ -424,4 +424,118 @@ fn check_mode(mode: Option<Spanned<String>>) -> Result<u32, Complaint> {
 
 fn parse_at<T: FromStr<Err: fmt::Display>>(text: &Spanned<String>, key: &str) -> Result<T, Complaint> {
     text.get_ref().parse().map_err(|error: T::Err| Complaint::at(text.span(), format!("{key}{error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, Error> {
+        Config::parse(Path::new("netd.toml"), text)
+    }
+
+    /// What is said about a wrong file.
+    fn complaint(text: &str) -> String {
+        parse(text).unwrap_err().to_string()
+    }
+
+    const VFIO: &str = "[device]\nkind = \"vfio\"\nfunction = \"0000:00:03.0\"\n";
+
+    #[test]
+    fn minimal_file_has_devnet_off_and_dhcp() {
+        let config = parse(VFIO).unwrap();
+        assert!(!config.policy.devnet_enabled());
+        assert!(matches!(config.addressing, Addressing::Dhcp { fallback: None, .. }));
+        assert!(matches!(config.device, Device::Vfio { .. }));
+        assert_eq!((config.poll, config.socket_mode), (PollMode::Busy, 0o660));
+    }
+
+    #[test]
+    fn unknown_key_is_named_with_its_place_and_what_is_known() {
+        let said = complaint("[device]\nkind = \"vfio\"\nfuncton = \"0000:00:03.0\"\n");
+        assert!(said.starts_with("netd.toml:3:1: unknown field `functon`"), "{said}");
+        assert!(said.contains("`function`"), "{said}");
+    }
+
+    #[test]
+    fn unknown_kind_is_told_with_the_line_and_the_choices() {
+        let said = complaint("[device]\nkind = \"vfo\"\n");
+        assert!(said.starts_with("netd.toml:2:8: unknown variant `vfo`"), "{said}");
+        assert!(said.contains("`vfio`") && said.contains("kind = \"vfo\""), "{said}");
+    }
+
+    #[test]
+    fn file_that_is_no_toml_is_told_with_its_place() {
+        let said = complaint("[device]\nkind = vfio\n");
+        assert!(said.starts_with("netd.toml:2:8: "), "{said}");
+    }
+
+    #[test]
+    fn vfio_without_function_says_how_to_find_one() {
+        let said = complaint("[device]\nkind = \"vfio\"\n");
+        assert!(
+            said.contains("function = \"0000:00:03.0\"") && said.contains("netd function list"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn key_of_the_other_kind_is_refused() {
+        let said = complaint(&format!("{VFIO}mac = \"02:00:00:00:00:01\"\n"));
+        assert!(said.contains("mac belongs to a device with kind = \"software\""), "{said}");
+        let said = complaint("[device]\nkind = \"software\"\nfunction = \"00:03.0\"\n");
+        assert!(said.contains("function belongs to a device with kind = \"vfio\""), "{said}");
+    }
+
+    #[test]
+    fn wrong_values_say_what_would_be_right() {
+        let software = "[device]\nkind = \"software\"\nlink = { kind = \"socket\", path = \"/s\" }\n";
+        for (text, part) in [
+            (VFIO.replace("0000:00:03.0", "0000:00:3"), "function: "),
+            (format!("{VFIO}poll = \"adaptive\"\n"), "poll = \"busy\""),
+            (format!("{software}mtu = 100\n"), "between 1280 and 9216"),
+            (format!("{software}mac = \"02:00\"\n"), "mac: "),
+            (format!("{VFIO}[address]\nmode = \"static\"\n"), "cidr = \"10.0.0.2/24\""),
+            (format!("{VFIO}[address]\nmode = \"static\"\ncidr = \"10.0.0.300/24\"\n"), "cidr: "),
+            (format!("{VFIO}[address]\nmode = \"static\"\ncidr = \"224.0.0.1/24\"\n"), "unicast"),
+            (
+                format!("{VFIO}[address]\nmode = \"dhcp\"\ngateway = \"10.0.0.1\"\n"),
+                "needs an address beside it",
+            ),
+            (format!("{VFIO}[address]\nmode = \"dhcp\"\nhostname = \"a.b\"\n"), "one label"),
+            (format!("{VFIO}[ipc]\nmode = \"rw\"\n"), "octal"),
+            (
+                format!("{VFIO}[[grant]]\nsubject = \"alice\"\nallow = [\"net.tcp.connect\"]\n"),
+                "is not a subject",
+            ),
+            (format!("{VFIO}[[grant]]\nsubject = \"any\"\nallow = [\"net.tcp\"]\n"), "is not a capability"),
+            (
+                format!("{VFIO}[[grant]]\nsubject = \"user:no-such-user\"\nallow = [\"net.udp.bind\"]\n"),
+                "no user",
+            ),
+        ] {
+            let said = complaint(&text);
+            assert!(said.starts_with("netd.toml:") && said.contains(part), "{text}\n{said}");
+        }
+    }
+
+    #[test]
+    fn devnet_is_a_switch_and_nothing_else() {
+        assert!(parse(&format!("[network.devnet]\nenabled = true\n{VFIO}")).unwrap().policy.devnet_enabled());
+        let said = complaint(&format!("[network.devnet]\nenabled = \"yes\"\n{VFIO}"));
+        assert!(said.contains("expected a boolean"), "{said}");
+    }
+
+    /// The files that are shipped are read by the code that reads an operator's.
+    #[test]
+    fn shipped_configurations_are_fine() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+        let mut count = 0;
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            Config::load(&path).unwrap();
+            count += 1;
+        }
+        assert!(count >= 3);
+    }
 }

@@ -4,7 +4,7 @@
 
 mod function;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -63,9 +63,9 @@ fn main() -> ExitCode {
     }
     let done = match command {
         Command::Run { config } => {
-            load(config).and_then(|config| daemon::run(config).map_err(|error| chain(&error)))
+            load(&config).and_then(|config| daemon::run(config).map_err(|error| chain(&error)))
         }
-        Command::Check { config } => load(config.clone()).map(|_| println!("{}: fine", config.display())),
+        Command::Check { config } => load(&config).map(|_| println!("{}: fine", config.display())),
         Command::Function { command } => function::run(&command).map_err(|error| chain(&error)),
     };
     match done {
@@ -74,8 +74,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(path: PathBuf) -> Result<Config, String> {
-    Config::load(&path).map_err(|error| chain(&error))
+fn load(path: &Path) -> Result<Config, String> {
+    Config::load(path).map_err(|error| chain(&error))
 }
 
 fn start_log(filter: Option<String>, format: LogFormat) -> Result<(), String> {
