@@ -94,8 +94,8 @@ pub(super) struct Clients {
     connecting: HashMap<FlowId, Connecting>,
     connect_deadlines: BTreeSet<(Instant, FlowId)>,
     pinging: HashMap<PingId, u64>,
-    /// Streams whose client is gone and whose last bytes are on their way.
-    orphans: BTreeSet<usize>,
+    /// Streams whose descriptor has hung up and whose last bytes are on their way.
+    hung_up: BTreeSet<usize>,
     /// UDP sockets whose client had more to send than one turn allows.
     unfinished: Vec<usize>,
     outcomes: Outcomes,
@@ -122,10 +122,10 @@ impl Clients {
             connecting: HashMap::new(),
             connect_deadlines: BTreeSet::new(),
             pinging: HashMap::new(),
-            orphans: BTreeSet::new(),
+            hung_up: BTreeSet::new(),
             unfinished: Vec::new(),
             outcomes: Outcomes::default(),
-            next_id: 1,
+            next_id: first_id,
             listeners_max,
             buffer: vec![0; MESSAGE_BYTES_MAX],
         }
@@ -291,7 +291,7 @@ impl Clients {
                     hung_up,
                 );
                 if hung_up {
-                    self.orphans.insert(key);
+                    self.hung_up.insert(key);
                 }
                 self.pump_stream(now, stack, key);
             }
@@ -354,7 +354,7 @@ impl Clients {
             stack.tcp_abort(flow);
             stack.tcp_release(now, flow);
         }
-        for key in self.orphans.clone() {
+        for key in self.hung_up.clone() {
             self.pump_stream(now, stack, key);
         }
     }
@@ -362,8 +362,8 @@ impl Clients {
     /// When [`on_time`](Self::on_time) has something to do.
     pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let connect = self.connect_deadlines.first().map(|(deadline, _)| *deadline);
-        let orphan = (!self.orphans.is_empty()).then(|| now + ORPHAN_CHECK);
-        connect.into_iter().chain(orphan).min()
+        let hung_up = (!self.hung_up.is_empty()).then(|| now + HUNG_UP_CHECK);
+        connect.into_iter().chain(hung_up).min()
     }
 
     /// The device went away, and every socket with it.
@@ -462,7 +462,7 @@ impl Clients {
 
     fn pump_stream(&mut self, now: Instant, stack: &mut Stack, key: usize) {
         let Some(Entry { socket: Socket::Stream(stream), .. }) = self.sockets.get_mut(key) else {
-            self.orphans.remove(&key);
+            self.hung_up.remove(&key);
             return;
         };
         let flow = stream.flow;
@@ -533,7 +533,7 @@ impl Clients {
 
     /// Lets a socket go; its descriptor closes, which also ends its registration.
     fn remove(&mut self, key: usize) {
-        self.orphans.remove(&key);
+        self.hung_up.remove(&key);
         if let Some(entry) = self.sockets.try_remove(key) {
             match entry.socket {
                 Socket::Stream(stream) => self.by_flow.remove(&stream.flow),
@@ -544,8 +544,8 @@ impl Clients {
     }
 }
 
-/// How often the last bytes of vanished clients are looked at, beside whenever they move.
-const ORPHAN_CHECK: Duration = Duration::from_secs(1);
+/// How often the last bytes of streams that hung up are looked at, beside whenever they move.
+const HUNG_UP_CHECK: Duration = Duration::from_secs(1);
 
 fn out_of_descriptors() -> Reply {
     Reply::Failed(ErrorKind::NoBufs, "netd has no descriptor left for another socket".to_owned())

@@ -225,7 +225,13 @@ impl Worker {
         let gate = Gate { policy, audit };
         let listeners_max = listener::listeners_max(descriptors_max);
         let worker = Self {
-            clients: Clients::new(registry, gate, Completions::new(completed, control), listeners_max),
+            clients: Clients::new(
+                registry,
+                gate,
+                Completions::new(completed, control),
+                listeners_max,
+                first_id()?,
+            ),
             evidence: Evidence::new(state_directory),
             backend,
             slot: Slot::Live(Box::new(live)),
@@ -454,6 +460,13 @@ impl Worker {
         self.backend.close()?;
         Ok(())
     }
+}
+
+/// Where the ids of this daemon's sockets begin: anywhere in the lower half of what JSON carries exactly (RFC 8259, 6).
+fn first_id() -> Result<u64, device::Error> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|_| device::Error::Random)?;
+    Ok(u64::from_le_bytes(random) >> 12)
 }
 
 /// Reads link state and device health, once in a while.

@@ -17,8 +17,9 @@ use netd_stack::{FlowId, Instant, Outcome as FlowEnd, Stack};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
-/// How long the bytes that a vanished client left behind may take to go out. The same as Linux's bound on orphans.
-pub(super) const ORPHAN_SECONDS: u64 = 60;
+/// How long a connection whose descriptor has hung up may go on without the peer taking a byte: what Linux gives an orphan
+/// in FIN-WAIT-2 (`tcp_fin_timeout`).
+const STALL_SECONDS: u64 = 60;
 
 /// A connection handed to a client.
 #[derive(Debug)]
@@ -31,8 +32,10 @@ pub(super) struct Stream {
     writable: bool,
     /// The client shut its writing side, or closed.
     client_finished: bool,
-    /// Since when nobody holds the client's end.
-    orphan_since: Option<Instant>,
+    /// Nobody holds the client's end.
+    gone: bool,
+    /// Once the descriptor has hung up: since when nothing moved, and how much had moved by then.
+    stalled: Option<(Instant, (u64, usize))>,
     /// We shut our writing side: every byte before the peer's FIN is with the client.
     delivered: bool,
     pub(super) received_bytes: u64,
@@ -47,7 +50,8 @@ impl Stream {
             readable: true,
             writable: true,
             client_finished: false,
-            orphan_since: None,
+            gone: false,
+            stalled: None,
             delivered: false,
             received_bytes: 0,
             sent_bytes: 0,
@@ -58,13 +62,14 @@ impl Stream {
         &self.descriptor
     }
 
-    /// Takes note of what the descriptor is ready for. Hang-up (`hung_up`) with a direction still open can only mean that
-    /// the client is gone.
+    /// Takes note of what the descriptor is ready for. A hang-up means that the client is gone, unless our own direction is
+    /// shut: then it may also be the client's half-close.
     pub(super) fn on_event(&mut self, now: Instant, readable: bool, writable: bool, hung_up: bool) {
         self.readable |= readable || hung_up;
         self.writable |= writable;
-        if hung_up && !(self.delivered && self.client_finished) {
-            self.orphan_since.get_or_insert(now);
+        if hung_up {
+            self.gone |= !self.delivered;
+            self.stalled.get_or_insert((now, (self.sent_bytes, 0)));
         }
     }
 
@@ -85,27 +90,35 @@ impl Stream {
         };
         match status.closed {
             // Both FINs are through; what the peer sent must still reach the client.
-            Some(FlowEnd::Finished) if self.delivered || self.orphan_since.is_some() => {
+            Some(FlowEnd::Finished) if self.delivered || self.gone => {
                 return Some(self.outcome(StreamEnd::Finished));
             }
             Some(FlowEnd::Finished) | None => {}
             Some(end) => return Some(self.outcome(stream_end(end))),
         }
-        let since = self.orphan_since?;
-        let expired = now.saturating_duration_since(since).as_secs() >= ORPHAN_SECONDS;
-        if expired || status.readable > 0 {
-            // Bytes for a client that is gone are answered with a reset (RFC 1122, 4.2.2.13).
+        // Bytes for a client that is gone are answered with a reset (RFC 1122, 4.2.2.13).
+        if (self.gone && status.readable > 0) || self.is_stalled(now, status.unacknowledged) {
             stack.tcp_abort(self.flow);
             return Some(self.outcome(StreamEnd::Aborted));
         }
-        // Everything the client left behind is in the connection's hands, which finishes by itself.
-        self.client_finished.then(|| self.outcome(StreamEnd::Open))
+        // Everything that the client left behind is in the connection's hands, which finishes by itself.
+        (self.gone && self.client_finished).then(|| self.outcome(StreamEnd::Open))
+    }
+
+    /// Whether the peer has been taking nothing for too long, after the descriptor hung up.
+    fn is_stalled(&mut self, now: Instant, unacknowledged: usize) -> bool {
+        let Some((since, seen)) = &mut self.stalled else { return false };
+        let moved = (self.sent_bytes, unacknowledged);
+        if *seen != moved {
+            (*since, *seen) = (now, moved);
+        }
+        now.saturating_duration_since(*since).as_secs() >= STALL_SECONDS
     }
 
     /// From the peer to the client.
     fn deliver(&mut self, stack: &mut Stack) -> Option<StreamEnd> {
         let descriptor = self.descriptor.as_fd();
-        while self.writable && self.orphan_since.is_none() {
+        while self.writable && !self.gone {
             let mut broken = false;
             let mut blocked = false;
             let taken = stack.tcp_receive(self.flow, |bytes| {
