@@ -1,8 +1,9 @@
 //! netd on the embedded default: the software device in netd's own process, passt as the wire, nobody with any privilege.
 //!
-//! passt needs a network with a default route. Where the machine has one, everything runs right there; otherwise (and in every
-//! test) in a network namespace made for the purpose, whose default route leads nowhere. Either way passt maps the
-//! gateway's address to the loopback of that network, so that is where netd's client finds the programs of the host.
+//! passt needs a network with a default route, the right to open ICMP sockets, and a gateway that answers pings. Where the
+//! machine has all three, everything runs right there; otherwise (and in every test) in a network namespace made for the
+//! purpose, with a second one as its gateway. Either way passt maps TCP and UDP to the gateway's address to the loopback of
+//! its network, so that is where netd's clients find the programs of the host.
 
 use crate::binaries::{self, Binaries};
 use crate::error::{Attempt, Error, Result};
@@ -22,25 +23,27 @@ use tempfile::TempDir;
 /// A user that owns nothing: above the range that Debian gives to people, below that of dynamic service users (61184).
 pub const UNPRIVILEGED_UID: u32 = 60999;
 const READY_LIMIT: Duration = Duration::from_secs(15);
-const NAMESPACE_ADDRESS: &str = "10.99.0.2/24";
-const NAMESPACE_GATEWAY: &str = "10.99.0.1";
-
 /// The network in which passt and the host's programs run.
 #[derive(Debug)]
 pub enum Network {
     /// The machine's own; as root, programs are started as this user.
     Own(Option<u32>),
     /// A namespace that root made; programs are started as [`UNPRIVILEGED_UID`].
-    Namespace(Namespace),
-    /// A namespace that an ordinary user made, kept by a process that sleeps in it.
+    Namespace {
+        /// Where passt and the programs run.
+        inside: Namespace,
+        /// Where its default route leads.
+        gateway: Namespace,
+    },
+    /// Two such namespaces that an ordinary user made, kept by processes that sleep in them.
     UserNamespace(Background),
 }
 
 impl Network {
-    /// For a person: the machine's own network where it has a default route.
+    /// For a person: the machine's own network where passt can do everything there.
     pub fn choose(scratch: &Path) -> Result<Network> {
         let root = install::is_root();
-        if !run(Command::new("ip").args(["-4", "route", "show", "default"]))?.trim().is_empty() {
+        if may_ping() && gateway_answers() {
             return Ok(Network::Own(root.then_some(UNPRIVILEGED_UID)));
         }
         if root { Network::isolated() } else { Network::of_user(scratch) }
@@ -48,19 +51,22 @@ impl Network {
 
     /// For a test: a namespace. Needs root.
     pub fn isolated() -> Result<Network> {
-        let namespace = Namespace::new()?;
-        for arguments in dummy_route() {
-            namespace.ip(&arguments)?;
+        let (inside, gateway) = (Namespace::new()?, Namespace::new()?);
+        inside.ip(&format!("link add uplink type veth peer name downlink netns {}", gateway.name()))?;
+        for arguments in GATEWAY_LINK {
+            gateway.ip(arguments)?;
         }
-        Ok(Network::Namespace(namespace))
+        for arguments in UPLINK {
+            inside.ip(arguments)?;
+        }
+        run(inside.command("sh").args(["-c", &allow_ping()]))?;
+        Ok(Network::Namespace { inside, gateway })
     }
 
     fn of_user(scratch: &Path) -> Result<Network> {
-        let commands: Vec<String> = dummy_route().iter().map(|arguments| format!("ip {arguments}")).collect();
-        let script =
-            format!("ip link set lo up && {} && echo ready && exec sleep infinity", commands.join(" && "));
+        let script = user_namespace_script();
         let mut unshare = Command::new("unshare");
-        unshare.args(["--user", "--map-root-user", "--net", "--kill-child", "sh", "-c", &script]);
+        unshare.args(["--user", "--map-root-user", "--net", "--kill-child", "sh", "-ec", &script]);
         let mut holder = Background::spawn(&mut unshare, &scratch.join("namespace.log"))?;
         holder.wait_until_ready(READY_LIMIT, |output| Ok(output.contains("ready")))?;
         Ok(Network::UserNamespace(holder))
@@ -81,8 +87,8 @@ impl Network {
                 command.args(["--clear-groups", "--no-new-privs", "--pdeathsig", "KILL", "--"]);
                 command
             }
-            Network::Namespace(namespace) => {
-                return namespace.command_as(UNPRIVILEGED_UID, &program.to_string_lossy());
+            Network::Namespace { inside, .. } => {
+                return inside.command_as(UNPRIVILEGED_UID, &program.to_string_lossy());
             }
             Network::UserNamespace(holder) => {
                 let mut command = Command::new("nsenter");
@@ -105,7 +111,7 @@ impl Network {
     fn uid(&self) -> Option<u32> {
         match self {
             Network::Own(uid) => *uid,
-            Network::Namespace(_) => Some(UNPRIVILEGED_UID),
+            Network::Namespace { .. } => Some(UNPRIVILEGED_UID),
             Network::UserNamespace(_) => None,
         }
     }
@@ -115,7 +121,7 @@ impl Network {
         match self {
             Network::Own(None) => "this machine's own network".to_owned(),
             Network::Own(Some(uid)) => format!("this machine's own network, as the unprivileged user {uid}"),
-            Network::Namespace(_) => {
+            Network::Namespace { .. } => {
                 format!("a network namespace, as the unprivileged user {UNPRIVILEGED_UID}")
             }
             Network::UserNamespace(_) => "a user and network namespace of our own".to_owned(),
@@ -123,15 +129,48 @@ impl Network {
     }
 }
 
-/// A pair of interfaces and a default route over one of them; nothing answers there.
-fn dummy_route() -> [String; 5] {
-    [
-        "link add uplink type veth peer name nowhere".to_owned(),
-        format!("address add {NAMESPACE_ADDRESS} dev uplink"),
-        "link set nowhere up".to_owned(),
-        "link set uplink up".to_owned(),
-        format!("route add default via {NAMESPACE_GATEWAY}"),
-    ]
+/// Which groups may open ICMP sockets, "FIRST LAST"; passt forwards pings through one. Closed in every new namespace.
+const PING_GROUPS: &str = "/proc/sys/net/ipv4/ping_group_range";
+
+/// For root of a namespace, of which 0 may be the only group.
+fn allow_ping() -> String {
+    format!("{{ echo 0 {UNPRIVILEGED_UID} || echo 0 0; }} > {PING_GROUPS} 2>/dev/null")
+}
+
+/// Whether the machine lets the group that programs will run as open ICMP sockets.
+fn may_ping() -> bool {
+    let group = if install::is_root() { UNPRIVILEGED_UID } else { rustix::process::getegid().as_raw() };
+    let range = fs::read_to_string(PING_GROUPS).unwrap_or_default();
+    let mut bounds = range.split_whitespace().filter_map(|bound| bound.parse::<u32>().ok());
+    matches!((bounds.next(), bounds.next()), (Some(first), Some(last)) if (first..=last).contains(&group))
+}
+
+/// Whether there is a default gateway, and one that answers (those of clouds often do not).
+fn gateway_answers() -> bool {
+    let routes = run(Command::new("ip").args(["-4", "route", "show", "default"])).unwrap_or_default();
+    let gateway = routes.split_whitespace().skip_while(|word| *word != "via").nth(1);
+    gateway.is_some_and(|gateway| run(Command::new("ping").args(["-c", "1", "-W", "1", gateway])).is_ok())
+}
+
+const UPLINK: [&str; 3] =
+    ["address add 10.99.0.2/24 dev uplink", "link set uplink up", "route add default via 10.99.0.1"];
+const GATEWAY_LINK: [&str; 2] = ["address add 10.99.0.1/24 dev downlink", "link set downlink up"];
+
+/// What [`Network::isolated`] does, for a user who is root only in namespaces of their own.
+fn user_namespace_script() -> String {
+    let ip = |commands: &[&str], prefix: &str| {
+        commands.iter().map(|command| format!("{prefix}ip {command}\n")).collect::<String>()
+    };
+    format!(
+        "unshare --net --kill-child sleep infinity & gateway=$!\n\
+         until [ \"$(readlink /proc/$gateway/ns/net)\" != \"$(readlink /proc/self/ns/net)\" ]; do sleep 0.05; done\n\
+         ip link set lo up\n\
+         ip link add uplink type veth peer name downlink netns $gateway\n\
+         {}{}{}\necho ready\nexec sleep infinity\n",
+        ip(&GATEWAY_LINK, "nsenter --net --target $gateway "),
+        ip(&UPLINK, ""),
+        allow_ping()
+    )
 }
 
 /// netd and passt at work. Dropping it ends both and removes every file.
@@ -214,7 +253,7 @@ impl Embedded {
     /// The namespace, where a test runs the programs of the other side.
     pub fn namespace(&self) -> Result<&Namespace> {
         match &self.network {
-            Network::Namespace(namespace) => Ok(namespace),
+            Network::Namespace { inside, .. } => Ok(inside),
             other => Err(Error::Expectation(format!("not in a namespace of root's: {other:?}"))),
         }
     }

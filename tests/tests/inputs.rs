@@ -40,7 +40,7 @@ fn wrong_configuration_is_refused_with_file_line_key_and_remedy() -> Result<()> 
         ("[device]\nkind = \"vfio\"\nfunction = \"eth0\"\n".to_owned(), &[":3:", "eth0", "0000:00:03.0"]),
         ("[device]\nkind = \"pci\"\n".to_owned(), &[":2:", "pci", "vfio", "software"]),
         ("[device]\nkind = \"vfio\"\n".to_owned(), &["function"]),
-        (format!("{device}[network.devnet]\nenabled = \"yes\"\n"), &[":5:", "true"]),
+        (format!("{device}[network.devnet]\nenabled = \"yes\"\n"), &[":5:", "enabled", "boolean"]),
         (
             format!("{device}[address]\nmode = \"static\"\ncidr = \"10.0.0.300/24\"\n"),
             &[":6:", "10.0.0.300/24"],
