@@ -105,11 +105,14 @@ pub(super) struct Clients {
 }
 
 impl Clients {
+    /// `first_id` is where the ids of sockets begin. A random number, so that a client of a daemon that was restarted is
+    /// never told the end of somebody else's stream.
     pub(super) fn new(
         registry: Registry,
         gate: Gate,
         completions: Completions,
         listeners_max: usize,
+        first_id: u64,
     ) -> Self {
         Self {
             registry,
