@@ -2,19 +2,18 @@
 
 use crate::embedded::{self, Embedded, Network, Options};
 use crate::ensure;
-use crate::error::{Attempt, Error, Result};
+use crate::error::{Attempt as _, Error, Result};
 use crate::install;
 use crate::lab::Lab;
 use crate::peers::Nginx;
-use crate::process::{Background, clean_up_on_interrupt, describe, run};
+use crate::process::{Background, clean_up_on_interrupt, converse, run};
 use crate::vm::Twin;
 use std::fs;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 /// What the host's web server offers in the demo.
-const PAGE: &[u8] = b"hello from a program of the host\n";
+const PAGE: &str = "hello from a program of the host\n";
 const REQUEST: &[u8] = b"GET /hello.txt HTTP/1.0\r\n\r\n";
 const WEB_PORT: u16 = 80;
 const STEP_LIMIT: Duration = Duration::from_secs(15);
@@ -74,12 +73,10 @@ pub fn embedded() -> Result<()> {
     let (web, web_port) = python_web_server(&embedded)?;
     let fetch = ["connect", gateway.as_str(), &web_port.to_string()];
     let mut netctl = embedded.netctl(&fetch);
-    let page = exchange(&format!("netctl {}", fetch.join(" ")), &mut netctl)?;
-    ensure!(page.ends_with(&String::from_utf8_lossy(PAGE).into_owned()), "that is not the page:\n{page}");
+    exchange(&format!("netctl {}", fetch.join(" ")), &mut netctl)?;
 
     narrator.step("The same from Python, with its standard library alone");
-    let page = exchange(&format!("netd_client.py {}", fetch.join(" ")), &mut embedded.python(&fetch))?;
-    ensure!(page.ends_with(&String::from_utf8_lossy(PAGE).into_owned()), "that is not the page:\n{page}");
+    exchange(&format!("netd_client.py {}", fetch.join(" ")), &mut embedded.python(&fetch))?;
     drop(web);
 
     narrator.step("A program of the host connects to a port that a client of netd listens on");
@@ -112,32 +109,14 @@ fn python_web_server(embedded: &Embedded) -> Result<(Background, u16)> {
     port.map(|port| (server, port)).ok_or_else(|| Error::Expectation("http.server named no port".to_owned()))
 }
 
-/// Gives the request to a client's standard input and shows what comes back.
-fn exchange(shown: &str, command: &mut Command) -> Result<String> {
-    println!("   $ printf 'GET /hello.txt HTTP/1.0\\r\\n\\r\\n' | {shown}");
-    let output = feed(command, REQUEST)?;
+/// Types the request into a client and shows what comes back.
+fn exchange(shown: &str, command: &mut Command) -> Result<()> {
+    println!("   $ {shown}");
+    println!("   > {}", String::from_utf8_lossy(REQUEST).trim_end());
+    // Fails unless the page comes.
+    let output = converse(command, REQUEST, PAGE, STEP_LIMIT)?;
     Narrator::show(&output);
-    Ok(output)
-}
-
-/// Runs a command with something to read; it must succeed.
-pub fn feed(command: &mut Command, input: &[u8]) -> Result<String> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().attempt(|| format!("start {}", describe(command)))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that ends without reading tells why by its exit status.
-        let _not_read = stdin.write_all(input);
-    }
-    let output = child.wait_with_output().attempt(|| format!("wait for {}", describe(command)))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() {
-        return Ok(text);
-    }
-    Err(Error::Command {
-        command: describe(command),
-        status: output.status.to_string(),
-        output: text + &String::from_utf8_lossy(&output.stderr),
-    })
+    Ok(())
 }
 
 fn inbound(embedded: &Embedded, port: u16) -> Result<()> {
@@ -149,7 +128,7 @@ fn inbound(embedded: &Embedded, port: u16) -> Result<()> {
     })?;
     let mut socat = embedded.network.command("socat");
     socat.args(["-t", "5", "-", &format!("TCP:127.0.0.1:{port}")]);
-    feed(&mut socat, b"hello from socat on the host\n")?;
+    converse(&mut socat, b"hello from socat on the host\n", "", STEP_LIMIT)?;
     let heard = listener.finish(STEP_LIMIT)?;
     Narrator::show(&heard);
     ensure!(heard.contains("hello from socat on the host"), "netctl listen heard {heard:?}");
@@ -173,7 +152,7 @@ pub fn vm(twin: Twin) -> Result<()> {
     );
     let lab = Lab::new(twin)?;
     let nginx = Nginx::start(&lab.namespace, WEB_PORT)?;
-    nginx.offer("hello.txt", PAGE)?;
+    nginx.offer("hello.txt", PAGE.as_bytes())?;
     let bdf = lab.vm.bdf(0).to_owned();
     let show = |command: &[&str]| -> Result<String> {
         println!("   guest# {}", command.join(" "));
@@ -201,7 +180,7 @@ pub fn vm(twin: Twin) -> Result<()> {
     let fetch = ["netctl", "connect", lab.plan.remote, &WEB_PORT.to_string()];
     let page = lab.vm.guest().command(&fetch).stdin(REQUEST).run()?;
     Narrator::show(&page);
-    ensure!(page.ends_with(&String::from_utf8_lossy(PAGE).into_owned()), "that is not the page");
+    ensure!(page.ends_with(PAGE), "that is not the page");
     narrator.step("No interrupt was used");
     show(&["sh", "-c", "grep -c vfio /proc/interrupts || true"])?;
     narrator.step("SIGTERM, and the function goes back to the kernel");

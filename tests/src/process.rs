@@ -4,6 +4,7 @@ use crate::ensure;
 use crate::error::{Attempt, Error, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,6 +77,25 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> Re
     Ok(())
 }
 
+/// Gives a program something to read, keeps its input open until it has printed `until`, and expects it to succeed.
+///
+/// A client that closes its side at once would do as well, but Debian 12's passt then loses the end of the answer when the
+/// peer closes right behind its last byte.
+pub fn converse(command: &mut Command, input: &[u8], until: &str, limit: Duration) -> Result<String> {
+    let log = tempfile::NamedTempFile::new().attempt(|| "make a temporary file".to_owned())?;
+    let mut program = Background::spawn_with(command, Stdio::piped(), log.path())?;
+    if let Some(mut stdin) = program.child.stdin.take() {
+        // A program that ends without reading tells why by its exit status.
+        let _not_read = stdin.write_all(input);
+        wait_until(&format!("the text {until:?}"), limit, || {
+            Ok(program.output().contains(until) || !program.is_running())
+        })?;
+    }
+    let output = program.finish(limit)?;
+    ensure!(output.contains(until), "`{}` did not print {until:?}:\n{output}", program.command);
+    Ok(output)
+}
+
 /// A program in the background. Its output goes to a log file; dropping it kills and reaps it.
 #[derive(Debug)]
 pub struct Background {
@@ -87,10 +107,14 @@ pub struct Background {
 impl Background {
     /// Starts `command` with both output streams in `log`, and nothing to read.
     pub fn spawn(command: &mut Command, log: &Path) -> Result<Background> {
+        Background::spawn_with(command, Stdio::null(), log)
+    }
+
+    fn spawn_with(command: &mut Command, stdin: Stdio, log: &Path) -> Result<Background> {
         let file = File::create(log).attempt(|| format!("create {}", log.display()))?;
         let errors = file.try_clone().attempt(|| format!("share {}", log.display()))?;
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(file)
             .stderr(errors)
             .spawn()

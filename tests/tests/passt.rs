@@ -1,14 +1,14 @@
 //! netd on the software device with passt as its wire: an unprivileged user, and real programs of the host.
 
-use netd_tests::demo::feed;
 use netd_tests::embedded::{Embedded, Network, Options, private_directory};
 use netd_tests::peers::{Nginx, Socat, file_of};
-use netd_tests::process::{Background, run, wait_until};
+use netd_tests::process::{Background, converse, run, wait_until};
 use netd_tests::{Error, Result, ensure};
 use std::time::Duration;
 
 const BULK_BYTES: u64 = 256 * 1024 * 1024;
 const LIMIT: Duration = Duration::from_secs(60);
+const REQUEST: &[u8] = b"GET /hello.txt HTTP/1.0\r\n\r\n";
 const FORWARDED_PORT: u16 = 7100;
 
 /// netd up with a lease, in a namespace of its own.
@@ -45,11 +45,8 @@ fn page_of_nginx_fetched_by_netctl_and_by_python() -> Result<()> {
     let gateway = embedded.host_address()?;
     let arguments = ["connect", gateway.as_str(), "8080"];
     for mut client in [embedded.netctl(&arguments), embedded.python(&arguments)] {
-        let page = with_logs(&embedded, feed(&mut client, b"GET /hello.txt HTTP/1.0\r\n\r\n"))?;
-        ensure!(
-            page.starts_with("HTTP/1.1 200") && page.ends_with("hello from nginx\n"),
-            "not the page:\n{page}"
-        );
+        let page = with_logs(&embedded, converse(&mut client, REQUEST, "hello from nginx\n", LIMIT))?;
+        ensure!(page.starts_with("HTTP/1.1 200"), "not the page:\n{page}");
     }
     embedded.terminate()
 }
@@ -63,7 +60,7 @@ fn host_program_reaches_a_listener_of_netctl() -> Result<()> {
     wait_until("the listener", LIMIT, || Ok(embedded.json("sockets")?.to_string().contains("tcp_listener")))?;
     let mut nc = embedded.network.command("nc");
     nc.args(["-N", "-w", "10", "127.0.0.1", &FORWARDED_PORT.to_string()]);
-    with_logs(&embedded, feed(&mut nc, b"hello from nc\n"))?;
+    with_logs(&embedded, converse(&mut nc, b"hello from nc\n", "", LIMIT))?;
     let heard = listener.finish(LIMIT)?;
     ensure!(heard.contains("hello from nc\n"), "netctl listen heard {heard:?}");
     embedded.terminate()

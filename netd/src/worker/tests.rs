@@ -518,7 +518,7 @@ fn datagrams_go_where_a_grant_says_and_nowhere_else() {
         assert!(taken.is_ok());
         from
     });
-    let mut buffer = vec![0; datagram::HEADER_BYTES + 100];
+    let mut buffer = [0; datagram::HEADER_BYTES + 100];
     send(9, b"not granted");
     let (_, len) = recv(&socket, &mut buffer[..], RecvFlags::empty()).unwrap();
     let (header, _) = Header::decode(&buffer[..len]).unwrap();
