@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -79,18 +79,17 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> Re
 
 /// Gives a program something to read, keeps its input open until it has printed `until`, and expects it to succeed.
 ///
-/// A client that closes its side at once would do as well, but Debian 12's passt then loses the end of the answer when the
-/// peer closes right behind its last byte.
+/// A client that closes its side at once would do as well, were it not for Debian 12's passt, which after that sends what the peer
+/// says again and again, or loses its end.
 pub fn converse(command: &mut Command, input: &[u8], until: &str, limit: Duration) -> Result<String> {
     let log = tempfile::NamedTempFile::new().attempt(|| "make a temporary file".to_owned())?;
-    let mut program = Background::spawn_with(command, Stdio::piped(), log.path())?;
-    if let Some(mut stdin) = program.child.stdin.take() {
-        // A program that ends without reading tells why by its exit status.
-        let _not_read = stdin.write_all(input);
-        wait_until(&format!("the text {until:?}"), limit, || {
-            Ok(program.output().contains(until) || !program.is_running())
-        })?;
-    }
+    let (mut program, mut stdin) = Background::spawn_with_input(command, log.path())?;
+    // A program that ends without reading tells why by its exit status.
+    let _not_read = stdin.write_all(input);
+    wait_until(&format!("the text {until:?}"), limit, || {
+        Ok(program.output().contains(until) || !program.is_running())
+    })?;
+    drop(stdin);
     let output = program.finish(limit)?;
     ensure!(output.contains(until), "`{}` did not print {until:?}:\n{output}", program.command);
     Ok(output)
@@ -108,6 +107,14 @@ impl Background {
     /// Starts `command` with both output streams in `log`, and nothing to read.
     pub fn spawn(command: &mut Command, log: &Path) -> Result<Background> {
         Background::spawn_with(command, Stdio::null(), log)
+    }
+
+    /// Starts `command` with both output streams in `log`, and returns what feeds its standard input.
+    pub fn spawn_with_input(command: &mut Command, log: &Path) -> Result<(Background, ChildStdin)> {
+        let mut program = Background::spawn_with(command, Stdio::piped(), log)?;
+        let stdin = program.child.stdin.take();
+        let stdin = stdin.ok_or_else(|| Error::Expectation("a piped input is there".to_owned()))?;
+        Ok((program, stdin))
     }
 
     fn spawn_with(command: &mut Command, stdin: Stdio, log: &Path) -> Result<Background> {

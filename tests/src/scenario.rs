@@ -5,12 +5,13 @@ use crate::error::{Attempt, Result};
 use crate::guest::Output;
 use crate::lab::{Lab, PROVIDER, host_run, scenario, scratch};
 use crate::netns::wait_for_path;
-use crate::peers::{Nginx, Socat, file_of};
+use crate::peers::{Nginx, Socat, file_of, wait_for_listener};
 use crate::process::{Background, wait_until};
 use crate::vm::Twin;
 use crate::{binaries::Binaries, ensure};
 use serde_json::Value;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// The bulk transfer of the bar.
 const BULK_BYTES: u64 = 256 * 1024 * 1024;
@@ -212,6 +213,45 @@ pub fn bulk_sent_has_the_digest_that_was_received(twin: Twin) -> Result<()> {
         })?;
         netd.terminate().map(drop)
     })
+}
+
+/// A stream that the host's reset cuts short fails the client, also after its own half-close; one that ends in order does not.
+pub fn stream_cut_by_a_reset_fails_and_an_orderly_end_does_not(twin: Twin) -> Result<()> {
+    scenario(twin, |lab| {
+        lab.bind()?;
+        let netd = lab.start_netd()?;
+        for bytes in ["0", "1000", "500000"] {
+            // The shell's sleep keeps the client's side open beyond the reset; without it the client half-closes before.
+            for input in ["printf '!'; sleep 5", "printf '!'"] {
+                let (mut peer, _directory) = resetting_peer(lab, bytes)?;
+                let receive =
+                    format!("{{ {input}; }} | netctl connect {} {PORT} >/dev/null", lab.plan.gateway);
+                let cut = lab.vm.guest().script(&receive).output()?;
+                ensure!(!cut.is_success(), "cut after {bytes} bytes it looked complete ({input})");
+                let told = peer.finish(EXCHANGE_LIMIT)?;
+                ensure!(told.contains("reset"), "the peer did not get to its reset:\n{told}");
+            }
+        }
+        for input in ["sleep 2", "true"] {
+            let mut peer =
+                Socat::listen(&lab.namespace, PORT, &["TCP-LISTEN:7100,reuseaddr", "SYSTEM:echo all"])?;
+            let receive = format!("{input} | netctl connect {} {PORT}", lab.plan.gateway);
+            let all = lab.vm.guest().script(&receive).run()?;
+            ensure!(all == "all\n", "of a clean end came {all:?} ({input})");
+            peer.process.finish(EXCHANGE_LIMIT)?;
+        }
+        netd.terminate().map(drop)
+    })
+}
+
+/// With the directory of its log.
+fn resetting_peer(lab: &Lab, bytes: &str) -> Result<(Background, TempDir)> {
+    let mut peer = lab.namespace.command(&Binaries::build()?.path("netd-peer").to_string_lossy());
+    peer.args(["reset", PORT_TEXT, bytes]);
+    let directory = scratch()?;
+    let mut peer = Background::spawn(&mut peer, &directory.path().join("reset.log"))?;
+    wait_for_listener(&lab.namespace, &mut peer, PORT)?;
+    Ok((peer, directory))
 }
 
 /// SIGTERM, release, and the kernel's own driver works as before.

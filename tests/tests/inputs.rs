@@ -43,7 +43,7 @@ fn wrong_configuration_is_refused_with_file_line_key_and_remedy() -> Result<()> 
         (format!("{device}[network.devnet]\nenabled = \"yes\"\n"), &[":5:", "enabled", "boolean"]),
         (
             format!("{device}[address]\nmode = \"static\"\ncidr = \"10.0.0.300/24\"\n"),
-            &[":6:", "10.0.0.300/24"],
+            &[":6:", "cidr", "10.0.0.2/24"],
         ),
     ];
     for (text, words) in cases {

@@ -78,10 +78,12 @@ fn bulk_both_ways_has_the_digest_that_was_sent() -> Result<()> {
     let file = format!("FILE:{}", blob.display());
     let mut source = Socat::listen(namespace, 7001, &["-u", &file, "TCP-LISTEN:7001,reuseaddr"])?;
     let mut receive = embedded.netctl(&["connect", &gateway, "7001"]);
-    let mut receiver = Background::spawn(&mut receive, &embedded.path("received"))?;
+    // Kept open: see `converse`.
+    let (mut receiver, input) = Background::spawn_with_input(&mut receive, &embedded.path("received"))?;
+    source.process.finish(LIMIT)?;
+    drop(input);
     let received = with_logs(&embedded, receiver.wait(LIMIT))?;
     ensure!(received.success(), "netctl ended with {received}");
-    source.process.finish(LIMIT)?;
     let arrived = run(std::process::Command::new("sha256sum").arg(embedded.path("received")))?;
     ensure!(arrived.starts_with(&sum), "sent {sum}, received {arrived}");
 

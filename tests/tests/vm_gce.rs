@@ -40,3 +40,9 @@ fn bulk_sent_has_the_digest_that_was_received() -> Result<()> {
 fn function_given_back_works_under_the_kernel() -> Result<()> {
     scenario::function_given_back_works_under_the_kernel(TWIN)
 }
+
+#[test]
+#[ignore = "boots a virtual machine: cargo xtask test"]
+fn stream_cut_by_a_reset_fails_and_an_orderly_end_does_not() -> Result<()> {
+    scenario::stream_cut_by_a_reset_fails_and_an_orderly_end_does_not(TWIN)
+}
