@@ -147,7 +147,7 @@ struct RawDevice {
     link: Option<Spanned<RawLink>>,
     mac: Option<Spanned<String>>,
     mtu: Option<Spanned<u16>>,
-    poll: Option<Spanned<RawPoll>>,
+    poll: Option<RawPoll>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -314,13 +314,11 @@ fn check_device(device: Spanned<RawDevice>) -> Result<(Device, PollMode), Compla
                 Complaint::at(span, "a vfio device needs its PCI function: function = \"0000:00:03.0\" (see `netd function list`)")
             })?;
             let function = parse_at(&function, "function: ")?;
-            match poll {
-                Some(poll) if *poll.get_ref() == RawPoll::Adaptive => Err(Complaint::at(
-                    poll.span(),
-                    "poll = \"adaptive\" is for the software device; a vfio device is polled: poll = \"busy\"",
-                )),
-                _ => Ok((Device::Vfio { function }, PollMode::Busy)),
-            }
+            let poll = match poll {
+                Some(RawPoll::Adaptive) => PollMode::Adaptive,
+                Some(RawPoll::Busy) | None => PollMode::Busy,
+            };
+            Ok((Device::Vfio { function }, poll))
         }
         RawKind::Software => {
             refuse("function", function.map(|function| function.span()), "vfio")?;
@@ -334,7 +332,7 @@ fn check_device(device: Spanned<RawDevice>) -> Result<(Device, PollMode), Compla
                 let message = format!("mtu is {}, and must be between {low} and {high}", mtu.get_ref());
                 if fits { Ok(*mtu.get_ref()) } else { Err(Complaint::at(mtu.span(), message)) }
             })?;
-            let poll = match poll.map(Spanned::into_inner) {
+            let poll = match poll {
                 Some(RawPoll::Busy) => PollMode::Busy,
                 Some(RawPoll::Adaptive) | None => PollMode::Adaptive,
             };
@@ -492,7 +490,7 @@ mod tests {
         let software = "[device]\nkind = \"software\"\nlink = { kind = \"socket\", path = \"/s\" }\n";
         for (text, part) in [
             (VFIO.replace("0000:00:03.0", "0000:00:3"), "function: "),
-            (format!("{VFIO}poll = \"adaptive\"\n"), "poll = \"busy\""),
+            (format!("{VFIO}poll = \"lazy\"\n"), "`busy`"),
             (format!("{software}mtu = 100\n"), "between 1280 and 9216"),
             (format!("{software}mac = \"02:00\"\n"), "mac: "),
             (format!("{VFIO}[address]\nmode = \"static\"\n"), "cidr = \"10.0.0.2/24\""),

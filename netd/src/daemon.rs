@@ -77,7 +77,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         .map_err(|source| Error::State { path: state_directory.clone(), source })?;
     // The socket first: it tells a second daemon that it is one, before it touches the device.
     let listener = control::listen(&socket, socket_mode)?;
-    let backend = Backend::open(&device, &hugetlbfs)?;
+    let backend = Backend::open(&device, &hugetlbfs, mode)?;
     let policy = Arc::new(policy);
     let audit = Arc::new(Audit::default());
     let poll = Poll::new().map_err(|source| system("make a poll", source))?;

@@ -1,4 +1,5 @@
 //! The driver against the software device: every frame, in order, both ways.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test, also in helpers")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -44,6 +44,14 @@ pub enum Error {
     /// A queue was already in use by somebody after the reset, or would not be enabled.
     #[error("virtqueue {0} could not be enabled")]
     QueueNotEnabled(u16),
+    /// The device has no room for an interrupt vector.
+    #[error("virtqueue {index} could not be given interrupt vector {vector}")]
+    NoVector {
+        /// The queue's index.
+        index: u16,
+        /// The vector.
+        vector: u16,
+    },
     /// A ring lies where the transport cannot express its address.
     #[error("the ring address {0:#x} does not fit the transport's queue register")]
     QueueAddress(u64),

@@ -137,6 +137,8 @@ pub struct SplitQueue<T> {
     seen_used: u16,
     /// EVENT_IDX: the used index at which the device would interrupt, as last written.
     quiet_until: u16,
+    /// An interrupt was asked for.
+    armed: bool,
 }
 
 impl<T> SplitQueue<T> {
@@ -165,6 +167,7 @@ impl<T> SplitQueue<T> {
             next_used: 0,
             seen_used: 0,
             quiet_until: 0,
+            armed: false,
         };
         queue.silence();
         Ok(queue)
@@ -275,14 +278,38 @@ impl<T> SplitQueue<T> {
             return Err(Fault::UsedIndexJump { queue: self.index, by, in_flight: self.outstanding });
         }
         self.seen_used = seen;
-        if self.event_idx && distance(self.next_used, self.quiet_until) < self.layout.size {
+        if self.event_idx && !self.armed && distance(self.next_used, self.quiet_until) < self.layout.size {
             self.silence();
         }
         Ok(by > 0)
     }
 
+    /// Asks for an interrupt when the device uses the next buffer. Returns whether it has used one already, in which case there may be
+    /// no interrupt and the caller must look instead of sleeping.
+    pub fn arm(&mut self) -> Result<bool, Fault> {
+        self.armed = true;
+        if self.event_idx {
+            // "When the device has used the buffer at this index": the next one (2.7.7).
+            self.quiet_until = self.next_used;
+            let used_event = self.layout.avail + 4 + 2 * usize::from(self.layout.size);
+            self.u16_at(used_event).store(self.quiet_until.to_le(), Ordering::Relaxed);
+        } else {
+            self.u16_at(self.layout.avail).store(0, Ordering::Relaxed);
+        }
+        // Full: the request is visible before the used index is read; the device does the two in the opposite order, so that
+        // either it sees the request or we see its buffer (2.7.7.1).
+        fence(Ordering::SeqCst);
+        let seen = u16::from_le(self.u16_at(self.layout.used + 2).load(Ordering::Acquire));
+        let by = distance(self.next_used, seen);
+        if by > self.outstanding {
+            return Err(Fault::UsedIndexJump { queue: self.index, by, in_flight: self.outstanding });
+        }
+        Ok(by > 0)
+    }
+
     /// Tells the device that its interrupts are not wanted: this queue is polled.
-    fn silence(&mut self) {
+    pub fn silence(&mut self) {
+        self.armed = false;
         if self.event_idx {
             // With EVENT_IDX the flag is ignored (2.7.7.1); the event lies half the counter's range ahead, and `look` moves it on
             // before the device can get there.

@@ -135,6 +135,35 @@ fn event_idx_used_event_stays_out_of_reach() {
 }
 
 #[test]
+fn armed_queue_asks_for_the_next_buffer_and_notices_one_that_came_before() {
+    for event_idx in [false, true] {
+        let (mut queue, mut device) = ring(4, event_idx);
+        let used_event = device.layout.avail + 4 + 2 * 4;
+        let interrupts = |device: &Device, before: u16| match event_idx {
+            true => passed(device.load(used_event), before, device.used),
+            false => device.load(device.layout.avail) & AVAIL_F_NO_INTERRUPT == 0,
+        };
+        for round in 0..70_000 {
+            queue.push(&[writable(1)], round).unwrap();
+            queue.publish();
+            assert!(!queue.arm().unwrap());
+            let (head, before) = (device.next().unwrap(), device.used);
+            device.complete(head.into(), 1);
+            assert!(interrupts(&device, before), "round {round}: no interrupt, and the driver sleeps");
+            assert!(queue.arm().unwrap(), "round {round}: a buffer is there, and the driver sleeps");
+            queue.silence();
+            assert_eq!(queue.pop().unwrap().unwrap().token, round);
+            queue.push(&[writable(1)], round).unwrap();
+            queue.publish();
+            let (head, before) = (device.next().unwrap(), device.used);
+            device.complete(head.into(), 1);
+            assert!(!interrupts(&device, before), "round {round}: an interrupt that nobody asked for");
+            queue.pop().unwrap().unwrap();
+        }
+    }
+}
+
+#[test]
 fn used_index_that_jumps_is_a_fault() {
     let (mut queue, mut device) = ring(4, false);
     queue.push(&[writable(64)], 1).unwrap();

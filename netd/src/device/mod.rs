@@ -5,8 +5,9 @@ mod software;
 mod vfio;
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
-use netd_ipc::DeviceKind;
+use netd_ipc::{DeviceKind, PollMode};
 use netd_virtqueue::NetDevice;
 
 use crate::config;
@@ -26,6 +27,9 @@ pub enum Error {
     /// The software device.
     #[error(transparent)]
     Software(#[from] netd_softdev::Error),
+    /// No descriptor for its interrupt.
+    #[error("no eventfd for the interrupt of the function")]
+    Eventfd(#[source] std::io::Error),
     /// No randomness for an address.
     #[error("the system's random generator failed")]
     Random,
@@ -37,6 +41,9 @@ impl From<netd_virtqueue::Fault> for Error {
     }
 }
 
+/// The number of a descriptor that never changes.
+const FIRST: u64 = 1;
+
 /// What carries the frames.
 pub enum Backend {
     /// A PCI function.
@@ -46,14 +53,16 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Opens the configured device; it is brought up separately, and can be again and again.
+    /// Opens the configured device; it is brought up separately, and can be again and again. One that is always polled gets no
+    /// interrupt.
     ///
     /// # Errors
     ///
     /// When the device is not there, not ours to take, or its memory is missing.
-    pub fn open(device: &config::Device, hugetlbfs: &std::path::Path) -> Result<Self, Error> {
+    pub fn open(device: &config::Device, hugetlbfs: &Path, poll: PollMode) -> Result<Self, Error> {
+        let interrupts = poll != PollMode::Busy;
         Ok(match device {
-            config::Device::Vfio { function } => Backend::Vfio(Vfio::open(*function, hugetlbfs)?),
+            config::Device::Vfio { function } => Backend::Vfio(Vfio::open(*function, hugetlbfs, interrupts)?),
             config::Device::Software { link, mac, mtu } => {
                 Backend::Software(Box::new(Software::open(link, *mac, *mtu)?))
             }
@@ -84,10 +93,10 @@ impl Backend {
         }
     }
 
-    /// What to wait for to learn of received frames, with a number that changes when the descriptor does.
+    /// What to wait for to learn of received frames, with a number above 0 that changes when the descriptor does.
     pub fn descriptor(&self) -> Option<(BorrowedFd<'_>, u64)> {
         match self {
-            Backend::Vfio(_) => None,
+            Backend::Vfio(vfio) => vfio.descriptor().map(|descriptor| (descriptor, FIRST)),
             Backend::Software(software) => software.descriptor(),
         }
     }
@@ -109,6 +118,14 @@ impl Backend {
         match self {
             Backend::Vfio(_) => DeviceKind::Vfio,
             Backend::Software(_) => DeviceKind::Software,
+        }
+    }
+
+    /// How many interrupts it used so far; none for a device that never uses any.
+    pub fn interrupts(&mut self) -> Option<u64> {
+        match self {
+            Backend::Vfio(vfio) => vfio.interrupts(),
+            Backend::Software(_) => None,
         }
     }
 

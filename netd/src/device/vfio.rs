@@ -1,10 +1,13 @@
 //! A virtio-net PCI function through VFIO.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use netd_vfio::{Bdf, Device, DmaPool, DmaPoolOptions, Isolation, Sysfs};
 use netd_virtqueue::{DmaMemory, DmaSegment, NetDevice, Options, PciFunction, open_pci};
+
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::device::Error;
 use crate::device::pci::VfioFunction;
@@ -19,15 +22,28 @@ pub struct Vfio {
     function: Arc<dyn PciFunction>,
     pool: DmaPool,
     memory: Arc<DmaMemory>,
+    interrupt: Option<Interrupt>,
 }
 
+/// The one MSI-X vector of a function that is not always polled.
+struct Interrupt {
+    /// Written by the kernel at each interrupt.
+    eventfd: OwnedFd,
+    delivered: u64,
+}
+
+/// Both queues share it: whoever sleeps wants to hear of either.
+const VECTOR: u16 = 0;
+
 impl Vfio {
-    /// Opens a function that is bound to vfio-pci, stops it, and only then replaces the memory of a predecessor.
-    pub(super) fn open(function: Bdf, hugetlbfs: &Path) -> Result<Self, Error> {
+    /// Opens a function that is bound to vfio-pci, stops it, and only then replaces the memory of a predecessor. `interrupts`: it will
+    /// not always be polled.
+    pub(super) fn open(function: Bdf, hugetlbfs: &Path, interrupts: bool) -> Result<Self, Error> {
         let device = Arc::new(Device::open(&Sysfs::system(), function)?);
+        let interrupt = if interrupts { Some(Interrupt::enable(&device)?) } else { None };
         let function: Arc<dyn PciFunction> = Arc::new(VfioFunction::new(Arc::clone(&device))?);
         // A predecessor that was killed left its device running; its memory is free for others once the status reads 0.
-        open_pci(Arc::clone(&function))?.reset()?;
+        open_pci(Arc::clone(&function), interrupts)?.reset()?;
         let pool = device.create_dma_pool(DMA_BYTES, &DmaPoolOptions { hugetlbfs: hugetlbfs.to_owned() })?;
         let segments = pool.segments().iter().map(|segment| DmaSegment {
             offset: segment.offset,
@@ -35,24 +51,37 @@ impl Vfio {
             device_address: segment.device_address,
         });
         let memory = Arc::new(DmaMemory::new(Arc::clone(pool.region()), segments.collect())?);
-        Ok(Self { device, function, pool, memory })
+        Ok(Self { device, function, pool, memory, interrupt })
     }
 
     pub(super) fn bring_up(&mut self) -> Result<NetDevice, Error> {
-        let options = Options { translated: self.isolation() == Isolation::Iommu, ..Options::default() };
-        let transport = open_pci(Arc::clone(&self.function))?;
+        let vector = self.interrupt.as_ref().map(|_| VECTOR);
+        let options =
+            Options { translated: self.isolation() == Isolation::Iommu, vector, ..Options::default() };
+        let transport = open_pci(Arc::clone(&self.function), self.interrupt.is_some())?;
         // The device may reach memory from here on; it has no addresses before its queues are set up.
         self.device.set_bus_master(true)?;
         Ok(NetDevice::bring_up(transport, Arc::clone(&self.memory), &options)?)
     }
 
     pub(super) fn close(self) -> Result<(), Error> {
-        let Self { device, function, pool, memory } = self;
+        let Self { device, function, pool, memory, interrupt } = self;
         // Once more, and with the answer that it stopped: after this the memory belongs to nobody.
-        open_pci(Arc::clone(&function))?.reset()?;
+        open_pci(Arc::clone(&function), interrupt.is_some())?.reset()?;
+        device.disable_msix()?;
         device.set_bus_master(false)?;
         drop((function, memory));
         Ok(pool.release()?)
+    }
+
+    /// What becomes readable at an interrupt.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.interrupt.as_ref().map(|interrupt| interrupt.eventfd.as_fd())
+    }
+
+    /// How many interrupts there were so far; none for a function that is always polled.
+    pub fn interrupts(&mut self) -> Option<u64> {
+        self.interrupt.as_mut().map(Interrupt::count)
     }
 
     /// Its address on the bus.
@@ -68,5 +97,23 @@ impl Vfio {
     /// Size of its DMA memory, and in how many pieces the device sees it.
     pub fn dma_grant(&self) -> (usize, usize) {
         (self.memory.size(), self.pool.segments().len())
+    }
+}
+
+impl Interrupt {
+    fn enable(device: &Device) -> Result<Self, Error> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let eventfd = eventfd(0, flags).map_err(|errno| Error::Eventfd(errno.into()))?;
+        device.enable_msix(&[&eventfd])?;
+        Ok(Self { eventfd, delivered: 0 })
+    }
+
+    fn count(&mut self) -> u64 {
+        let mut since_last = [0; 8];
+        // Fails with EAGAIN when there was none.
+        if let Ok(8) = rustix::io::read(&self.eventfd, &mut since_last) {
+            self.delivered += u64::from_ne_bytes(since_last);
+        }
+        self.delivered
     }
 }

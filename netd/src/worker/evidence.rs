@@ -91,7 +91,7 @@ impl Evidence {
     /// Looks whether the live function has taken a frame of ours and given us one, and writes it down when it has.
     pub(super) fn exchange(
         &mut self,
-        backend: &Backend,
+        backend: &mut Backend,
         driver: &mut NetDevice,
     ) -> Result<(), device::Error> {
         let (received, transmitted) = driver.counters();
@@ -99,12 +99,13 @@ impl Evidence {
             return Ok(());
         }
         self.exchanged = true;
+        let interrupts = backend.interrupts();
         // Only a real function is evidence of one.
         let Some(vfio) = backend.function() else { return Ok(()) };
         let mut token = [0; 16];
         getrandom::fill(&mut token).map_err(|_| device::Error::Random)?;
         let token: String = token.iter().map(|byte| format!("{byte:02x}")).collect();
-        if let Err(error) = self.write(vfio, driver, &token) {
+        if let Err(error) = self.write(vfio, driver, interrupts, &token) {
             tracing::error!(%error, file = %self.directory.join(FILE).display(), "cannot write the evidence");
             return Ok(());
         }
@@ -112,7 +113,7 @@ impl Evidence {
         Ok(())
     }
 
-    fn write(&self, vfio: &Vfio, driver: &NetDevice, token: &str) -> io::Result<()> {
+    fn write(&self, vfio: &Vfio, driver: &NetDevice, interrupts: Option<u64>, token: &str) -> io::Result<()> {
         let functions = Sysfs::system().functions().map_err(io::Error::other)?;
         let mut classes: Vec<String> =
             functions.iter().map(|function| format!("{:06x}", function.class)).collect();
@@ -133,9 +134,9 @@ impl Evidence {
             enumerated_device_classes: classes,
             enumerated_device_inventory: functions,
             dma_pool_grant: DmaPoolGrant { bytes, segments, isolation: vfio.isolation() },
-            // No vector is ever configured while the queues are polled, so none can have been delivered.
-            interrupt_route_allocated: false,
-            interrupt_route_delivered: 0,
+            // A function that is always polled has no vector, so that none can have been delivered.
+            interrupt_route_allocated: interrupts.is_some(),
+            interrupt_route_delivered: interrupts.unwrap_or(0),
             storage_bind_proof: None,
         };
         std::fs::create_dir_all(&self.directory)?;

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! With `poll = "busy"` it never sleeps, and no interrupt is ever used. With `"adaptive"` it spins for a short budget after
-//! the last work and then sleeps until a descriptor is ready or a timer is due.
+//! the last work, then asks the device for an interrupt, looks once more, and sleeps until a descriptor is ready or a timer is due.
 
 mod clients;
 mod datagram;
@@ -50,7 +50,7 @@ use crate::worker::report::About;
 
 /// Wakes the worker for commands and for its end.
 const WAKER: Token = Token(0);
-/// The software device's link.
+/// The device's descriptor: an interrupt, or the software device's link.
 const LINK: Token = Token(1);
 /// Clients' descriptors: this plus their key.
 const TOKEN_FIRST: usize = 2;
@@ -258,15 +258,20 @@ impl Worker {
         while !stop.load(Ordering::Relaxed) {
             let now = self.now();
             let timeout = match idle_since {
-                Some(since) if self.may_sleep(now, since) => self.sleep(now),
-                _ => Some(Duration::ZERO),
+                Some(since) if self.may_sleep(now, since) => self.prepare_sleep(now),
+                _ => Duration::ZERO,
             };
             self.watch_link()?;
-            match self.poll.poll(&mut events, timeout) {
+            match self.poll.poll(&mut events, Some(timeout)) {
                 Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
                     return Err(Error::System { step: "wait for events", source: error });
                 }
                 _ => {}
+            }
+            if !timeout.is_zero()
+                && let Slot::Live(live) = &mut self.slot
+            {
+                live.driver.disarm();
             }
             let now = self.now();
             let worked = self.turn(now, &events);
@@ -419,14 +424,21 @@ impl Worker {
         }
     }
 
-    /// How long nothing will be due.
-    fn sleep(&mut self, now: Instant) -> Option<Duration> {
+    /// Asks for an interrupt, and says how long to sleep: until the next thing is due, or not at all when there is work already.
+    fn prepare_sleep(&mut self, now: Instant) -> Duration {
         let due = match &mut self.slot {
-            Slot::Live(live) => live.stack.poll_timeout(),
             Slot::Down(down) => Some(down.retry_at),
+            Slot::Live(live) => match live.driver.arm() {
+                Ok(false) => live.stack.poll_timeout(),
+                Ok(true) => return Duration::ZERO,
+                Err(fault) => {
+                    self.fail(now, &fault.into());
+                    return Duration::ZERO;
+                }
+            },
         };
         let next = due.into_iter().chain(self.clients.next_deadline(now)).min();
-        Some(next.map_or(SLEEP_MAX, |at| at.saturating_duration_since(now).min(SLEEP_MAX)))
+        next.map_or(SLEEP_MAX, |at| at.saturating_duration_since(now).min(SLEEP_MAX))
     }
 
     /// Watches the link's descriptor, which changes when the link is mended. The old one left the poll as it closed.

@@ -48,7 +48,8 @@ pub(super) fn status(about: &About, slot: &Slot, clients: &Clients, now: Instant
     }
 }
 
-pub(super) fn device(about: &About, slot: &Slot, backend: &Backend) -> Device {
+pub(super) fn device(about: &About, slot: &Slot, backend: &mut Backend) -> Device {
+    let interrupts = backend.interrupts().unwrap_or(0);
     let live = slot.live();
     let info = live.map(|live| live.driver.info());
     let function = backend.function();
@@ -74,7 +75,9 @@ pub(super) fn device(about: &About, slot: &Slot, backend: &Backend) -> Device {
             .into_iter()
             .map(|choice| AbsentFeature { name: choice.name, reason: choice.reason.to_owned() })
             .collect(),
-        queues: live.map(|live| queues(live.driver.info(), live.driver.counters())).unwrap_or_default(),
+        queues: live
+            .map(|live| queues(live.driver.info(), live.driver.counters(), interrupts))
+            .unwrap_or_default(),
         resets: about.resets,
     }
 }
@@ -214,7 +217,8 @@ fn traffic(counters: QueueCounters) -> Traffic {
     Traffic { frames: counters.frames, bytes: counters.bytes }
 }
 
-fn queues(info: &DeviceInfo, (rx, tx): (QueueCounters, QueueCounters)) -> Vec<Queue> {
+/// Both queues share one vector, so each shows what was delivered for either.
+fn queues(info: &DeviceInfo, (rx, tx): (QueueCounters, QueueCounters), interrupts: u64) -> Vec<Queue> {
     let directions = [(Direction::Receive, rx), (Direction::Transmit, tx)];
     info.queues
         .iter()
@@ -225,8 +229,7 @@ fn queues(info: &DeviceInfo, (rx, tx): (QueueCounters, QueueCounters)) -> Vec<Qu
             size: queue.size.into(),
             frames: counters.frames,
             bytes: counters.bytes,
-            // No vector is ever enabled: the queues are polled.
-            interrupts: 0,
+            interrupts,
         })
         .collect()
 }

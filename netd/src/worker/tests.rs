@@ -150,7 +150,7 @@ impl Drop for Peer {
 fn setup(directory: &Path, link: PathBuf, poll: PollMode) -> Setup {
     let device = config::Device::Software { link, mac: None, mtu: 1500 };
     Setup {
-        backend: Backend::open(&device, directory).unwrap(),
+        backend: Backend::open(&device, directory, poll).unwrap(),
         poll,
         addressing: Addressing::Static(fixed(WORKER)),
         hostname: None,

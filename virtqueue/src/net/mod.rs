@@ -15,7 +15,7 @@ use crate::frame::FramePool;
 use crate::split::CHAIN_MAX;
 use crate::transport::status;
 use crate::{
-    DmaArena, DmaMemory, Error, Feature, Negotiation, RingLayout, SplitQueue, Transport, TransportKind,
+    DmaArena, DmaMemory, Error, Fault, Feature, Negotiation, RingLayout, SplitQueue, Transport, TransportKind,
 };
 
 /// Queue indices without multiqueue (virtio 1.3, 5.1.2).
@@ -57,12 +57,14 @@ pub struct Options {
     pub frame_bytes: usize,
     /// Device addresses are IOVAs behind an IOMMU: then the device must promise to obey it.
     pub translated: bool,
+    /// The MSI-X vector that both queues interrupt with; none for a device that is only polled.
+    pub vector: Option<u16>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         // 256 full frames are 3 ms of 1 Gbit/s, more than a polling loop is ever away; 2 KiB hold a frame of MTU 1500 and divide a page.
-        Self { rx_frames: 256, tx_frames: 256, frame_bytes: 2048, translated: false }
+        Self { rx_frames: 256, tx_frames: 256, frame_bytes: 2048, translated: false, vector: None }
     }
 }
 
@@ -172,6 +174,10 @@ impl NetDevice {
         let mtu = read_mtu(transport, &features)?;
         let shape = FrameShape::of(&features, modern);
         let mut arena = DmaArena::new(Arc::clone(memory));
+        if let Some(vector) = options.vector {
+            transport.set_queue_vector(RECEIVEQ1, vector)?;
+            transport.set_queue_vector(TRANSMITQ1, vector)?;
+        }
         let (ring, frames) =
             make_queue(transport, RECEIVEQ1, options.rx_frames, &features, shape.rx_parts(), &mut arena)?;
         let rx_info = QueueInfo { index: RECEIVEQ1, size: ring.addresses().size, frames };
@@ -200,6 +206,20 @@ impl NetDevice {
     /// Both queues at once: while a received frame is lent, its answer can be sent.
     pub fn queues(&mut self) -> (&mut RxQueue, &mut TxQueue) {
         (&mut self.rx, &mut self.tx)
+    }
+
+    /// Asks for an interrupt at the next received frame and, where every transmit buffer is with the device, at the next one it gives
+    /// back. Returns whether there is something to do already: then sleeping would be wrong.
+    pub fn arm(&mut self) -> Result<bool, Fault> {
+        let received = self.rx.arm()?;
+        let sent = !self.tx.ready() && self.tx.arm()?;
+        Ok(received || sent)
+    }
+
+    /// Goes back to polling: no more interrupts.
+    pub fn disarm(&mut self) {
+        self.rx.disarm();
+        self.tx.disarm();
     }
 
     /// Counters of the receive and the transmit queue.

@@ -43,6 +43,16 @@ impl RxQueue {
         Ok(taken)
     }
 
+    /// Asks for an interrupt when the next frame arrives. Returns whether one is there already.
+    pub fn arm(&mut self) -> Result<bool, Fault> {
+        self.ring.arm()
+    }
+
+    /// No more interrupts: the queue is polled again.
+    pub fn disarm(&mut self) {
+        self.ring.silence();
+    }
+
     /// Lends one frame, which begins in `used`.
     fn lend(&mut self, used: Used<Frame<owner::Device>>, take: &mut impl FnMut(&[u8])) -> Result<(), Fault> {
         let header = self.shape.header;

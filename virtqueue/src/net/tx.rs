@@ -83,6 +83,16 @@ impl TxQueue {
         Ok(())
     }
 
+    /// Asks for an interrupt when the device has sent the next frame. Returns whether it has already.
+    pub fn arm(&mut self) -> Result<bool, Fault> {
+        self.ring.arm()
+    }
+
+    /// No more interrupts.
+    pub fn disarm(&mut self) {
+        self.ring.silence();
+    }
+
     fn post(&mut self, frame: Frame<owner::Stack>, len: usize) {
         let address = self.pool.device_address(&frame);
         let header = self.shape.header;

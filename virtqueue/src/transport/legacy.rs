@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::transport::{Doorbell, PciFunction, Transport, TransportKind, access};
+use crate::transport::{Doorbell, NO_VECTOR, PciFunction, Transport, TransportKind, access};
 use crate::{Error, RingAddresses};
 
 /// Where the registers are: the first BAR.
@@ -18,8 +18,12 @@ mod register {
     pub(super) const QUEUE_SELECT: u64 = 14;
     pub(super) const QUEUE_NOTIFY: u64 = 16;
     pub(super) const DEVICE_STATUS: u64 = 18;
+    /// Which vector the selected queue interrupts with; exists while MSI-X is enabled.
+    pub(super) const QUEUE_VECTOR: u64 = 22;
     /// Device configuration, where MSI-X is not enabled.
     pub(super) const CONFIG: u64 = 20;
+    /// Device configuration, where it is.
+    pub(super) const CONFIG_MSIX: u64 = 24;
 }
 
 /// A ring's address is given as a page number.
@@ -32,11 +36,13 @@ const CONFIG_READS_MAX: usize = 8;
 /// A legacy device.
 pub struct LegacyPci {
     function: Arc<dyn PciFunction>,
+    /// Where the device configuration begins.
+    config: u64,
 }
 
 impl LegacyPci {
-    /// Takes the registers in the first BAR of `function`.
-    pub fn new(function: Arc<dyn PciFunction>) -> Result<Self, Error> {
+    /// Takes the registers in the first BAR of `function`, whose MSI-X is enabled or not.
+    pub fn new(function: Arc<dyn PciFunction>, msix: bool) -> Result<Self, Error> {
         let len = function.bar_len(BAR);
         if len < register::CONFIG {
             return Err(Error::Capabilities(format!(
@@ -44,7 +50,8 @@ impl LegacyPci {
                 register::CONFIG
             )));
         }
-        Ok(Self { function })
+        let config = if msix { register::CONFIG_MSIX } else { register::CONFIG };
+        Ok(Self { function, config })
     }
 
     fn select(&self, index: u16) -> Result<(), Error> {
@@ -98,6 +105,15 @@ impl Transport for LegacyPci {
         if read_back == page { Ok(()) } else { Err(Error::QueueNotEnabled(index)) }
     }
 
+    fn set_queue_vector(&mut self, index: u16, vector: u16) -> Result<(), Error> {
+        self.select(index)?;
+        access("the queue vector register", self.function.write_u16(BAR, register::QUEUE_VECTOR, vector))?;
+        match access("the queue vector register", self.function.read_u16(BAR, register::QUEUE_VECTOR))? {
+            NO_VECTOR => Err(Error::NoVector { index, vector }),
+            _ => Ok(()),
+        }
+    }
+
     fn doorbell(&self, index: u16) -> Result<Box<dyn Doorbell>, Error> {
         Ok(Box::new(LegacyDoorbell { function: Arc::clone(&self.function), index }))
     }
@@ -105,8 +121,7 @@ impl Transport for LegacyPci {
     fn read_config(&self, offset: u8, buffer: &mut [u8]) -> Result<(), Error> {
         let read = |buffer: &mut [u8]| {
             for (at, byte) in (u64::from(offset)..).zip(buffer) {
-                *byte =
-                    access("the device configuration", self.function.read_u8(BAR, register::CONFIG + at))?;
+                *byte = access("the device configuration", self.function.read_u8(BAR, self.config + at))?;
             }
             Ok::<(), Error>(())
         };

@@ -77,6 +77,11 @@ pub trait Transport: Send {
     fn used_alignment(&self) -> usize;
     /// Gives the device a ring and makes the queue live.
     fn enable_queue(&mut self, index: u16, ring: &RingAddresses) -> Result<(), Error>;
+    /// Tells the device which MSI-X vector a queue interrupts with. The function's MSI-X must be enabled by then. Devices without
+    /// vectors of their own have nothing to be told.
+    fn set_queue_vector(&mut self, _index: u16, _vector: u16) -> Result<(), Error> {
+        Ok(())
+    }
     /// The bell of a queue that was enabled.
     fn doorbell(&self, index: u16) -> Result<Box<dyn Doorbell>, Error>;
     /// Reads `buffer.len()` bytes of the device-specific configuration from `offset`, consistently where the transport
@@ -138,12 +143,17 @@ pub trait PciFunction: Send + Sync {
 }
 
 /// Opens the better of the two layouts that a function has: modern where its capabilities are there, else legacy.
-pub fn open_pci(function: Arc<dyn PciFunction>) -> Result<Box<dyn Transport>, Error> {
+///
+/// `msix`: the function's MSI-X is enabled, which moves the configuration of a legacy device.
+pub fn open_pci(function: Arc<dyn PciFunction>, msix: bool) -> Result<Box<dyn Transport>, Error> {
     Ok(match modern::ModernPci::discover(Arc::clone(&function))? {
         Some(transport) => Box::new(transport),
-        None => Box::new(legacy::LegacyPci::new(function)?),
+        None => Box::new(legacy::LegacyPci::new(function, msix)?),
     })
 }
+
+/// What a vector register reads when the device could not assign the vector (virtio 1.3, 4.1.5.1.2).
+const NO_VECTOR: u16 = 0xffff;
 
 /// Names the register in an access error.
 fn access<T>(what: &'static str, result: io::Result<T>) -> Result<T, Error> {

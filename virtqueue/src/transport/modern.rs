@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::transport::{Doorbell, PciFunction, Transport, TransportKind, access};
+use crate::transport::{Doorbell, NO_VECTOR, PciFunction, Transport, TransportKind, access};
 use crate::{Error, RingAddresses};
 
 /// PCI configuration space: offset of the status register, its capability list bit, and the list's head (PCI 3.0, 6.7).
@@ -31,6 +31,7 @@ mod common {
     pub(super) const CONFIG_GENERATION: u64 = 21;
     pub(super) const QUEUE_SELECT: u64 = 22;
     pub(super) const QUEUE_SIZE: u64 = 24;
+    pub(super) const QUEUE_MSIX_VECTOR: u64 = 26;
     pub(super) const QUEUE_ENABLE: u64 = 28;
     pub(super) const QUEUE_NOTIFY_OFF: u64 = 30;
     pub(super) const QUEUE_DESC: u64 = 32;
@@ -201,6 +202,15 @@ impl Transport for ModernPci {
         let enabled =
             self.read_u16(common::QUEUE_ENABLE)? == 1 && self.read_u16(common::QUEUE_SIZE)? == ring.size;
         if enabled { Ok(()) } else { Err(Error::QueueNotEnabled(index)) }
+    }
+
+    fn set_queue_vector(&mut self, index: u16, vector: u16) -> Result<(), Error> {
+        self.select(index)?;
+        self.write_u16(common::QUEUE_MSIX_VECTOR, vector)?;
+        match self.read_u16(common::QUEUE_MSIX_VECTOR)? {
+            NO_VECTOR => Err(Error::NoVector { index, vector }),
+            _ => Ok(()),
+        }
     }
 
     fn doorbell(&self, index: u16) -> Result<Box<dyn Doorbell>, Error> {
