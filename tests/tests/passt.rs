@@ -78,9 +78,11 @@ fn bulk_both_ways_has_the_digest_that_was_sent() -> Result<()> {
     let file = format!("FILE:{}", blob.display());
     let mut source = Socat::listen(namespace, 7001, &["-u", &file, "TCP-LISTEN:7001,reuseaddr"])?;
     let mut receive = embedded.netctl(&["connect", &gateway, "7001"]);
-    // Kept open: see `converse`.
+    // Its input is kept open until everything is there: see `converse`.
     let (mut receiver, input) = Background::spawn_with_input(&mut receive, &embedded.path("received"))?;
     source.process.finish(LIMIT)?;
+    let arrived = || std::fs::metadata(embedded.path("received")).map_or(0, |file| file.len());
+    wait_until("the last byte", LIMIT, || Ok(arrived() >= BULK_BYTES))?;
     drop(input);
     let received = with_logs(&embedded, receiver.wait(LIMIT))?;
     ensure!(received.success(), "netctl ended with {received}");

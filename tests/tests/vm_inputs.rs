@@ -6,6 +6,8 @@ use netd_tests::vm::{Nic, Twin, Vm, Wire};
 use netd_tests::{Result, ensure};
 
 const CONFIGURATION: &str = "/etc/netd.toml";
+/// Part of a configuration: paths that nobody else uses, and that anybody may make.
+const ELSEWHERE: &str = "[ipc]\nsocket = \"/tmp/other.sock\"\n[state]\ndirectory = \"/tmp/other\"\n";
 const NOBODY: u32 = 65534;
 const FIRST_MAC: &str = "52:54:00:00:00:01";
 const SECOND_MAC: &str = "52:54:00:00:00:02";
@@ -66,8 +68,7 @@ fn function_that_another_netd_drives_is_refused_as_in_use() -> Result<()> {
     let lab = Lab::new(Twin::Viommu)?;
     lab.bind()?;
     let netd = lab.start_netd()?;
-    let elsewhere = "[ipc]\nsocket = \"/tmp/second.sock\"\n[state]\ndirectory = \"/tmp/second\"\n";
-    let second = format!("{}\n{elsewhere}", configuration(lab.vm.bdf(0), true));
+    let second = format!("{}\n{ELSEWHERE}", configuration(lab.vm.bdf(0), true));
     expect_refusal(&run_netd(&lab.vm, &second)?, &[lab.vm.bdf(0), "in use", "another process holds"])?;
 
     let release = lab.vm.guest().command(&["netd", "function", "release", lab.vm.bdf(0)]).output()?;
@@ -110,9 +111,10 @@ fn user_without_rights_is_refused_and_told_what_it_needs() -> Result<()> {
     expect_refusal(&attempt, &["permission", "root"])?;
     ensure!(driver(&vm, vm.bdf(0))? == "virtio-pci", "the function lost its driver");
     bind(&vm, vm.bdf(0))?.success()?;
-    vm.guest().write_file(CONFIGURATION, configuration(vm.bdf(0), true).as_bytes())?;
+    let own_paths = format!("{}\n{ELSEWHERE}", configuration(vm.bdf(0), true));
+    vm.guest().write_file(CONFIGURATION, own_paths.as_bytes())?;
     let run = vm.guest().command(&["netd", "run", "--config", CONFIGURATION]).uid(NOBODY).output()?;
-    expect_refusal(&run, &["ermission"])
+    expect_refusal(&run, &["permission", "/dev/vfio/"])
 }
 
 #[test]
