@@ -23,6 +23,7 @@ mod bucket;
 mod config;
 mod counters;
 mod dhcp;
+pub mod dns;
 mod egress;
 mod error;
 mod events;
