@@ -25,6 +25,7 @@
 //! | SERVFAIL, REFUSED, referral | any | the next server; not this one again for this question |
 //! | alias that leads out of the response | any | its target is asked about, 16 times at most |
 //! | no such name, no such record | any | the next candidate of the search list |
+//! | one family is there, the other late by 1 s | both asked | what is there is the answer, marked incomplete |
 //! | nobody waits any longer | any | sockets closed |
 //!
 //! # Driving it

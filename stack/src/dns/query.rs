@@ -17,6 +17,10 @@ use super::types::{Answer, Data, Kind, Mdns, Source};
 use crate::random::Random;
 use crate::time::Instant;
 
+/// How long the other family may take once one is there. Some servers never answer for AAAA, and a caller with an address in
+/// hand should not wait out all their rounds; RFC 8305, 3 would wait 50 ms, for a caller that takes late addresses too.
+const SECOND_FAMILY_WAIT: Duration = Duration::from_secs(1);
+
 pub(super) struct Lookup {
     /// For messages.
     asked: Name,
@@ -27,7 +31,9 @@ pub(super) struct Lookup {
     branches: Vec<Branch>,
     /// Some candidate exists, but has no such record.
     no_data: bool,
+    /// When [`Lookup::expire`] is due.
     pub(super) deadline: Instant,
+    is_hurried: bool,
 }
 
 struct Branch {
@@ -77,7 +83,8 @@ impl Lookup {
         deadline: Instant,
     ) -> Lookup {
         let name = asked.clone();
-        Lookup { asked, kind, mdns, candidates, name, branches: Vec::new(), no_data: false, deadline }
+        let branches = Vec::new();
+        Lookup { asked, kind, mdns, candidates, name, branches, no_data: false, deadline, is_hurried: false }
     }
 
     /// Goes on as far as it can.
@@ -160,12 +167,15 @@ impl Lookup {
         }
     }
 
-    /// All branches are settled: the result, unless the next candidate is to be tried.
+    /// The result, unless the next candidate is to be tried. A branch that is not settled will not be in time.
     fn conclude(&mut self) -> Option<Result<Answer, Error>> {
         let mut answer: Option<Answer> = None;
         let mut failure = None;
         for branch in &self.branches {
-            let State::Settled(finding, source) = &branch.state else { continue };
+            let State::Settled(finding, source) = &branch.state else {
+                failure = Some(self.timed_out());
+                continue;
+            };
             match &finding.outcome {
                 Outcome::Records(records) => match &mut answer {
                     Some(answer) => {
@@ -204,8 +214,26 @@ impl Lookup {
         if self.no_data { Error::NoData { name, kind: self.kind } } else { Error::NoSuchName { name } }
     }
 
-    /// The caller waited long enough.
-    pub(super) fn timed_out(&self) -> Error {
+    /// It waits. If one family is there, it does so only a moment more; then the deadline that this replaces is returned.
+    pub(super) fn hurry(&mut self, now: Instant) -> Option<Instant> {
+        let has_records = |branch: &Branch| match &branch.state {
+            State::Settled(finding, _) => matches!(finding.outcome, Outcome::Records(_)),
+            State::Unasked | State::Asked => false,
+        };
+        if self.is_hurried || !self.branches.iter().any(has_records) {
+            return None;
+        }
+        self.is_hurried = true;
+        let sooner = self.deadline.min(now + SECOND_FAMILY_WAIT);
+        Some(core::mem::replace(&mut self.deadline, sooner))
+    }
+
+    /// The time is over: what is there counts.
+    pub(super) fn expire(&mut self) -> Result<Answer, Error> {
+        self.conclude().unwrap_or_else(|| Err(self.timed_out()))
+    }
+
+    fn timed_out(&self) -> Error {
         Error::TimedOut { name: self.name.clone() }
     }
 

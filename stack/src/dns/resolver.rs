@@ -291,7 +291,13 @@ impl Resolver {
     fn drive(&mut self, now: Instant, id: QueryId) {
         while let Some(lookup) = self.lookups.get_mut(&id) {
             match lookup.step() {
-                Step::Wait => return,
+                Step::Wait => {
+                    if let Some(later) = lookup.hurry(now) {
+                        self.timers.remove(&(later, Timer::Query(id)));
+                        self.timers.insert((lookup.deadline, Timer::Query(id)));
+                    }
+                    return;
+                }
                 Step::Ask(question) => self.ask(now, id, &question),
                 Step::Finish(result) => {
                     self.take(id);
@@ -425,9 +431,9 @@ impl Resolver {
     }
 
     fn give_up(&mut self, id: QueryId) {
-        if let Some(lookup) = self.take(id) {
+        if let Some(mut lookup) = self.take(id) {
             self.leave(id, &lookup);
-            self.finish(id, Err(lookup.timed_out()));
+            self.finish(id, lookup.expire());
         }
     }
 

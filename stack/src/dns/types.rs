@@ -210,7 +210,7 @@ pub struct Answer {
     pub ttl: Duration,
     /// Where they came from; with A and AAAA, the first of them.
     pub source: Source,
-    /// With [`Kind::Addresses`]: the other family's question failed, so there may be more addresses.
+    /// With [`Kind::Addresses`]: the other family's question failed or took too long, so there may be more addresses.
     pub incomplete: bool,
 }
 

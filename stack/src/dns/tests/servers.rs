@@ -45,6 +45,21 @@ fn one_family_failing_leaves_the_other_marked_incomplete() {
 }
 
 #[test]
+fn one_family_silent_other_is_given_after_a_second() {
+    let mut script = Script::new(config(1));
+    script.ask("www.example.com", Kind::Addresses);
+    let (_, v4) = (script.sent(), script.sent());
+    script.wait_ms(300);
+    script.reply(&v4, &v4.records(60, &[a(1)]));
+    script.wait_ms(999);
+    script.assert_unfinished();
+    script.wait_ms(1);
+    let answer = script.result().unwrap();
+    assert!(answer.incomplete && answer.records.len() == 1);
+    script.assert_idle();
+}
+
+#[test]
 fn server_silent_next_is_asked_and_first_goes_last() {
     let mut script = Script::new(config(2));
     script.ask("a.example", Kind::A);
