@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 
 /// Looks at netd, and uses its sockets from a shell.
 #[derive(Debug, Parser)]
@@ -34,7 +35,19 @@ pub(crate) enum Command {
     /// The interfaces: addresses, routes, lease
     Interfaces,
     /// The sockets of all clients
-    Sockets,
+    Sockets(Sockets),
+    /// The neighbors on the link
+    Neighbors,
+    /// The routes, the longest prefix first
+    Routes,
+    /// The DHCP lease
+    Dhcp,
+    /// What was counted: reasons to drop, and bytes copied per byte carried
+    Stats(Stats),
+    /// The users with their bounds and what of them they use
+    Clients,
+    /// Change what netd logs, until it ends
+    Log(Log),
     /// Send ICMP echo requests
     Ping(Ping),
     /// Connect standard input and output to a TCP port; ends as the connection does
@@ -43,6 +56,57 @@ pub(crate) enum Command {
     Listen(Listen),
     /// Try the main functions, and print one marker line for each
     Selftest(Selftest),
+}
+
+/// Filters as of ss(8); all that are given have to fit.
+#[derive(Debug, Args)]
+pub(crate) struct Sockets {
+    /// TCP
+    #[arg(short = 't', long)]
+    pub(crate) tcp: bool,
+    /// UDP
+    #[arg(short = 'u', long)]
+    pub(crate) udp: bool,
+    /// Listeners alone
+    #[arg(short = 'l', long)]
+    pub(crate) listening: bool,
+    /// A state such as established, close-wait, listen or bound; connected: every state of a connection. May be repeated
+    #[arg(long, value_name = "STATE")]
+    pub(crate) state: Vec<String>,
+    /// Its own port
+    #[arg(long, value_name = "PORT")]
+    pub(crate) sport: Option<u16>,
+    /// The peer's port
+    #[arg(long, value_name = "PORT")]
+    pub(crate) dport: Option<u16>,
+    /// Either port
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Its own address, or a prefix
+    #[arg(long, value_name = "PREFIX", value_parser = crate::filter::prefix)]
+    pub(crate) src: Option<IpNet>,
+    /// The peer's address, or a prefix
+    #[arg(long, value_name = "PREFIX", value_parser = crate::filter::prefix)]
+    pub(crate) dst: Option<IpNet>,
+    /// Of this user, by number
+    #[arg(long, value_name = "UID")]
+    pub(crate) user: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Also counters that are 0
+    #[arg(short = 'a', long)]
+    pub(crate) all: bool,
+    /// Reasons to drop alone
+    #[arg(long)]
+    pub(crate) drops: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// error, warn, info, debug, trace, or a filter such as netd=debug,warn
+    pub(crate) filter: String,
 }
 
 #[derive(Debug, Args)]

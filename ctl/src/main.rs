@@ -4,7 +4,9 @@
 
 mod cli;
 mod error;
+mod filter;
 mod observe;
+mod operate;
 mod output;
 mod ping;
 mod pipe;
@@ -42,7 +44,13 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
         Command::Status => observe::status(&client, output),
         Command::Device => observe::device(&client, output),
         Command::Interfaces => observe::interfaces(&client, output),
-        Command::Sockets => observe::sockets(&client, output),
+        Command::Sockets(arguments) => observe::sockets(&client, output, &arguments),
+        Command::Neighbors => operate::neighbors(&client, output),
+        Command::Routes => operate::routes(&client, output),
+        Command::Dhcp => operate::dhcp(&client, output),
+        Command::Stats(arguments) => operate::stats(&client, output, &arguments),
+        Command::Clients => operate::clients(&client, output),
+        Command::Log(arguments) => operate::log(&client, output, &arguments),
         Command::Ping(arguments) => ping::run(&client, output, &arguments),
         Command::Connect(arguments) => stream::connect(&client, output, &arguments),
         Command::Listen(arguments) => stream::listen(&client, output, &arguments),

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use netd_ipc::{Client, Device, DeviceState, Interface, Isolation, Queue, Socket, Status, Traffic};
 
+use crate::cli;
 use crate::error::Error;
 use crate::output::{Output, bytes, fields, list, name, or_dash, span, table};
 
@@ -30,8 +31,9 @@ pub(crate) fn interfaces(client: &Client, output: &Output) -> Result<ExitCode, E
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn sockets(client: &Client, output: &Output) -> Result<ExitCode, Error> {
-    let sockets = client.sockets()?;
+pub(crate) fn sockets(client: &Client, output: &Output, filter: &cli::Sockets) -> Result<ExitCode, Error> {
+    let mut sockets = client.sockets()?;
+    sockets.retain(|socket| filter.takes(socket));
     output.result(&sockets, || {
         if sockets.is_empty() { "no sockets\n".to_owned() } else { sockets_text(&sockets) }
     })?;
@@ -226,8 +228,9 @@ QUEUE  DIRECTION  SIZE  FRAMES    BYTES  INTERRUPTS
             "addresses": ["10.0.0.5/32"], "gateway": "10.0.0.1",
             "routes": [{ "destination": "10.0.0.1/32", "gateway": null },
                        { "destination": "0.0.0.0/0", "gateway": "10.0.0.1" }],
-            "dns": ["169.254.169.254"], "ntp": [], "hostname": "vm", "domain": null,
+            "dns": ["169.254.169.254"], "ntp": [], "hostname": "vm", "domain": null, "search": [],
             "dhcp_server": "169.254.169.254", "lease_seconds": 86_400, "renew_in_seconds": 43_200,
+            "rebind_in_seconds": 75_600, "expires_in_seconds": 86_400,
         }))
         .unwrap();
         let expected = "\

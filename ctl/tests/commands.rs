@@ -262,7 +262,8 @@ fn selftest_with_devnet_off_passes_the_denial_and_claims_nothing_else() {
             json!({ "parameters": { "interfaces": [{
                 "name": "net0", "mac": "02:00:00:00:00:01", "mtu": 1500, "link_up": true, "address_source": "dhcp",
                 "addresses": ["192.0.2.5/24"], "gateway": "192.0.2.1", "routes": [], "dns": [], "ntp": [],
-                "hostname": null, "domain": null, "dhcp_server": null, "lease_seconds": null, "renew_in_seconds": null,
+                "hostname": null, "domain": null, "search": [], "dhcp_server": null, "lease_seconds": null,
+                "renew_in_seconds": null, "rebind_in_seconds": null, "expires_in_seconds": null,
             }] } }),
             vec![],
         ),

@@ -75,6 +75,17 @@ pub enum Call {
     ListInterfaces,
     /// `io.netd.ListSockets`
     ListSockets,
+    /// `io.netd.ListNeighbors`
+    ListNeighbors,
+    /// `io.netd.GetStatistics`
+    GetStatistics,
+    /// `io.netd.ListClients`
+    ListClients,
+    /// `io.netd.SetLogLevel`
+    SetLogLevel {
+        /// What to log.
+        filter: String,
+    },
     /// `io.netd.Connect`
     Connect {
         /// The peer.
@@ -156,6 +167,10 @@ impl Call {
             "io.netd.GetDevice" => Call::GetDevice,
             "io.netd.ListInterfaces" => Call::ListInterfaces,
             "io.netd.ListSockets" => Call::ListSockets,
+            "io.netd.ListNeighbors" => Call::ListNeighbors,
+            "io.netd.GetStatistics" => Call::GetStatistics,
+            "io.netd.ListClients" => Call::ListClients,
+            "io.netd.SetLogLevel" => Call::SetLogLevel { filter: fields.required("filter")? },
             "io.netd.Connect" => fields.connect()?,
             "io.netd.Listen" => Call::Listen { port: fields.port_to_bind()?, backlog: fields.backlog()? },
             "io.netd.BindUdp" => Call::BindUdp { port: fields.port_to_bind()? },

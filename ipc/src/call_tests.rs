@@ -157,9 +157,12 @@ fn interface() -> crate::types::Interface {
         ntp: vec![address],
         hostname: Some("a".into()),
         domain: Some("example".into()),
+        search: vec!["example".into()],
         dhcp_server: Some(address),
         lease_seconds: Some(3600),
         renew_in_seconds: Some(1800),
+        rebind_in_seconds: Some(3150),
+        expires_in_seconds: Some(3600),
     }
 }
 
@@ -180,6 +183,36 @@ fn socket() -> Socket {
     }
 }
 
+fn neighbor() -> Neighbor {
+    Neighbor {
+        interface: "net0".into(),
+        address: "192.0.2.254".parse().unwrap(),
+        mac: Some("02:00:00:00:00:02".into()),
+        state: "reachable".into(),
+    }
+}
+
+fn statistics() -> Statistics {
+    let copies = Copies { carried_bytes: 1, user_copied_bytes: 2, kernel_copied_bytes: 1 };
+    let counters = [("drop_checksum".to_owned(), 4)].into();
+    Statistics { uptime_seconds: 1, counters, received: copies, sent: copies }
+}
+
+fn clients() -> Clients {
+    let one = Use { used: 1, limit: 2, refused: 3 };
+    let total = TotalUse { connections: one, sockets: one, memory_bytes: one, captures: one };
+    let client = ClientUse {
+        uid: 1000,
+        connections: one,
+        sockets: one,
+        memory_bytes: one,
+        captures: one,
+        connects_per_second: one,
+        packets_per_second: one,
+    };
+    Clients { total, clients: vec![client] }
+}
+
 /// Parameters and reply of every method, all optional fields filled.
 fn samples() -> Vec<(&'static str, Value, Value)> {
     let bound = json!(BoundReply { id: 1, local: endpoint(), descriptor: 0 });
@@ -189,6 +222,10 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
         ("GetDevice", json!({}), json!({ "device": device() })),
         ("ListInterfaces", json!({}), json!({ "interfaces": [interface()] })),
         ("ListSockets", json!({}), json!({ "sockets": [socket()] })),
+        ("ListNeighbors", json!({}), json!({ "neighbors": [neighbor()] })),
+        ("GetStatistics", json!({}), json!({ "statistics": statistics() })),
+        ("ListClients", json!({}), json!(clients())),
+        ("SetLogLevel", json!({ "filter": "info" }), json!({ "previous": "debug" })),
         (
             "Connect",
             json!({ "address": "192.0.2.1", "port": 80, "timeout_ms": 1 }),

@@ -255,7 +255,7 @@ pub struct Interface {
     pub addresses: Vec<IpNet>,
     /// The default gateway.
     pub gateway: Option<IpAddr>,
-    /// All routes but those that follow from the addresses.
+    /// Every route, the longest prefix first.
     pub routes: Vec<Route>,
     /// DNS servers.
     pub dns: Vec<IpAddr>,
@@ -265,12 +265,114 @@ pub struct Interface {
     pub hostname: Option<String>,
     /// Domain that the lease gave.
     pub domain: Option<String>,
+    /// Domains that the lease gave to look for short names in.
+    pub search: Vec<String>,
     /// Who gave the lease.
     pub dhcp_server: Option<IpAddr>,
     /// Its whole length.
     pub lease_seconds: Option<u64>,
     /// Until the daemon asks for its renewal.
     pub renew_in_seconds: Option<u64>,
+    /// Until it asks any server.
+    pub rebind_in_seconds: Option<u64>,
+    /// Until it gives the address up.
+    pub expires_in_seconds: Option<u64>,
+}
+
+/// A neighbour on the link, in the answer of `ListNeighbors`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Neighbor {
+    /// On which interface.
+    pub interface: String,
+    /// Its IP address.
+    pub address: IpAddr,
+    /// Its Ethernet address, once known.
+    pub mac: Option<String>,
+    /// `incomplete`, `reachable`, `probing`, `failed`, or another state of the daemon's neighbour table.
+    pub state: String,
+}
+
+/// What carrying payload between clients and frames cost, in one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copies {
+    /// Payload.
+    pub carried_bytes: u64,
+    /// Copied by the daemon itself, headers and retransmissions included.
+    pub user_copied_bytes: u64,
+    /// Copied by the kernel between the daemon and the clients' descriptors.
+    pub kernel_copied_bytes: u64,
+}
+
+/// Answer of `GetStatistics`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Statistics {
+    /// Since when everything counts.
+    pub uptime_seconds: u64,
+    /// Counters by name, one per reason to drop among them.
+    pub counters: BTreeMap<String, u64>,
+    /// From frames to clients.
+    pub received: Copies,
+    /// From clients to frames.
+    pub sent: Copies,
+}
+
+/// One bound and its use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Use {
+    /// Now; of a rate: what is used up of one second's worth.
+    pub used: u64,
+    /// At most.
+    pub limit: u64,
+    /// How often it was in the way.
+    pub refused: u64,
+}
+
+/// A user and its bounds, in the answer of `ListClients`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientUse {
+    /// The user.
+    pub uid: u32,
+    /// Connections to the daemon's own socket.
+    pub connections: Use,
+    /// Sockets, connects under way included.
+    pub sockets: Use,
+    /// What they can take at the very most, the kernel's buffers included.
+    pub memory_bytes: Use,
+    /// Captures.
+    pub captures: Use,
+    /// New connections.
+    pub connects_per_second: Use,
+    /// Datagrams and echo requests.
+    pub packets_per_second: Use,
+}
+
+/// All users together, in the answer of `ListClients`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TotalUse {
+    /// Connections to the daemon's own socket.
+    pub connections: Use,
+    /// Sockets, connects under way included.
+    pub sockets: Use,
+    /// What they can take at the very most, the kernel's buffers included.
+    pub memory_bytes: Use,
+    /// Captures.
+    pub captures: Use,
+}
+
+/// Answer of `ListClients`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clients {
+    /// All users together.
+    pub total: TotalUse,
+    /// Each that has something now, or had lately.
+    pub clients: Vec<ClientUse>,
 }
 
 /// What a socket is.

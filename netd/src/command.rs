@@ -31,6 +31,12 @@ pub enum Command {
     Interfaces,
     /// Every client's sockets.
     Sockets,
+    /// The neighbours on the link.
+    Neighbors,
+    /// What was counted.
+    Statistics,
+    /// Every client's use of its bounds.
+    Clients,
     /// Opens a TCP connection; completes once it is established or has failed.
     Connect {
         /// The peer.
@@ -80,6 +86,12 @@ pub enum Reply {
     Interfaces(Vec<netd_ipc::Interface>),
     /// To [`Command::Sockets`].
     Sockets(Vec<netd_ipc::Socket>),
+    /// To [`Command::Neighbors`].
+    Neighbors(Vec<netd_ipc::Neighbor>),
+    /// To [`Command::Statistics`].
+    Statistics(netd_ipc::Statistics),
+    /// To [`Command::Clients`]; the control thread adds its connections.
+    Clients(netd_ipc::Clients),
     /// To [`Command::Connect`]: an established connection.
     Stream {
         /// Its id, never used twice. Ids begin at a random number, so that a client whose stream ended with a former

@@ -18,6 +18,7 @@ use netd_vfio::{Bdf, Mac};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::limits::Limits;
 use crate::names;
 
 /// Where the daemon looks for its configuration unless told otherwise.
@@ -32,10 +33,12 @@ const SOFTWARE_MTU: std::ops::RangeInclusive<u16> = 1280..=9216;
 const SOFTWARE_MTU_DEFAULT: u16 = 1500;
 
 /// Everything the daemon was told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Who may do what; carries the devnet switch.
     pub policy: Policy,
+    /// How much of it.
+    pub limits: Limits,
     /// The device to drive.
     pub device: Device,
     /// How the worker waits for frames.
@@ -55,7 +58,7 @@ pub struct Config {
 }
 
 /// The device to drive.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Device {
     /// A PCI function through VFIO.
     Vfio {
@@ -121,6 +124,8 @@ struct Raw {
     ipc: RawIpc,
     #[serde(default)]
     state: RawState,
+    #[serde(default)]
+    limits: Option<Spanned<Limits>>,
     #[serde(default)]
     grant: Vec<GrantConfig>,
 }
@@ -263,13 +268,15 @@ impl Config {
         };
         let raw: Raw = toml::from_str(text)
             .map_err(|error| wrong(Complaint::at(error.span().unwrap_or(0..0), explain(text, &error))))?;
-        let Raw { network, device, dma, address, ipc, state, grant } = raw;
+        let Raw { network, device, dma, address, ipc, state, limits, grant } = raw;
         let policy = Policy::new(network.devnet.enabled, &grant, names::user, names::group)
-            .map_err(|source| Error::Grants { path: path.to_owned(), source })?;
+            .map_err(|source| Error::Grants { path: path.to_owned(), source })?
+            .with_operator(rustix::process::geteuid().as_raw());
         let (device, poll) = check_device(device).map_err(wrong)?;
         let (addressing, hostname) = check_address(address).map_err(wrong)?;
         Ok(Self {
             policy,
+            limits: check_limits(limits).map_err(wrong)?,
             device,
             poll,
             hugetlbfs: dma.hugetlbfs,
@@ -279,6 +286,37 @@ impl Config {
             socket_mode: check_mode(ipc.mode).map_err(wrong)?,
             state_directory: state.directory,
         })
+    }
+}
+
+impl Config {
+    /// The tables in which `new` differs and that only a restart puts in force.
+    pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
+        let Config {
+            policy: _,
+            limits: _,
+            device,
+            poll,
+            hugetlbfs,
+            addressing,
+            hostname,
+            socket,
+            socket_mode,
+            state_directory,
+        } = self;
+        // The stack's type is not comparable; its text says everything that it holds.
+        let addressing = format!("{addressing:?}") == format!("{:?}", new.addressing);
+        [
+            ("[device]", *device == new.device && *poll == new.poll),
+            ("[dma]", *hugetlbfs == new.hugetlbfs),
+            ("[address]", addressing && *hostname == new.hostname),
+            ("[ipc]", *socket == new.socket && *socket_mode == new.socket_mode),
+            ("[state]", *state_directory == new.state_directory),
+        ]
+        .into_iter()
+        .filter(|(_, same)| !same)
+        .map(|(table, _)| table)
+        .collect()
     }
 }
 
@@ -338,6 +376,19 @@ fn check_device(device: Spanned<RawDevice>) -> Result<(Device, PollMode), Compla
             };
             Ok((Device::Software { link: link.into_inner().path, mac, mtu }, poll))
         }
+    }
+}
+
+fn check_limits(limits: Option<Spanned<Limits>>) -> Result<Limits, Complaint> {
+    let Some(limits) = limits else { return Ok(Limits::default()) };
+    match limits.get_ref().zero() {
+        Some(key) => Err(Complaint::at(
+            limits.span(),
+            format!(
+                "'{key}' is 0, so nobody could do anything: give at least 1 (who may do what is up to grants)"
+            ),
+        )),
+        None => Ok(limits.into_inner()),
     }
 }
 
@@ -502,6 +553,9 @@ mod tests {
             ),
             (format!("{VFIO}[address]\nmode = \"dhcp\"\nhostname = \"a.b\"\n"), "one label"),
             (format!("{VFIO}[ipc]\nmode = \"rw\"\n"), "octal"),
+            (format!("{VFIO}[limits]\nsockets = 0\n"), "'[limits] sockets' is 0"),
+            (format!("{VFIO}[limits.client]\nmemory_mib = 0\n"), "'[limits.client] memory_mib' is 0"),
+            (format!("{VFIO}[limits.client]\nsockts = 1\n"), "unknown field `sockts`"),
             (
                 format!("{VFIO}[[grant]]\nsubject = \"alice\"\nallow = [\"net.tcp.connect\"]\n"),
                 "is not a subject",
@@ -515,6 +569,14 @@ mod tests {
             let said = complaint(&text);
             assert!(said.starts_with("netd.toml:") && said.contains(part), "{text}\n{said}");
         }
+    }
+
+    #[test]
+    fn limits_that_are_left_out_have_their_defaults() {
+        let limits =
+            parse(&format!("{VFIO}[limits]\nsockets = 9\n[limits.client]\nsockets = 3\n")).unwrap().limits;
+        assert_eq!((limits.sockets, limits.client.sockets), (9, 3));
+        assert_eq!(limits.client.connections, Limits::default().client.connections);
     }
 
     #[test]

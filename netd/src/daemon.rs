@@ -13,6 +13,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::config::Config;
 use crate::control::{self, Audit};
 use crate::device::{self, Backend};
+use crate::log::LogLevel;
+use crate::reload::Reload;
+use crate::rules::Rules;
 use crate::worker::{self, Setup, Worker};
 
 /// What ends the daemon.
@@ -50,18 +53,21 @@ pub enum Error {
     Panicked(&'static str),
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT. SIGHUP reads `path`, where `config` is from, again.
 ///
 /// # Errors
 ///
 /// Whatever keeps the daemon from starting, or from giving the device back in order.
-pub fn run(config: Config) -> Result<(), Error> {
+pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
     // Before any thread starts, so that all of them inherit the mask and signals come to `wait` alone.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block().map_err(|errno| system("block signals", errno.into()))?;
     let descriptors_max = raise_descriptor_limit()?;
+    let rules = Arc::new(Rules::new(config.policy.clone(), config.limits));
+    let reload = Reload::new(path.to_owned(), config.clone(), Arc::clone(&rules));
     let Config {
         policy,
+        limits: _,
         device,
         poll: mode,
         hugetlbfs,
@@ -78,7 +84,6 @@ pub fn run(config: Config) -> Result<(), Error> {
     // The socket first: it tells a second daemon that it is one, before it touches the device.
     let listener = control::listen(&socket, socket_mode)?;
     let backend = Backend::open(&device, &hugetlbfs, mode)?;
-    let policy = Arc::new(policy);
     let audit = Arc::new(Audit::default());
     let poll = Poll::new().map_err(|source| system("make a poll", source))?;
     let control_waker =
@@ -89,7 +94,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         poll: mode,
         addressing,
         hostname,
-        policy: Arc::clone(&policy),
+        rules: Arc::clone(&rules),
         audit: Arc::clone(&audit),
         state_directory,
         descriptors_max,
@@ -99,11 +104,11 @@ pub fn run(config: Config) -> Result<(), Error> {
     }
     let (worker, port, worker_waker) = Worker::new(setup, Arc::clone(&control_waker))?;
     tracing::info!(socket = %socket.display(), "serving");
-    serve(&signals, &control_waker, &worker_waker, |stop| {
+    serve(&signals, &reload, (&control_waker, &worker_waker), |stop| {
         let worker = move || worker.run(stop).map_err(Error::from);
         let waker = Arc::clone(&control_waker);
-        let control =
-            move || control::run(listener, policy, audit, port, poll, waker, stop).map_err(Error::from);
+        let about = control::Setup { listener, rules, audit, log, poll, waker };
+        let control = move || control::run(about, port, stop).map_err(Error::from);
         (worker, control)
     })
 }
@@ -111,8 +116,8 @@ pub fn run(config: Config) -> Result<(), Error> {
 /// Runs both threads until a signal, or until one of them ends by itself.
 fn serve<W, C>(
     signals: &SigSet,
-    control_waker: &Waker,
-    worker_waker: &Waker,
+    reload: &Reload,
+    (control_waker, worker_waker): (&Waker, &Waker),
     threads: impl FnOnce(&'static AtomicBool) -> (W, C),
 ) -> Result<(), Error>
 where
@@ -127,7 +132,16 @@ where
         // A thread that ends early ends the other, too: half a daemon serves nobody.
         let worker = named("worker").spawn_scoped(scope, || ending(run_worker));
         let control = named("control").spawn_scoped(scope, || ending(run_control));
-        let waited = signals.wait();
+        let waited = loop {
+            match signals.wait() {
+                Ok(Signal::SIGHUP) => {
+                    reload.reload();
+                    // It cuts what is no longer allowed. Should waking fail, it does so at its next turn.
+                    let _ = worker_waker.wake();
+                }
+                other => break other,
+            }
+        };
         STOP.store(true, Ordering::Relaxed);
         // A waker that fails leaves its thread to its next timeout.
         let _ = control_waker.wake();

@@ -2,10 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+mod bucket;
 pub mod command;
 pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod device;
+pub mod limits;
+pub mod log;
 mod names;
+pub mod reload;
+pub mod rules;
 pub mod worker;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use netd::config::{self, Config};
 use netd::daemon;
-use tracing_subscriber::EnvFilter;
+use netd::log::{Format, LogLevel};
 
 /// Network sockets for local programs, over a network function that the kernel does not have.
 ///
@@ -58,12 +58,13 @@ enum LogFormat {
 
 fn main() -> ExitCode {
     let Arguments { command, log, log_format } = Arguments::parse();
-    if let Err(message) = start_log(log, log_format) {
-        return fail(&message);
-    }
+    let log = match start_log(log, log_format) {
+        Ok(log) => log,
+        Err(message) => return fail(&message),
+    };
     let done = match command {
         Command::Run { config } => {
-            load(&config).and_then(|config| daemon::run(config).map_err(|error| chain(&error)))
+            load(&config).and_then(|read| daemon::run(read, &config, log).map_err(|error| chain(&error)))
         }
         Command::Check { config } => load(&config).map(|_| println!("{}: fine", config.display())),
         Command::Function { command } => function::run(&command).map_err(|error| chain(&error)),
@@ -78,16 +79,13 @@ fn load(path: &Path) -> Result<Config, String> {
     Config::load(path).map_err(|error| chain(&error))
 }
 
-fn start_log(filter: Option<String>, format: LogFormat) -> Result<(), String> {
+fn start_log(filter: Option<String>, format: LogFormat) -> Result<LogLevel, String> {
     let filter = filter.or_else(|| std::env::var("NETD_LOG").ok()).unwrap_or_else(|| "info".to_owned());
-    let filter =
-        EnvFilter::try_new(&filter).map_err(|error| format!("'{filter}' is not a log filter: {error}"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+    let format = match format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    LogLevel::start(&filter, format)
 }
 
 fn fail(message: &str) -> ExitCode {

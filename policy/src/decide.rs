@@ -60,6 +60,8 @@ pub enum Request {
     },
     /// Looking at netd's state.
     Observe,
+    /// Changing how netd itself runs.
+    Operate,
 }
 
 impl Request {
@@ -71,7 +73,7 @@ impl Request {
             Request::UdpBind { port: _ } => Some(Capability::UdpBind),
             Request::UdpSend { remote: _ } => Some(Capability::UdpSend),
             Request::Ping { to: _ } => Some(Capability::IcmpPing),
-            Request::Observe => None,
+            Request::Observe | Request::Operate => None,
         }
     }
 
@@ -80,7 +82,10 @@ impl Request {
         match self {
             Request::TcpConnect { remote } | Request::UdpSend { remote } => Some(remote.ip()),
             Request::Ping { to } => Some(*to),
-            Request::TcpListen { port: _ } | Request::UdpBind { port: _ } | Request::Observe => None,
+            Request::TcpListen { port: _ }
+            | Request::UdpBind { port: _ }
+            | Request::Observe
+            | Request::Operate => None,
         }
     }
 }
@@ -98,6 +103,7 @@ impl fmt::Display for Request {
             Request::UdpSend { remote } => write!(f, "UDP datagram to {remote}"),
             Request::Ping { to } => write!(f, "echo request to {to}"),
             Request::Observe => f.write_str("looking at netd's state"),
+            Request::Operate => f.write_str("changing how netd runs"),
         }
     }
 }
@@ -116,6 +122,8 @@ pub enum Rule {
     },
     /// Looking at netd's state is open to whoever reaches its socket.
     Observe,
+    /// Changing how netd runs is for root and for the user that netd runs as.
+    Operator,
     /// No grant: what nothing allows is denied.
     Default,
 }
@@ -126,6 +134,7 @@ impl fmt::Display for Rule {
             Rule::Devnet => f.write_str("network.devnet.enabled = false"),
             Rule::Grant { number, subject } => write!(f, "grant {number} ({subject})"),
             Rule::Observe => f.write_str("observe"),
+            Rule::Operator => f.write_str("operators only"),
             Rule::Default => f.write_str("deny by default"),
         }
     }
@@ -170,6 +179,8 @@ impl Decision {
 #[derive(Debug, Clone)]
 pub struct Policy {
     devnet_enabled: bool,
+    /// The user that netd runs as.
+    operator: Option<u32>,
     grants: Vec<Grant>,
 }
 
@@ -189,7 +200,13 @@ impl Policy {
             .enumerate()
             .map(|(index, config)| Grant::resolve(index + 1, config, &user, &group))
             .collect::<Result<Vec<_>, Error>>()?;
-        Ok(Policy { devnet_enabled, grants })
+        Ok(Policy { devnet_enabled, operator: None, grants })
+    }
+
+    /// Lets this user, beside root, change how netd runs: the one that it runs as.
+    #[must_use]
+    pub fn with_operator(self, uid: u32) -> Policy {
+        Policy { operator: Some(uid), ..self }
     }
 
     /// Whether clients may reach peers at all.
@@ -200,7 +217,10 @@ impl Policy {
     /// Decides on one request.
     pub fn decide(&self, subject: &Subject, request: &Request) -> Decision {
         let Some(capability) = request.capability() else {
-            return Decision::Allow { rule: Rule::Observe };
+            return match request {
+                Request::Operate => self.decide_operate(subject),
+                _ => Decision::Allow { rule: Rule::Observe },
+            };
         };
         if !self.devnet_enabled && request.peer().is_some() {
             return Decision::Deny {
@@ -213,6 +233,16 @@ impl Policy {
             };
         }
         self.decide_by_grants(subject, capability, request)
+    }
+
+    fn decide_operate(&self, subject: &Subject) -> Decision {
+        let rule = Rule::Operator;
+        if subject.uid == 0 || self.operator == Some(subject.uid) {
+            return Decision::Allow { rule };
+        }
+        let reason =
+            format!("{}: only root and the user that netd runs as may, not {subject}", Request::Operate);
+        Decision::Deny { error: Denial::PolicyDenied, reason, rule }
     }
 
     fn decide_by_grants(&self, subject: &Subject, capability: Capability, request: &Request) -> Decision {

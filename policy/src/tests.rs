@@ -114,6 +114,18 @@ fn decide_without_grants_denies_listening_even_with_devnet_on() {
 }
 
 #[test]
+fn decide_operate_is_for_root_and_the_daemons_own_user() {
+    let policy = Policy::new(false, &[], |_| None, |_| None).unwrap().with_operator(7);
+    assert!(policy.decide(&subject(0), &Request::Operate).is_allowed());
+    assert!(policy.decide(&subject(7), &Request::Operate).is_allowed());
+    let decision = policy.decide(&subject(8), &Request::Operate);
+    let Decision::Deny { error: Denial::PolicyDenied, reason, rule: Rule::Operator } = decision else {
+        panic!("{decision:?}")
+    };
+    assert!(reason.contains("only root and the user that netd runs as"), "{reason}");
+}
+
+#[test]
 fn new_with_unknown_user_names_the_grant() {
     let text = "[[grant]]\nsubject = \"user:bob\"\nallow = [\"net.udp.bind\"]\n";
     let error = policy(true, text).unwrap_err();

@@ -15,7 +15,8 @@ fn interface(link_up: bool, source: &str, addresses: &[&str]) -> Interface {
     serde_json::from_value(serde_json::json!({
         "name": "net0", "mac": "02:00:00:00:00:01", "mtu": 1500, "link_up": link_up, "address_source": source,
         "addresses": addresses, "gateway": null, "routes": [], "dns": [], "ntp": [], "hostname": null, "domain": null,
-        "dhcp_server": null, "lease_seconds": null, "renew_in_seconds": null,
+        "search": [], "dhcp_server": null, "lease_seconds": null, "renew_in_seconds": null,
+        "rebind_in_seconds": null, "expires_in_seconds": null,
     }))
     .unwrap()
 }

@@ -28,7 +28,7 @@ use serde_json::{Map, Value, json};
 
 use crate::call::{BoundReply, CONNECT_TIMEOUT, PING_BYTES, PING_TIMEOUT, StreamReply};
 use crate::error::{Error, ErrorKind};
-use crate::types::{Device, Interface, Outcome, Pong, Socket, Status};
+use crate::types::{Clients, Device, Interface, Neighbor, Outcome, Pong, Socket, Statistics, Status};
 
 use connection::Connection;
 pub use listener::TcpListener;
@@ -157,6 +157,50 @@ impl Client {
             sockets: Vec<Socket>,
         }
         self.ask("ListSockets", json!({})).map(|reply: Reply| reply.sockets)
+    }
+
+    /// The neighbours on the link.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub fn neighbors(&self) -> Result<Vec<Neighbor>, Error> {
+        #[derive(Deserialize)]
+        struct Reply {
+            neighbors: Vec<Neighbor>,
+        }
+        self.ask("ListNeighbors", json!({})).map(|reply: Reply| reply.neighbors)
+    }
+
+    /// What was counted since the daemon started.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub fn statistics(&self) -> Result<Statistics, Error> {
+        #[derive(Deserialize)]
+        struct Reply {
+            statistics: Statistics,
+        }
+        self.ask("GetStatistics", json!({})).map(|reply: Reply| reply.statistics)
+    }
+
+    /// The users with their bounds.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub fn clients(&self) -> Result<Clients, Error> {
+        self.ask("ListClients", json!({}))
+    }
+
+    /// Changes what the daemon logs; returns what it logged before.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a filter that is none, `PolicyDenied` for anybody but root and the daemon's own user.
+    pub fn set_log_level(&self, filter: &str) -> Result<String, Error> {
+        #[derive(Deserialize)]
+        struct Reply {
+            previous: String,
+        }
+        self.ask("SetLogLevel", json!({ "filter": filter })).map(|reply: Reply| reply.previous)
     }
 
     /// Opens a TCP connection; `timeout` is [`CONNECT_TIMEOUT`] unless given.

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use netd_policy::{Denial, Request, Rule, Subject};
 
+use crate::bucket::Bucket;
+
 /// The line on standard output that tells a test, or a person at the console, of a denial by the devnet switch.
 pub const DEVNET_MARKER: &str = "net: devnet off deny";
 
@@ -23,6 +25,7 @@ pub struct Audit {
 }
 
 struct State {
+    started: Instant,
     bucket: Bucket,
     suppressed: u64,
     console: Box<dyn Write + Send>,
@@ -43,15 +46,16 @@ impl Default for Audit {
 impl Audit {
     /// An audit whose markers go to `console`.
     pub fn new(console: Box<dyn Write + Send>) -> Audit {
-        let bucket = Bucket { tokens: BURST, refilled: Instant::now() };
-        Audit { state: Mutex::new(State { bucket, suppressed: 0, console }) }
+        let bucket = Bucket::new(BURST, PER_SECOND, Duration::ZERO);
+        Audit { state: Mutex::new(State { started: Instant::now(), bucket, suppressed: 0, console }) }
     }
 
     /// Records a denial.
     pub fn denied(&self, subject: &Subject, request: &Request, error: Denial, rule: &Rule) {
         // A panic elsewhere while the lock was held leaves a bucket and a counter, both whole.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !state.bucket.take(Instant::now()) {
+        let now = state.started.elapsed();
+        if !state.bucket.take(now) {
             state.suppressed += 1;
             return;
         }
@@ -64,29 +68,12 @@ impl Audit {
             let _ = writeln!(state.console, "{DEVNET_MARKER}").and_then(|()| state.console.flush());
         }
     }
-}
 
-/// A token bucket.
-struct Bucket {
-    tokens: u32,
-    refilled: Instant,
-}
-
-impl Bucket {
-    fn take(&mut self, now: Instant) -> bool {
-        let interval = Duration::from_secs(1) / PER_SECOND;
-        let elapsed = now.saturating_duration_since(self.refilled);
-        let due = elapsed.as_nanos() / interval.as_nanos();
-        let due = u32::try_from(due).unwrap_or(BURST).min(BURST);
-        if self.tokens + due >= BURST {
-            (self.tokens, self.refilled) = (BURST, now);
-        } else {
-            self.tokens += due;
-            self.refilled += interval * due;
-        }
-        let has = self.tokens > 0;
-        self.tokens -= u32::from(has);
-        has
+    /// Records that a flow was cut because the rules changed. All of these are written: there are never more than flows.
+    pub fn cut(&self, subject: &Subject, request: &Request, rule: &Rule) {
+        let Subject { uid, gid, pid, unit } = subject;
+        let unit = unit.as_deref().unwrap_or("-");
+        tracing::warn!(target: "audit", uid, gid, pid, unit, %request, %rule, "cut");
     }
 }
 
@@ -133,17 +120,5 @@ mod tests {
         // A slow machine may refill a few within the loop.
         assert!((BURST as usize..100).contains(&lines), "{lines}");
         assert_eq!(audit.state.lock().unwrap().suppressed as usize, 1000 - lines);
-    }
-
-    #[test]
-    fn take_refills_at_the_rate_and_never_beyond_the_burst() {
-        let start = Instant::now();
-        let mut bucket = Bucket { tokens: 0, refilled: start };
-        assert!(!bucket.take(start));
-        assert!(bucket.take(start + Duration::from_millis(200)));
-        assert!(!bucket.take(start + Duration::from_millis(399)));
-        assert!(bucket.take(start + Duration::from_millis(400)));
-        let later = start + Duration::from_secs(3600);
-        assert_eq!((0..100).filter(|_| bucket.take(later)).count(), BURST as usize);
     }
 }

@@ -25,7 +25,7 @@ mod subject;
 
 pub use audit::Audit;
 pub use listen::{default_path, listen};
-pub use server::run;
+pub use server::{Setup, run};
 
 /// The token of the waker: the worker's after it queued completions, and whoever set the shutdown flag.
 pub const WAKER: mio::Token = mio::Token(0);

@@ -23,6 +23,9 @@ pub(super) fn of_worker(reply: Reply) -> Message {
         Reply::Device(device) => returns(&json!({ "device": device })),
         Reply::Interfaces(interfaces) => returns(&json!({ "interfaces": interfaces })),
         Reply::Sockets(sockets) => returns(&json!({ "sockets": sockets })),
+        Reply::Neighbors(neighbors) => returns(&json!({ "neighbors": neighbors })),
+        Reply::Statistics(statistics) => returns(&json!({ "statistics": statistics })),
+        Reply::Clients(clients) => returns(&clients),
         Reply::Stream { id, local, remote, descriptor } => {
             let reply = StreamReply { id, local: local.into(), remote: remote.into(), descriptor: 0 };
             (returns(&reply).0, vec![descriptor])
@@ -34,6 +37,11 @@ pub(super) fn of_worker(reply: Reply) -> Message {
         Reply::Outcome(outcome) => returns(&outcome),
         Reply::Failed(kind, message) => failed(kind, &message),
     }
+}
+
+/// To `SetLogLevel`.
+pub(super) fn previous(filter: &str) -> Message {
+    returns(&json!({ "previous": filter }))
 }
 
 /// An error of the interface `io.netd`.

@@ -12,19 +12,17 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
 use netd_ipc::ErrorKind;
 use netd_ipc::call::{BadCall, Call, Request};
-use netd_policy::{Decision, Denial, Policy};
+use netd_policy::{Decision, Denial, Subject};
 
 use super::connection::{Connection, Gone, Outstanding};
 use super::disposal::Disposal;
 use super::reply::{self, Message};
 use super::{Audit, Error, WAKER, subject};
-use crate::command::{Command, Completion, Submission, WorkerPort};
+use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
+use crate::limits::Limits;
+use crate::log::LogLevel;
+use crate::rules::Rules;
 
-/// Connections of all clients. Each may hold one unfinished request of 64 KiB, so 32 MiB at the very worst.
-const CONNECTIONS_MAX: usize = 512;
-/// Connections of one user, so that one cannot keep the others out. A library keeps at most a few idle ones, and one
-/// more for each call that waits.
-const CONNECTIONS_PER_UID_MAX: usize = 64;
 /// Connections that were turned away and are not closed yet; beyond, they wait in the listener's backlog.
 const TURNED_AWAY_MAX: usize = 64;
 /// Requests that one connection is served before it is another one's turn.
@@ -37,21 +35,28 @@ const TICK: Duration = Duration::from_secs(1);
 /// The listener's token. Connections have the numbers after it, each used once.
 const LISTENER: Token = Token(WAKER.0 + 1);
 
-/// Serves clients until `shutdown` is set (and the waker of [`WAKER`] called). The socket's file is removed at the end.
-///
-/// `poll` is the one on which the caller registered the worker's waker with [`WAKER`].
+/// What the control thread is made from.
+pub struct Setup {
+    /// Where clients connect.
+    pub listener: UnixListener,
+    /// Who may do what, and how much.
+    pub rules: Arc<Rules>,
+    /// Told of what was denied.
+    pub audit: Arc<Audit>,
+    /// The log, whose filter a client may change.
+    pub log: LogLevel,
+    /// The poll on which the caller registered the worker's waker with [`WAKER`].
+    pub poll: mio::Poll,
+    /// That waker.
+    pub waker: Arc<mio::Waker>,
+}
+
+/// Serves clients until `shutdown` is set (and the waker called). The socket's file is removed at the end.
 ///
 /// # Errors
 /// The listener cannot be watched, or waiting fails; no client can cause that.
-pub fn run(
-    listener: UnixListener,
-    policy: Arc<Policy>,
-    audit: Arc<Audit>,
-    port: impl WorkerPort,
-    poll: mio::Poll,
-    waker: Arc<mio::Waker>,
-    shutdown: &AtomicBool,
-) -> Result<(), Error> {
+pub fn run(setup: Setup, port: impl WorkerPort, shutdown: &AtomicBool) -> Result<(), Error> {
+    let Setup { listener, rules, audit, log, poll, waker } = setup;
     listener.set_nonblocking(true).map_err(Error::Poll)?;
     poll.registry()
         .register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)
@@ -63,14 +68,16 @@ pub fn run(
     let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(ToOwned::to_owned));
     let mut server = Server {
         listener,
-        policy,
+        rules,
         audit,
+        log,
         port,
         poll,
         disposal,
         connections: HashMap::new(),
         calls: HashMap::new(),
         per_uid: HashMap::new(),
+        turned_away: HashMap::new(),
         next_connection: LISTENER.0 + 1,
         next_call: 0,
         ready: Vec::new(),
@@ -98,8 +105,9 @@ enum Accepting {
 
 struct Server<P> {
     listener: UnixListener,
-    policy: Arc<Policy>,
+    rules: Arc<Rules>,
     audit: Arc<Audit>,
+    log: LogLevel,
     port: P,
     poll: mio::Poll,
     disposal: Disposal,
@@ -108,6 +116,8 @@ struct Server<P> {
     calls: HashMap<u64, Token>,
     /// Connections of each user that are not closed yet, those that the closing thread has included.
     per_uid: HashMap<u32, usize>,
+    /// Clients of each user that were turned away, for `ListClients`; users that have connections.
+    turned_away: HashMap<u32, u64>,
     next_connection: usize,
     next_call: u64,
     /// Connections that have more to do than one turn allows.
@@ -158,7 +168,7 @@ impl<P: WorkerPort> Server<P> {
     fn accept(&mut self) {
         self.accepting = Accepting::WhenTold;
         loop {
-            if self.open() >= CONNECTIONS_MAX + TURNED_AWAY_MAX {
+            if self.open() >= self.rules.current().limits.connections as usize + TURNED_AWAY_MAX {
                 self.accepting = Accepting::Later;
                 return;
             }
@@ -185,9 +195,10 @@ impl<P: WorkerPort> Server<P> {
             Err(error) => return tracing::warn!(%error, "a client without credentials is turned away"),
         };
         let uid = subject.uid;
-        let full = self.open() >= CONNECTIONS_MAX;
+        let limits = self.rules.current().limits;
+        let full = self.open() >= limits.connections as usize;
         let count = self.per_uid.entry(uid).or_default();
-        let full = full || *count >= CONNECTIONS_PER_UID_MAX;
+        let full = full || *count >= limits.client.connections as usize;
         *count += 1;
         let connection = Connection::new(stream, subject);
         if full {
@@ -206,12 +217,15 @@ impl<P: WorkerPort> Server<P> {
     }
 
     /// Answers the call that the client is about to make, so that it learns why.
-    fn turn_away(&self, mut connection: Connection) {
+    fn turn_away(&mut self, mut connection: Connection) {
         let uid = connection.subject.uid;
         tracing::debug!(uid, "too many connections");
+        *self.turned_away.entry(uid).or_default() += 1;
+        let limits = self.rules.current().limits;
         let message = format!(
-            "too many connections to netd: {CONNECTIONS_PER_UID_MAX} for one user and {CONNECTIONS_MAX} in all; close \
-             some, or wait for calls to return"
+            "too many connections to netd: {} for one user ('[limits.client] connections') and {} in all ('[limits] \
+             connections'); close some, or wait for calls to return",
+            limits.client.connections, limits.connections
         );
         let (bytes, descriptors) = reply::failed(ErrorKind::QuotaExceeded, &message);
         connection.reply(bytes, descriptors, Instant::now());
@@ -272,15 +286,15 @@ impl<P: WorkerPort> Server<P> {
             Ok(call) => call,
             Err(bad) => return Answer::Now(reply::of_response(&bad.response())),
         };
-        let (asked, command) = match plan(call) {
+        let (asked, todo) = match plan(call) {
             Plan::Local(message) => return Answer::Now(message),
-            Plan::Worker(asked, command) => (asked, command),
+            Plan::Decided(asked, todo) => (asked, todo),
         };
         let Some(connection) = self.connections.get(&token) else {
             return Answer::Now(reply::failed(ErrorKind::Internal, "the connection is gone"));
         };
         let owner = connection.subject.clone();
-        if let Decision::Deny { error, reason, rule } = self.policy.decide(&owner, &asked) {
+        if let Decision::Deny { error, reason, rule } = self.rules.current().policy.decide(&owner, &asked) {
             self.audit.denied(&owner, &asked, error, &rule);
             let kind = match error {
                 Denial::DevnetDisabled => ErrorKind::DevnetDisabled,
@@ -288,6 +302,10 @@ impl<P: WorkerPort> Server<P> {
             };
             return Answer::Now(reply::failed(kind, &reason));
         }
+        let command = match todo {
+            Todo::SetLogLevel(filter) => return Answer::Now(self.set_log_level(&owner, &filter)),
+            Todo::Submit(command) => command,
+        };
         let call = self.next_call;
         self.next_call += 1;
         match self.port.submit(Submission { token: call, owner, command }) {
@@ -302,9 +320,41 @@ impl<P: WorkerPort> Server<P> {
         }
     }
 
+    fn set_log_level(&self, owner: &Subject, filter: &str) -> Message {
+        match self.log.set(filter) {
+            Ok(previous) => {
+                tracing::info!(uid = owner.uid, previous, filter, "the log's filter was changed");
+                reply::previous(&previous)
+            }
+            Err(message) => reply::failed(ErrorKind::InvalidInput, &message),
+        }
+    }
+
+    /// Adds to the worker's report what only this thread knows.
+    fn add_connections(&self, report: &mut netd_ipc::Clients) {
+        let limits = self.rules.current().limits;
+        let mut total = 0;
+        for (uid, count) in &self.per_uid {
+            let refused = self.turned_away.get(uid).copied().unwrap_or_default();
+            let limit = limits.client.connections.into();
+            let used = netd_ipc::Use { used: *count as u64, limit, refused };
+            total += used.used;
+            match report.clients.iter_mut().find(|client| client.uid == *uid) {
+                Some(client) => client.connections = used,
+                None => report.clients.push(idle_client(*uid, used, &limits)),
+            }
+        }
+        report.total.connections.used = total;
+        report.total.connections.refused = self.turned_away.values().sum();
+        report.clients.sort_by_key(|client| client.uid);
+    }
+
     fn take_completions(&mut self) {
         let completions: Vec<Completion> = self.port.completions().collect();
-        for Completion { token: call, reply } in completions {
+        for Completion { token: call, mut reply } in completions {
+            if let Reply::Clients(report) = &mut reply {
+                self.add_connections(report);
+            }
             // Not found: cancelled, and the reply's descriptor closes here. It is netd's own, so that cannot block.
             let Some(token) = self.calls.remove(&call) else { continue };
             let Some(connection) = self.connections.get_mut(&token) else { continue };
@@ -355,6 +405,7 @@ impl<P: WorkerPort> Server<P> {
                 *count = count.saturating_sub(1);
                 if *count == 0 {
                     self.per_uid.remove(&uid);
+                    self.turned_away.remove(&uid);
                 }
             }
         }
@@ -377,8 +428,15 @@ enum Answer {
 enum Plan {
     /// Answered here, and open to everybody.
     Local(Message),
-    /// Decided by policy, then done by the worker.
-    Worker(netd_policy::Request, Command),
+    /// Decided by policy, then done.
+    Decided(netd_policy::Request, Todo),
+}
+
+enum Todo {
+    /// By the worker.
+    Submit(Command),
+    /// Here.
+    SetLogLevel(String),
 }
 
 /// What is to be done for a call, and what policy is asked about it.
@@ -392,10 +450,14 @@ fn plan(call: Call) -> Plan {
                     .unwrap_or_else(|| reply::of_response(&BadCall::InterfaceNotFound(interface).response())),
             );
         }
+        Call::SetLogLevel { filter } => return Plan::Decided(Ask::Operate, Todo::SetLogLevel(filter)),
         Call::GetStatus => (Ask::Observe, Command::Status),
         Call::GetDevice => (Ask::Observe, Command::Device),
         Call::ListInterfaces => (Ask::Observe, Command::Interfaces),
         Call::ListSockets => (Ask::Observe, Command::Sockets),
+        Call::ListNeighbors => (Ask::Observe, Command::Neighbors),
+        Call::GetStatistics => (Ask::Observe, Command::Statistics),
+        Call::ListClients => (Ask::Observe, Command::Clients),
         Call::Outcome { id } => (Ask::Observe, Command::Outcome { id }),
         Call::Connect { remote, timeout } => {
             (Ask::TcpConnect { remote }, Command::Connect { remote, timeout })
@@ -404,5 +466,20 @@ fn plan(call: Call) -> Plan {
         Call::BindUdp { port } => (Ask::UdpBind { port }, Command::BindUdp { port }),
         Call::Ping { to, timeout, bytes } => (Ask::Ping { to }, Command::Ping { to, timeout, bytes }),
     };
-    Plan::Worker(asked, command)
+    Plan::Decided(asked, Todo::Submit(command))
+}
+
+/// A user that has connections and nothing at the worker.
+fn idle_client(uid: u32, connections: netd_ipc::Use, limits: &Limits) -> netd_ipc::ClientUse {
+    let unused = |limit: u64| netd_ipc::Use { used: 0, limit, refused: 0 };
+    let client = limits.client;
+    netd_ipc::ClientUse {
+        uid,
+        connections,
+        sockets: unused(client.sockets.into()),
+        memory_bytes: unused(client.memory_bytes()),
+        captures: unused(client.captures.into()),
+        connects_per_second: unused(client.connects_per_second.into()),
+        packets_per_second: unused(client.packets_per_second.into()),
+    }
 }

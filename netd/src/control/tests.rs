@@ -18,6 +18,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
+use crate::limits::Limits;
+use crate::log::LogLevel;
+use crate::rules::Rules;
 
 /// Long enough for a loaded machine; a test that succeeds does not wait for it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -86,8 +89,12 @@ impl Control {
         let port = Port { submissions: submit, completions: complete };
         let audit = Arc::new(Audit::new(Box::new(Console(Arc::clone(&console)))));
         let (flag, wake) = (Arc::clone(&shutdown), Arc::clone(&waker));
-        let thread =
-            std::thread::spawn(move || run(listener, Arc::new(policy), audit, port, poll, wake, &flag));
+        let rules = Arc::new(Rules::new(
+            policy.with_operator(rustix::process::geteuid().as_raw()),
+            Limits::default(),
+        ));
+        let setup = Setup { listener, rules, audit, log: LogLevel::none(), poll, waker: wake };
+        let thread = std::thread::spawn(move || run(setup, port, &flag));
         let thread = Some(thread);
         Control { path, submissions, completions, waker, shutdown, thread, console, _directory: directory }
     }
@@ -227,6 +234,8 @@ fn every_method_of_the_interface_file_is_served() {
             "Connect" => json!({ "address": "192.0.2.1", "port": 80 }),
             "Ping" => json!({ "address": "192.0.2.1" }),
             "Outcome" => json!({ "id": 1 }),
+            // Answered by the control thread itself.
+            "SetLogLevel" => continue,
             _ => json!({}),
         };
         ask(&mut stream, &json!({ "method": format!("io.netd.{method}"), "parameters": parameters }));
@@ -250,6 +259,32 @@ fn replies_read_back_as_the_types_of_the_client_library() {
     let outcome = Outcome { end: StreamEnd::Aborted, receive_finished: true };
     control.complete(control.next().token, Reply::Outcome(outcome));
     assert_eq!(call.join().unwrap().unwrap(), outcome);
+}
+
+#[test]
+fn log_level_is_set_by_the_daemons_user_and_nonsense_is_refused() {
+    let control = Control::start(true);
+    let client = control.client();
+    assert_eq!(client.set_log_level("netd=debug").unwrap(), "");
+    assert_eq!(client.set_log_level("info").unwrap(), "netd=debug");
+    let error = client.set_log_level("verbose").unwrap_err();
+    assert_eq!(error.kind(), Some(ErrorKind::InvalidInput));
+    assert!(error.to_string().contains("expected error, warn, info"), "{error}");
+}
+
+#[test]
+fn clients_report_counts_the_connections_of_each_user() {
+    let control = Control::start(true);
+    let _idle = control.raw();
+    let client = control.client();
+    let call = std::thread::spawn(move || client.clients());
+    let total = netd_ipc::TotalUse::default();
+    control.complete(control.next().token, Reply::Clients(netd_ipc::Clients { total, clients: vec![] }));
+    let report = call.join().unwrap().unwrap();
+    assert_eq!(report.total.connections.used, 2);
+    let [ours] = report.clients[..] else { panic!("{report:?}") };
+    assert_eq!((ours.uid, ours.connections.used), (rustix::process::geteuid().as_raw(), 2));
+    assert_eq!(ours.connections.limit, 64);
 }
 
 #[test]

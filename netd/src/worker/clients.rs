@@ -14,17 +14,19 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use netd_ipc::accepted::Accepted;
 use netd_ipc::{ErrorKind, Outcome, Pong, StreamEnd};
-use netd_policy::Subject;
+use netd_policy::{Request, Rule, Subject};
 use netd_stack::{Egress, FlowId, Instant, ListenerId, PingId, Ready, Stack, UdpId};
 use rustix::net::SocketType;
 use slab::Slab;
 
 use crate::command::{Completion, Reply};
+use crate::worker::carried::{Carried, Flow};
 use crate::worker::datagram::{Datagrams, Gate, MESSAGE_BYTES_MAX, State};
+use crate::worker::ledger::{Exceeded, Ledger};
 use crate::worker::listener::{Delivery, Listener};
 use crate::worker::outcome::Outcomes;
 use crate::worker::stream::{Stream, stream_end};
-use crate::worker::{TOKEN_FIRST, error_reply, socketpair};
+use crate::worker::{KERNEL_BUFFER_BYTES, TOKEN_FIRST, error_reply, socketpair};
 
 /// A socket and who made it.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) struct Entry {
     pub(super) id: u64,
     pub(super) owner: Subject,
     pub(super) socket: Socket,
+    /// The client asked for it by naming a peer, so that the devnet switch governs it.
+    pub(super) outbound: bool,
 }
 
 /// A socket in a client's hands.
@@ -50,6 +54,30 @@ impl Socket {
             Socket::Datagrams(datagrams) => datagrams.descriptor(),
         }
     }
+
+    /// What it has carried.
+    fn carried(&self) -> Carried {
+        match self {
+            Socket::Stream(stream) => Carried {
+                received: Flow::stream(stream.received_bytes),
+                sent: Flow::stream(stream.sent_bytes),
+            },
+            Socket::Listener(_) => Carried::default(),
+            Socket::Datagrams(datagrams) => Carried {
+                received: Flow::datagrams(datagrams.received_bytes, datagrams.received),
+                sent: Flow::datagrams(datagrams.sent_bytes, datagrams.sent),
+            },
+        }
+    }
+
+    /// What it can take at the very most.
+    fn memory_bytes(&self) -> u64 {
+        match self {
+            Socket::Stream(_) => STREAM_BYTES,
+            Socket::Listener(_) => LISTENER_BYTES,
+            Socket::Datagrams(_) => DATAGRAMS_BYTES,
+        }
+    }
 }
 
 /// A Connect that waits for its handshake.
@@ -57,6 +85,7 @@ impl Socket {
 struct Connecting {
     token: u64,
     owner: Subject,
+    remote: SocketAddr,
     deadline: Instant,
 }
 
@@ -86,6 +115,8 @@ impl Completions {
 pub(super) struct Clients {
     registry: Registry,
     gate: Gate,
+    generation: u64,
+    pub(super) ledger: Ledger,
     pub(super) completions: Completions,
     sockets: Slab<Entry>,
     by_flow: HashMap<FlowId, usize>,
@@ -98,7 +129,15 @@ pub(super) struct Clients {
     hung_up: BTreeSet<usize>,
     /// UDP sockets whose client had more to send than one turn allows.
     unfinished: Vec<usize>,
+    /// UDP sockets whose client has sent as much as it may, and when it may go on.
+    throttled: BTreeSet<(Instant, usize)>,
+    /// Listeners whose client may have no more sockets for now.
+    starved: BTreeSet<ListenerId>,
+    /// Something was given back since the starved were looked at.
+    released: bool,
     outcomes: Outcomes,
+    /// By sockets that are no more.
+    carried: Carried,
     next_id: u64,
     listeners_max: usize,
     buffer: Vec<u8>,
@@ -114,9 +153,13 @@ impl Clients {
         listeners_max: usize,
         first_id: u64,
     ) -> Self {
+        let generation = gate.rules.generation();
+        let ledger = Ledger::new(gate.rules.current().limits);
         Self {
             registry,
             gate,
+            generation,
+            ledger,
             completions,
             sockets: Slab::new(),
             by_flow: HashMap::new(),
@@ -127,7 +170,11 @@ impl Clients {
             pinging: HashMap::new(),
             hung_up: BTreeSet::new(),
             unfinished: Vec::new(),
+            throttled: BTreeSet::new(),
+            starved: BTreeSet::new(),
+            released: false,
             outcomes: Outcomes::default(),
+            carried: Carried::default(),
             next_id: first_id,
             listeners_max,
             buffer: vec![0; MESSAGE_BYTES_MAX],
@@ -151,6 +198,14 @@ impl Clients {
         self.entries().map(lost).sum()
     }
 
+    /// What all sockets have carried so far.
+    pub(super) fn carried(&self) -> Carried {
+        self.entries().fold(self.carried, |mut all, entry| {
+            all += entry.socket.carried();
+            all
+        })
+    }
+
     // ---- calls ---------------------------------------------------------------------------------------------------
 
     pub(super) fn connect(
@@ -161,13 +216,22 @@ impl Clients {
         remote: SocketAddr,
         timeout: Duration,
     ) {
+        let uid = owner.uid;
+        let charged =
+            self.ledger.connect(now, uid).and_then(|()| self.ledger.reserve(now, uid, STREAM_BYTES));
+        if let Err(exceeded) = charged {
+            return self.completions.send(token, quota(&exceeded));
+        }
         match stack.tcp_connect(now, remote) {
             Ok(flow) => {
                 let deadline = now + timeout;
                 self.connect_deadlines.insert((deadline, flow));
-                self.connecting.insert(flow, Connecting { token, owner, deadline });
+                self.connecting.insert(flow, Connecting { token, owner, remote, deadline });
             }
-            Err(error) => self.completions.send(token, error_reply(&error)),
+            Err(error) => {
+                self.release(uid, STREAM_BYTES);
+                self.completions.send(token, error_reply(&error));
+            }
         }
     }
 
@@ -186,18 +250,27 @@ impl Clients {
             );
             return self.completions.send(token, Reply::Failed(ErrorKind::QuotaExceeded, limit));
         }
+        if let Err(exceeded) = self.ledger.reserve(now, owner.uid, LISTENER_BYTES) {
+            return self.completions.send(token, quota(&exceeded));
+        }
+        let uid = owner.uid;
         let (id, local) = match stack.tcp_listen(port, backlog) {
             Ok(listener) => listener,
-            Err(error) => return self.completions.send(token, error_reply(&error)),
+            Err(error) => {
+                self.release(uid, LISTENER_BYTES);
+                return self.completions.send(token, error_reply(&error));
+            }
         };
         let made = socketpair(SocketType::SEQPACKET)
             .and_then(|(ours, theirs)| Ok((Listener::new(ours, id, local)?, theirs)));
         let Ok((listener, descriptor)) = made else {
             stack.tcp_close_listener(now, id);
+            self.release(uid, LISTENER_BYTES);
             return self.completions.send(token, out_of_descriptors());
         };
-        let Some(key) = self.add(owner, Socket::Listener(listener)) else {
+        let Some(key) = self.add(owner, Socket::Listener(listener), false) else {
             stack.tcp_close_listener(now, id);
+            self.release(uid, LISTENER_BYTES);
             return self.completions.send(token, out_of_descriptors());
         };
         self.by_listener.insert(id, key);
@@ -205,17 +278,31 @@ impl Clients {
         self.completions.send(token, Reply::Listener { id, local, descriptor });
     }
 
-    pub(super) fn bind_udp(&mut self, stack: &mut Stack, (token, owner): (u64, Subject), port: Option<u16>) {
+    pub(super) fn bind_udp(
+        &mut self,
+        now: Instant,
+        stack: &mut Stack,
+        (token, owner): (u64, Subject),
+        port: Option<u16>,
+    ) {
+        let uid = owner.uid;
+        if let Err(exceeded) = self.ledger.reserve(now, uid, DATAGRAMS_BYTES) {
+            return self.completions.send(token, quota(&exceeded));
+        }
         let (udp, local) = match stack.udp_bind(port) {
             Ok(bound) => bound,
-            Err(error) => return self.completions.send(token, error_reply(&error)),
+            Err(error) => {
+                self.release(uid, DATAGRAMS_BYTES);
+                return self.completions.send(token, error_reply(&error));
+            }
         };
         let added = socketpair(SocketType::SEQPACKET).ok().and_then(|(ours, theirs)| {
             let datagrams = Box::new(Datagrams::new(ours, udp, local, owner.clone()));
-            Some((self.add(owner, Socket::Datagrams(datagrams))?, theirs))
+            Some((self.add(owner, Socket::Datagrams(datagrams), false)?, theirs))
         });
         let Some((key, descriptor)) = added else {
             stack.udp_close(udp);
+            self.release(uid, DATAGRAMS_BYTES);
             return self.completions.send(token, out_of_descriptors());
         };
         self.by_udp.insert(udp, key);
@@ -227,10 +314,13 @@ impl Clients {
         &mut self,
         now: Instant,
         (stack, egress): (&mut Stack, &mut E),
-        token: u64,
+        (token, owner): (u64, Subject),
         to: IpAddr,
         (bytes, timeout): (usize, Duration),
     ) {
+        if let Err(exceeded) = self.ledger.packet(now, owner.uid) {
+            return self.completions.send(token, quota(&exceeded));
+        }
         match stack.ping(now, to, bytes, timeout, egress) {
             Ok(ping) => {
                 self.pinging.insert(ping, token);
@@ -261,7 +351,7 @@ impl Clients {
     pub(super) fn cancel(&mut self, now: Instant, stack: &mut Stack, token: u64) {
         let flow = self.connecting.iter().find(|(_, call)| call.token == token).map(|(flow, _)| *flow);
         if let Some(flow) = flow {
-            self.forget_connect(flow);
+            self.abandon_connect(flow);
             stack.tcp_abort(flow);
             stack.tcp_release(now, flow);
         }
@@ -350,7 +440,7 @@ impl Clients {
         while let Some((deadline, flow)) = self.connect_deadlines.first().copied()
             && deadline <= now
         {
-            if let Some(call) = self.forget_connect(flow) {
+            if let Some(call) = self.abandon_connect(flow) {
                 let message = "the peer did not answer in time".to_owned();
                 self.completions.send(call.token, Reply::Failed(ErrorKind::TimedOut, message));
             }
@@ -360,18 +450,75 @@ impl Clients {
         for key in self.hung_up.clone() {
             self.pump_stream(now, stack, key);
         }
+        while let Some((at, key)) = self.throttled.first().copied()
+            && at <= now
+        {
+            self.throttled.pop_first();
+            self.unfinished.push(key);
+        }
+        if std::mem::take(&mut self.released) {
+            for listener in std::mem::take(&mut self.starved) {
+                self.accept(now, stack, listener);
+            }
+        }
+        if self.generation != self.gate.rules.generation() {
+            self.rules_changed(now, stack);
+        }
     }
 
     /// When [`on_time`](Self::on_time) has something to do.
     pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let connect = self.connect_deadlines.first().map(|(deadline, _)| *deadline);
         let hung_up = (!self.hung_up.is_empty()).then(|| now + HUNG_UP_CHECK);
-        connect.into_iter().chain(hung_up).min()
+        let throttled = self.throttled.first().map(|(at, _)| *at);
+        let unfinished = (!self.unfinished.is_empty() || self.released).then_some(now);
+        connect.into_iter().chain(hung_up).chain(throttled).chain(unfinished).min()
+    }
+
+    /// A reload put other rules in force. What they no longer allow is refused from now on; what is open stays open, unless
+    /// the devnet switch was turned off: then every connection to a peer that a client chose is cut.
+    fn rules_changed(&mut self, now: Instant, stack: &mut Stack) {
+        self.generation = self.gate.rules.generation();
+        let rules = self.gate.rules.current();
+        self.ledger.set_limits(rules.limits);
+        for (_, entry) in &mut self.sockets {
+            if let Socket::Datagrams(datagrams) = &mut entry.socket {
+                datagrams.forget_permissions();
+            }
+        }
+        if rules.policy.devnet_enabled() {
+            return;
+        }
+        for (flow, call) in self.connecting.drain().collect::<Vec<_>>() {
+            self.connect_deadlines.remove(&(call.deadline, flow));
+            self.release(call.owner.uid, STREAM_BYTES);
+            self.gate.audit.cut(&call.owner, &Request::TcpConnect { remote: call.remote }, &Rule::Devnet);
+            let message = format!("the devnet switch was turned off while connecting to {}", call.remote);
+            self.completions.send(call.token, Reply::Failed(ErrorKind::DevnetDisabled, message));
+            stack.tcp_abort(flow);
+            stack.tcp_release(now, flow);
+        }
+        let outbound = self.sockets.iter().filter(|(_, entry)| entry.outbound).map(|(key, _)| key);
+        for key in outbound.collect::<Vec<_>>() {
+            let Some(Entry { owner, socket: Socket::Stream(stream), .. }) = self.sockets.get(key) else {
+                continue;
+            };
+            let flow = stream.flow;
+            if let Ok(status) = stack.tcp_status(flow) {
+                let request = Request::TcpConnect { remote: status.remote };
+                self.gate.audit.cut(owner, &request, &Rule::Devnet);
+            }
+            self.end_stream(key, StreamEnd::Aborted);
+            stack.tcp_abort(flow);
+            stack.tcp_release(now, flow);
+            self.remove(key);
+        }
     }
 
     /// The device went away, and every socket with it.
     pub(super) fn fail_all(&mut self, reason: &str) {
-        for (_, call) in self.connecting.drain() {
+        for (_, call) in std::mem::take(&mut self.connecting) {
+            self.release(call.owner.uid, STREAM_BYTES);
             let reply = Reply::Failed(ErrorKind::DeviceUnavailable, reason.to_owned());
             self.completions.send(call.token, reply);
         }
@@ -399,7 +546,7 @@ impl Clients {
     fn connect_progress(&mut self, now: Instant, stack: &mut Stack, flow: FlowId) {
         let Ok(status) = stack.tcp_status(flow) else { return };
         if let Some(end) = status.closed.filter(|_| !status.established) {
-            if let Some(call) = self.forget_connect(flow) {
+            if let Some(call) = self.abandon_connect(flow) {
                 let end = stream_end(end);
                 let kind = end.error_kind().unwrap_or(ErrorKind::Disconnected);
                 self.completions.send(call.token, Reply::Failed(kind, end.to_string()));
@@ -408,7 +555,8 @@ impl Clients {
         } else if status.established
             && let Some(call) = self.forget_connect(flow)
         {
-            match self.add_stream(call.owner, flow) {
+            let uid = call.owner.uid;
+            match self.add_stream(call.owner, flow, true) {
                 Some((key, descriptor)) => {
                     let id = self.sockets[key].id;
                     let (local, remote) = (status.local, status.remote);
@@ -418,6 +566,7 @@ impl Clients {
                 None => {
                     stack.tcp_abort(flow);
                     stack.tcp_release(now, flow);
+                    self.release(uid, STREAM_BYTES);
                     self.completions.send(call.token, out_of_descriptors());
                 }
             }
@@ -428,6 +577,18 @@ impl Clients {
         let call = self.connecting.remove(&flow)?;
         self.connect_deadlines.remove(&(call.deadline, flow));
         Some(call)
+    }
+
+    /// Takes a connect off the books that came to nothing.
+    fn abandon_connect(&mut self, flow: FlowId) -> Option<Connecting> {
+        let call = self.forget_connect(flow)?;
+        self.release(call.owner.uid, STREAM_BYTES);
+        Some(call)
+    }
+
+    fn release(&mut self, uid: u32, memory_bytes: u64) {
+        self.ledger.release(uid, memory_bytes);
+        self.released = true;
     }
 
     /// Hands waiting connections to the listener's client, as many as it may have under way.
@@ -445,13 +606,22 @@ impl Clients {
                 Delivery::Full | Delivery::Gone => return,
             }
             let owner = owner.clone();
-            let Ok(Some(flow)) = stack.tcp_accept(id) else { return };
+            if !stack.tcp_waiting(id).is_ok_and(|waiting| waiting > 0) {
+                return;
+            }
+            // They wait in the backlog for as long as their client may have no more sockets.
+            if self.ledger.reserve(now, owner.uid, STREAM_BYTES).is_err() {
+                self.starved.insert(id);
+                return;
+            }
+            let uid = owner.uid;
+            let Ok(Some(flow)) = stack.tcp_accept(id) else { return self.release(uid, STREAM_BYTES) };
             let (Some((key, descriptor)), Ok(status)) =
-                (self.add_stream(owner, flow), stack.tcp_status(flow))
+                (self.add_stream(owner, flow, false), stack.tcp_status(flow))
             else {
                 stack.tcp_abort(flow);
                 stack.tcp_release(now, flow);
-                return;
+                return self.release(uid, STREAM_BYTES);
             };
             let accepted =
                 Accepted { id: self.sockets[key].id, remote: status.remote, local_port: status.local.port() };
@@ -480,7 +650,19 @@ impl Clients {
         let Some(Entry { socket: Socket::Datagrams(datagrams), .. }) = self.sockets.get_mut(key) else {
             return;
         };
-        match datagrams.collect(now, &self.gate, stack, egress, &mut self.buffer) {
+        let uid = datagrams.owner().uid;
+        let budget = match self.ledger.packets(now, uid) {
+            Ok(budget) => budget,
+            Err(next) => {
+                if datagrams.is_readable() {
+                    self.throttled.insert((next, key));
+                }
+                return;
+            }
+        };
+        let (taken, state) = datagrams.collect(now, &self.gate, (stack, egress), &mut self.buffer, budget);
+        self.ledger.spend_packets(uid, taken);
+        match state {
             State::Idle => {}
             State::Busy => {
                 self.unfinished.push(key);
@@ -513,18 +695,19 @@ impl Clients {
         }
     }
 
-    fn add_stream(&mut self, owner: Subject, flow: FlowId) -> Option<(usize, OwnedFd)> {
+    /// The caller has charged it.
+    fn add_stream(&mut self, owner: Subject, flow: FlowId, outbound: bool) -> Option<(usize, OwnedFd)> {
         let (ours, theirs) = socketpair(SocketType::STREAM).ok()?;
-        let key = self.add(owner, Socket::Stream(Stream::new(ours, flow)))?;
+        let key = self.add(owner, Socket::Stream(Stream::new(ours, flow)), outbound)?;
         self.by_flow.insert(flow, key);
         Some((key, theirs))
     }
 
-    /// Takes a socket in and watches its descriptor.
-    fn add(&mut self, owner: Subject, socket: Socket) -> Option<usize> {
+    /// Takes a socket in and watches its descriptor. The caller has charged it.
+    fn add(&mut self, owner: Subject, socket: Socket, outbound: bool) -> Option<usize> {
         let id = self.next_id;
         self.next_id += 1;
-        let key = self.sockets.insert(Entry { id, owner, socket });
+        let key = self.sockets.insert(Entry { id, owner, socket, outbound });
         let descriptor = self.sockets[key].socket.descriptor().as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.registry.register(&mut SourceFd(&descriptor), Token(TOKEN_FIRST + key), interest).is_err() {
@@ -538,6 +721,8 @@ impl Clients {
     fn remove(&mut self, key: usize) {
         self.hung_up.remove(&key);
         if let Some(entry) = self.sockets.try_remove(key) {
+            self.release(entry.owner.uid, entry.socket.memory_bytes());
+            self.carried += entry.socket.carried();
             match entry.socket {
                 Socket::Stream(stream) => self.by_flow.remove(&stream.flow),
                 Socket::Listener(listener) => self.by_listener.remove(&listener.id),
@@ -549,6 +734,17 @@ impl Clients {
 
 /// How often the last bytes of streams that hung up are looked at, beside whenever they move.
 const HUNG_UP_CHECK: Duration = Duration::from_secs(1);
+
+/// What sockets can take at the very most: the stack's buffers (`netd_stack::Limits`: 128 KiB per connection, and per UDP
+/// socket what it may queue), and the kernel's on both ends of the descriptor.
+const STREAM_BYTES: u64 = 128 * 1024 + 2 * KERNEL_BUFFER_BYTES;
+const DATAGRAMS_BYTES: u64 = 256 * 1024 + 2 * KERNEL_BUFFER_BYTES;
+/// A few records with descriptors, and a client's end that it never writes to.
+const LISTENER_BYTES: u64 = 2 * KERNEL_BUFFER_BYTES;
+
+fn quota(exceeded: &Exceeded) -> Reply {
+    Reply::Failed(ErrorKind::QuotaExceeded, exceeded.to_string())
+}
 
 fn out_of_descriptors() -> Reply {
     Reply::Failed(ErrorKind::NoBufs, "netd has no descriptor left for another socket".to_owned())

@@ -8,24 +8,25 @@ use std::sync::Arc;
 
 use netd_ipc::datagram::{self, Header, code};
 use netd_ipc::passing;
-use netd_policy::{Decision, Denial, Policy, Request, Subject};
+use netd_policy::{Decision, Denial, Request, Subject};
 use netd_stack::{Egress, Error, IcmpError, Instant, Stack, UdpId};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv};
 
 use crate::control::Audit;
+use crate::rules::Rules;
 
 /// Peers whose permission is remembered. A socket that speaks to more asks policy again, which is cheap.
 const PERMITTED_MAX: usize = 256;
 /// Datagrams taken from a client before others have their turn.
-const BURST: usize = 64;
+const BURST: u32 = 64;
 /// The longest message: header and the largest payload of UDP over IPv4.
 pub(super) const MESSAGE_BYTES_MAX: usize = datagram::HEADER_BYTES + datagram::PAYLOAD_BYTES_MAX;
 
 /// Who decides whether a datagram may go to a new peer, and who is told when it may not.
 #[derive(Debug)]
 pub(super) struct Gate {
-    pub(super) policy: Arc<Policy>,
+    pub(super) rules: Arc<Rules>,
     pub(super) audit: Arc<Audit>,
 }
 
@@ -39,7 +40,9 @@ pub(super) struct Datagrams {
     /// Until a call says otherwise.
     readable: bool,
     permitted: HashSet<SocketAddr>,
+    pub(super) received: u64,
     pub(super) received_bytes: u64,
+    pub(super) sent: u64,
     pub(super) sent_bytes: u64,
     /// Datagrams that the client did not take in time.
     pub(super) overflowed: u64,
@@ -65,7 +68,9 @@ impl Datagrams {
             owner,
             readable: true,
             permitted: HashSet::new(),
+            received: 0,
             received_bytes: 0,
+            sent: 0,
             sent_bytes: 0,
             overflowed: 0,
         }
@@ -81,12 +86,15 @@ impl Datagrams {
 
     /// Hands everything received to the client. What it does not take is dropped: a datagram that waits grows stale.
     pub(super) fn deliver(&mut self, stack: &mut Stack) {
-        let Self { descriptor, id, received_bytes, overflowed, .. } = self;
+        let Self { descriptor, id, received, received_bytes, overflowed, .. } = self;
         let mut send = |header: &Header, payload: &[u8]| {
             let header = header.encode();
             let parts = [IoSlice::new(&header), IoSlice::new(payload)];
             match passing::send(&*descriptor, &parts, &[], SendFlags::DONTWAIT) {
-                Ok(_) => *received_bytes += payload.len() as u64,
+                Ok(_) => {
+                    *received += 1;
+                    *received_bytes += payload.len() as u64;
+                }
                 Err(_) => *overflowed += 1,
             }
         };
@@ -99,34 +107,69 @@ impl Datagrams {
         }) {}
     }
 
-    /// Sends what the client wrote, each datagram to a new peer only if policy allows it.
+    /// Who is charged.
+    pub(super) fn owner(&self) -> &Subject {
+        &self.owner
+    }
+
+    /// Whether the client may have written something.
+    pub(super) fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// The rules changed: every peer is decided on again.
+    pub(super) fn forget_permissions(&mut self) {
+        self.permitted.clear();
+    }
+
+    /// Sends what the client wrote, `budget` datagrams at most, each to a new peer only if policy allows it. Returns how many
+    /// it took.
     pub(super) fn collect<E: Egress>(
         &mut self,
         now: Instant,
         gate: &Gate,
-        stack: &mut Stack,
-        egress: &mut E,
+        (stack, egress): (&mut Stack, &mut E),
         buffer: &mut [u8],
-    ) -> State {
-        for _ in 0..BURST {
-            if !self.readable {
-                return State::Idle;
+        budget: u32,
+    ) -> (u32, State) {
+        let mut taken = 0;
+        let state = loop {
+            if taken == budget.min(BURST) {
+                break State::Busy;
             }
-            if !egress.ready() {
-                return State::Busy;
+            match self.collect_one(now, gate, (&mut *stack, &mut *egress), buffer) {
+                None => taken += 1,
+                Some(state) => break state,
             }
-            let len = match recv(&self.descriptor, &mut *buffer, RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => return State::Gone,
-                Ok((len, _)) => len,
-                Err(Errno::AGAIN) => {
-                    self.readable = false;
-                    return State::Idle;
-                }
-                Err(_) => return State::Gone,
-            };
-            self.transmit(now, gate, stack, egress, &buffer[..len]);
+        };
+        (taken, state)
+    }
+
+    /// Sends the next datagram; if there is none, says why.
+    fn collect_one<E: Egress>(
+        &mut self,
+        now: Instant,
+        gate: &Gate,
+        (stack, egress): (&mut Stack, &mut E),
+        buffer: &mut [u8],
+    ) -> Option<State> {
+        if !self.readable {
+            return Some(State::Idle);
         }
-        State::Busy
+        if !egress.ready() {
+            return Some(State::Busy);
+        }
+        let len = match recv(&self.descriptor, &mut *buffer, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => return Some(State::Gone),
+            Ok((len, _)) => len,
+            Err(Errno::AGAIN) => {
+                self.readable = false;
+                return Some(State::Idle);
+            }
+            Err(_) => return Some(State::Gone),
+        };
+        self.transmit(now, gate, stack, egress, &buffer[..len]);
+        None
     }
 
     fn transmit<E: Egress>(
@@ -147,7 +190,10 @@ impl Datagrams {
             None => {
                 let ttl = (header.ttl > 0).then_some(header.ttl);
                 let sent = stack.udp_send(now, self.id, header.peer, ttl, payload, egress);
-                self.sent_bytes += if sent.is_ok() { payload.len() as u64 } else { 0 };
+                if sent.is_ok() {
+                    self.sent += 1;
+                    self.sent_bytes += payload.len() as u64;
+                }
                 sent.err().and_then(|error| send_code(&error))
             }
         };
@@ -164,7 +210,7 @@ impl Datagrams {
             return None;
         }
         let request = Request::UdpSend { remote: peer };
-        match gate.policy.decide(&self.owner, &request) {
+        match gate.rules.current().policy.decide(&self.owner, &request) {
             Decision::Allow { rule: _ } => {
                 if self.permitted.len() < PERMITTED_MAX {
                     self.permitted.insert(peer);

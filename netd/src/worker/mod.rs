@@ -13,10 +13,12 @@
 //! With `poll = "busy"` it never sleeps, and no interrupt is ever used. With `"adaptive"` it spins for a short budget after
 //! the last work, then asks the device for an interrupt, looks once more, and sleeps until a descriptor is ready or a timer is due.
 
+mod carried;
 mod clients;
 mod datagram;
 mod egress;
 mod evidence;
+mod ledger;
 mod listener;
 mod outcome;
 mod report;
@@ -33,15 +35,15 @@ use std::time::{self, Duration};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
 use netd_ipc::{ErrorKind, PollMode};
-use netd_policy::Policy;
 use netd_stack::{Addressing, Config as StackConfig, Instant, Limits, Ready, Stack};
 use netd_virtqueue::NetDevice;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
 use crate::control::Audit;
 use crate::device::{self, Backend};
+use crate::rules::Rules;
 use crate::worker::clients::{Clients, Completions};
 use crate::worker::datagram::Gate;
 use crate::worker::egress::TxEgress;
@@ -82,7 +84,7 @@ pub struct Setup {
     /// For the DHCP server.
     pub hostname: Option<String>,
     /// Decides on datagrams to new peers.
-    pub policy: Arc<Policy>,
+    pub rules: Arc<Rules>,
     /// Told of what it denied.
     pub audit: Arc<Audit>,
     /// Where evidence is written.
@@ -215,14 +217,14 @@ impl Worker {
             poll: mode,
             addressing,
             hostname,
-            policy,
+            rules,
             audit,
             state_directory,
             descriptors_max,
         } = setup;
-        let about = About { devnet_enabled: policy.devnet_enabled(), poll: mode, resets: 0 };
+        let about = About { rules: Arc::clone(&rules), poll: mode, resets: 0 };
         let live = bring_up(&mut backend, &addressing, hostname.clone(), Instant::ZERO)?;
-        let gate = Gate { policy, audit };
+        let gate = Gate { rules, audit };
         let listeners_max = listener::listeners_max(descriptors_max);
         let worker = Self {
             clients: Clients::new(
@@ -323,6 +325,17 @@ impl Worker {
                 let sockets = report::sockets(slot, clients);
                 clients.completions.send(token, Reply::Sockets(sockets));
             }
+            Command::Neighbors => {
+                clients.completions.send(token, Reply::Neighbors(report::neighbors(slot)));
+            }
+            Command::Statistics => {
+                let statistics = report::statistics(slot, clients, now);
+                clients.completions.send(token, Reply::Statistics(statistics));
+            }
+            Command::Clients => {
+                let report = clients.ledger.report(now);
+                clients.completions.send(token, Reply::Clients(report));
+            }
             Command::Outcome { id } => clients.outcome(token, id, caller.1.uid),
             Command::Connect { remote, timeout } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
@@ -334,12 +347,12 @@ impl Worker {
             }
             Command::BindUdp { port } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
-                clients.bind_udp(&mut live.stack, caller, port);
+                clients.bind_udp(now, &mut live.stack, caller, port);
             }
             Command::Ping { to, timeout, bytes } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
                 let mut egress = TxEgress(live.driver.queues().1);
-                clients.ping(now, (&mut live.stack, &mut egress), token, to, (bytes, timeout));
+                clients.ping(now, (&mut live.stack, &mut egress), caller, to, (bytes, timeout));
             }
             Command::Cancel => {
                 if let Slot::Live(live) = slot {
@@ -526,9 +539,19 @@ fn bring_up(
     Ok(Live { driver, stack, mac, link_up, checked_at: now })
 }
 
+/// What the kernel holds for a client at most in each direction of a descriptor. As large as Linux's default of 208 KiB
+/// (net.core.wmem_default) and no larger: it only has to bridge the time until the other side is scheduled. On Unix sockets the
+/// sender's buffer counts and the receiver's is not used (unix(7)), so both ends' send buffers are set.
+const KERNEL_BUFFER_BYTES: u64 = 256 * 1024;
+
 /// A pair of connected Unix sockets. Both block, as programs expect; our end is always used with MSG_DONTWAIT.
 fn socketpair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), Errno> {
-    rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    for end in [&ours, &theirs] {
+        // The kernel doubles what is asked for (socket(7)).
+        sockopt::set_socket_send_buffer_size(end, KERNEL_BUFFER_BYTES as usize / 2)?;
+    }
+    Ok((ours, theirs))
 }
 
 /// The stack's error as the interface names it.

@@ -1,18 +1,22 @@
 //! What the worker tells about itself: the answers of the interface's status methods.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use netd_ipc::{
-    AbsentFeature, AddressSource, Device, DeviceState, Direction, Endpoint, Interface, Isolation, PollMode,
-    Queue, Route, Socket, SocketKind, Status, Traffic, Transport,
+    AbsentFeature, AddressSource, Copies, Device, DeviceState, Direction, Endpoint, Interface, Isolation,
+    Neighbor, PollMode, Queue, Route, Socket, SocketKind, Statistics, Status, Traffic, Transport,
 };
 use netd_stack::{AddressState, Cidr, FlowState, Instant, Stack};
 use netd_virtqueue::{DeviceInfo, QueueCounters, TransportKind};
 use serde::Serialize;
 
 use crate::device::Backend;
+use crate::rules::Rules;
+use crate::worker::carried::Carried;
 use crate::worker::clients::{self, Clients, Entry};
 use crate::worker::{Live, Slot};
 
@@ -20,9 +24,9 @@ use crate::worker::{Live, Slot};
 const INTERFACE: &str = "net0";
 
 /// What the reports need to know beside the device, the stack and the clients.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct About {
-    pub(super) devnet_enabled: bool,
+    pub(super) rules: Arc<Rules>,
     pub(super) poll: PollMode,
     pub(super) resets: u64,
 }
@@ -35,7 +39,7 @@ pub(super) fn status(about: &About, slot: &Slot, clients: &Clients, now: Instant
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_seconds: now.as_micros() / 1_000_000,
-        devnet_enabled: about.devnet_enabled,
+        devnet_enabled: about.rules.current().policy.devnet_enabled(),
         device: state(slot),
         link_up: live.is_some_and(|live| live.link_up),
         address_source: source(address.as_ref()),
@@ -98,25 +102,90 @@ pub(super) fn interfaces(slot: &Slot, now: Instant) -> Vec<Interface> {
         ntp: Vec::new(),
         hostname: None,
         domain: None,
+        search: Vec::new(),
         dhcp_server: None,
         lease_seconds: None,
         renew_in_seconds: None,
+        rebind_in_seconds: None,
+        expires_in_seconds: None,
     };
+    interface.routes = routes(&address);
     match address {
         AddressState::Searching => {}
         AddressState::Static(fixed) | AddressState::Fallback(fixed) => interface.dns = addresses(&fixed.dns),
         AddressState::Bound(lease) => {
-            interface.routes = lease.routes.iter().filter_map(route).collect();
             interface.dns = addresses(&lease.dns);
             interface.ntp = addresses(&lease.ntp);
             interface.hostname = lease.hostname;
             interface.domain = lease.domain;
+            interface.search = lease.search;
             interface.dhcp_server = Some(lease.server.into());
             interface.lease_seconds = Some(lease.lease_seconds.into());
-            interface.renew_in_seconds = Some(lease.renew_at.saturating_duration_since(now).as_secs());
+            let until = |at: Instant| Some(at.saturating_duration_since(now).as_secs());
+            interface.renew_in_seconds = until(lease.renew_at);
+            interface.rebind_in_seconds = until(lease.rebind_at);
+            interface.expires_in_seconds = until(lease.expires_at);
         }
     }
     vec![interface]
+}
+
+/// Every route as the stack follows it: the link's own prefix, what the lease says, and the way to everything else.
+fn routes(address: &AddressState) -> Vec<Route> {
+    let on_link = |net: IpNet| Route { destination: net.trunc(), gateway: None };
+    let mut routes: Vec<Route> = cidr(address).map(on_link).into_iter().collect();
+    if let AddressState::Bound(lease) = address {
+        routes.extend(lease.routes.iter().filter_map(route));
+    }
+    if let Some(gateway) = gateway(address) {
+        let reached = |route: &Route| route.gateway.is_none() && route.destination.contains(&gateway);
+        if !routes.iter().any(reached) {
+            routes.push(on_link(gateway.into()));
+        }
+        if !routes.iter().any(|route| route.destination.prefix_len() == 0) {
+            routes.push(Route { destination: IpNet::V4(Ipv4Net::default()), gateway: Some(gateway) });
+        }
+    }
+    routes.sort_by_key(|route| Reverse(route.destination.prefix_len()));
+    routes.dedup();
+    routes
+}
+
+pub(super) fn neighbors(slot: &Slot) -> Vec<Neighbor> {
+    let Some(live) = slot.live() else { return Vec::new() };
+    let mut neighbors: Vec<Neighbor> = live
+        .stack
+        .neighbors()
+        .map(|neighbor| Neighbor {
+            interface: INTERFACE.to_owned(),
+            address: neighbor.address.into(),
+            mac: neighbor.mac.map(mac),
+            state: neighbor.state.to_owned(),
+        })
+        .collect();
+    neighbors.sort_by_key(|neighbor| neighbor.address);
+    neighbors
+}
+
+pub(super) fn statistics(slot: &Slot, clients: &Clients, now: Instant) -> Statistics {
+    let live = slot.live();
+    let Carried { received, sent } = clients.carried();
+    Statistics {
+        uptime_seconds: now.as_micros() / 1_000_000,
+        counters: live.map(|live| counters(live, clients)).unwrap_or_default(),
+        received: Copies {
+            carried_bytes: received.payload_bytes,
+            // What a client takes was copied once, from its frame to the socket's buffer.
+            user_copied_bytes: received.payload_bytes,
+            kernel_copied_bytes: received.descriptor_bytes,
+        },
+        sent: Copies {
+            carried_bytes: sent.payload_bytes,
+            // Every byte of a frame is written once, in place: payload, headers, and again what is retransmitted.
+            user_copied_bytes: live.map_or(0, |live| live.driver.counters().1.bytes),
+            kernel_copied_bytes: sent.descriptor_bytes,
+        },
+    }
 }
 
 pub(super) fn sockets(slot: &Slot, clients: &Clients) -> Vec<Socket> {

@@ -25,6 +25,9 @@ use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
 use crate::config;
 use crate::control::Audit;
 use crate::device::Backend;
+use crate::rules::Rules;
+
+mod bounds;
 
 /// Nothing here takes longer, except on a machine that is busy with something else.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -154,7 +157,7 @@ fn setup(directory: &Path, link: PathBuf, poll: PollMode) -> Setup {
         poll,
         addressing: Addressing::Static(fixed(WORKER)),
         hostname: None,
-        policy: Arc::new(policy()),
+        rules: Arc::new(Rules::new(policy(), crate::limits::Limits::default())),
         audit: Arc::new(Audit::new(Box::new(std::io::sink()))),
         state_directory: directory.to_owned(),
         descriptors_max: 1024,
@@ -171,6 +174,7 @@ fn control() -> (mio::Poll, Arc<mio::Waker>) {
 /// A worker on its thread, and the control thread's side of it.
 struct Lab {
     port: Port,
+    rules: Arc<Rules>,
     peer: Peer,
     stop: Arc<AtomicBool>,
     wake: Arc<mio::Waker>,
@@ -200,6 +204,7 @@ impl Lab {
         let peer = Peer::start(UnixListener::bind(&path).unwrap());
         let (control, waker) = control();
         let setup = setup(directory.path(), path, PollMode::Adaptive);
+        let rules = Arc::clone(&setup.rules);
         let (worker, port, wake) = Worker::new(setup, waker).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
@@ -208,6 +213,7 @@ impl Lab {
         });
         Self {
             port,
+            rules,
             peer,
             stop,
             wake,

@@ -1,0 +1,197 @@
+//! What clients may have, and what a reload takes away.
+
+use super::*;
+use crate::limits::{ClientLimits, Limits};
+
+impl Lab {
+    /// Puts these rules in force, and waits until the worker has seen them.
+    fn reload(&mut self, devnet_enabled: bool, limits: Limits) {
+        let text = GRANTED.replace("enabled = true", &format!("enabled = {devnet_enabled}"));
+        let policy = config::Config::parse(Path::new("test"), &text).unwrap().policy;
+        self.rules.replace(policy, limits);
+        self.wake.wake().unwrap();
+        wait("the reload", || {
+            Some(self.clients()).filter(|report| report.total.sockets.limit == u64::from(limits.sockets))
+        });
+    }
+
+    fn clients(&mut self) -> netd_ipc::Clients {
+        match self.call(Command::Clients) {
+            Reply::Clients(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn udp(&mut self) -> OwnedFd {
+        match self.call(Command::BindUdp { port: None }) {
+            Reply::Udp { descriptor, .. } => descriptor,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn limits(client: ClientLimits) -> Limits {
+    // Another number than the default, so that the reload can be seen.
+    Limits { sockets: 1000, client, ..Limits::default() }
+}
+
+fn refusal(reply: &Reply) -> (ErrorKind, &str) {
+    match reply {
+        Reply::Failed(kind, message) => (*kind, message),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn devnet_turned_off_cuts_outbound_streams_and_leaves_accepted_ones() {
+    let mut lab = Lab::new();
+    let (outbound, mut client, flow) = lab.stream(80);
+    let Reply::Listener { descriptor: listener, .. } =
+        lab.call(Command::Listen { port: Some(81), backlog: 1 })
+    else {
+        panic!("no listener")
+    };
+    let now = lab.peer.now();
+    let inbound = lab.peer.stack.lock().unwrap().tcp_connect(now, (WORKER, 81).into()).unwrap();
+    let (accepted, _accepted) = accept(&listener);
+    lab.reload(false, limits(ClientLimits::default()));
+    assert_eq!(lab.wait_for_end(outbound).end, StreamEnd::Aborted);
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    assert!(hung_up(&client));
+    lab.peer.wait("the reset", |stack| stack.tcp_status(flow).unwrap().closed);
+    assert_eq!(lab.outcome(accepted.id).end, StreamEnd::Open);
+    assert!(lab.peer.stack.lock().unwrap().tcp_status(inbound).unwrap().closed.is_none());
+}
+
+#[test]
+fn devnet_turned_off_ends_connects_under_way_and_stops_datagrams_that_were_permitted() {
+    let mut lab = Lab::new();
+    let udp = lab.udp();
+    let message = [&Header::data((PEER, 7).into()).encode()[..], b"x"].concat();
+    send(&udp, &message);
+    // To an address that nobody has, so that it stays under way.
+    let remote = SocketAddr::from(([10, 0, 0, 77], 80));
+    let token = lab.submit(Command::Connect { remote, timeout: PATIENCE });
+    lab.reload(false, limits(ClientLimits::default()));
+    assert_eq!(refusal(&lab.answer(token)).0, ErrorKind::DevnetDisabled);
+    send(&udp, &message);
+    let mut buffer = [0; 100];
+    let denied = wait("the denial", || {
+        let (_, count) = recv(&udp, &mut buffer, RecvFlags::empty()).unwrap();
+        Header::decode(&buffer[..count])
+            .ok()
+            .map(|(header, _)| header.kind)
+            .filter(|kind| *kind != Kind::Data)
+    });
+    // The peer has nobody at port 7: that error may come first.
+    let denied = match denied {
+        Kind::Error(code::PORT_UNREACHABLE) => {
+            let (_, count) = recv(&udp, &mut buffer, RecvFlags::empty()).unwrap();
+            Header::decode(&buffer[..count]).unwrap().0.kind
+        }
+        denied => denied,
+    };
+    assert_eq!(denied, Kind::Error(code::DEVNET_DISABLED));
+}
+
+fn send(socket: &OwnedFd, message: &[u8]) {
+    assert_eq!(rustix::net::send(socket, message, SendFlags::empty()).unwrap(), message.len());
+}
+
+#[test]
+fn sockets_beyond_the_users_share_are_refused_by_name_and_room_returns() {
+    let mut lab = Lab::new();
+    lab.reload(true, limits(ClientLimits { sockets: 2, ..ClientLimits::default() }));
+    let (first, _second) = (lab.udp(), lab.udp());
+    let reply = lab.call(Command::BindUdp { port: None });
+    let (kind, message) = refusal(&reply);
+    assert_eq!(kind, ErrorKind::QuotaExceeded);
+    assert_eq!(message, "user 1000 has 2 sockets, the most that '[limits.client] sockets' allows");
+    let reply = lab.connect(80);
+    assert_eq!(refusal(&reply).0, ErrorKind::QuotaExceeded);
+    let report = lab.clients();
+    assert_eq!((report.clients[0].sockets.used, report.clients[0].sockets.refused), (2, 2));
+    drop(first);
+    wait("room", || match lab.call(Command::BindUdp { port: None }) {
+        Reply::Udp { descriptor, .. } => Some(descriptor),
+        _ => None,
+    });
+}
+
+#[test]
+fn connect_that_fails_gives_back_what_it_was_charged() {
+    let mut lab = Lab::new();
+    for _ in 0..3 {
+        assert_eq!(refusal(&lab.connect(9)).0, ErrorKind::ConnectionRefused);
+    }
+    let report = lab.clients();
+    assert_eq!((report.total.sockets.used, report.total.memory_bytes.used), (0, 0));
+    assert!(report.clients[0].connects_per_second.used <= 3);
+}
+
+#[test]
+fn connects_faster_than_the_rate_are_refused_by_name() {
+    let mut lab = Lab::new();
+    lab.reload(true, limits(ClientLimits { connects_per_second: 1, ..ClientLimits::default() }));
+    let replies: Vec<Reply> = (0..3).map(|_| lab.connect(9)).collect();
+    let refused =
+        replies.iter().find(|reply| refusal(reply).0 == ErrorKind::QuotaExceeded).expect("a refusal");
+    assert!(refusal(refused).1.contains("connects_per_second"), "{refused:?}");
+}
+
+#[test]
+fn datagrams_faster_than_the_rate_wait_and_none_is_lost() {
+    let mut lab = Lab::new();
+    let (udp, _) = lab.peer.stack.lock().unwrap().udp_bind(Some(7)).unwrap();
+    lab.reload(true, limits(ClientLimits { packets_per_second: 10, ..ClientLimits::default() }));
+    let socket = lab.udp();
+    let message = [&Header::data((PEER, 7).into()).encode()[..], b"x"].concat();
+    let begun = Clock::now();
+    (0..16).for_each(|_| send(&socket, &message));
+    let mut count = 0;
+    lab.peer.wait("all datagrams", |stack| {
+        while stack.udp_receive(udp, |_, _| true).unwrap() {
+            count += 1;
+        }
+        (count == 16).then_some(())
+    });
+    // Ten at once, and six at ten per second. No more at once than may wait for the peer's hardware address.
+    assert!(begun.elapsed() >= Duration::from_millis(550), "{:?}", begun.elapsed());
+    assert!(lab.clients().clients[0].packets_per_second.refused > 0);
+}
+
+#[test]
+fn accepted_connections_beyond_the_share_wait_in_the_backlog_until_there_is_room() {
+    let mut lab = Lab::new();
+    lab.reload(true, limits(ClientLimits { sockets: 2, ..ClientLimits::default() }));
+    let Reply::Listener { descriptor: listener, .. } =
+        lab.call(Command::Listen { port: Some(80), backlog: 8 })
+    else {
+        panic!("no listener")
+    };
+    let now = lab.peer.now();
+    for _ in 0..3 {
+        lab.peer.stack.lock().unwrap().tcp_connect(now, (WORKER, 80).into()).unwrap();
+    }
+    for _ in 0..3 {
+        // Each is dropped before the next can come: there is room for one beside the listener.
+        accept(&listener);
+    }
+}
+
+#[test]
+fn statistics_count_payload_and_what_was_copied_for_it() {
+    let mut lab = Lab::new();
+    let (_, mut client, flow) = lab.stream(80);
+    client.write_all(&[1; 5000]).unwrap();
+    let mut heard = 0;
+    lab.peer.wait("the bytes", |stack| {
+        heard += received(stack, flow).len();
+        (heard == 5000).then_some(())
+    });
+    let Reply::Statistics(statistics) = lab.call(Command::Statistics) else { panic!("no statistics") };
+    let sent = statistics.sent;
+    assert_eq!((sent.carried_bytes, sent.kernel_copied_bytes), (5000, 5000));
+    // Once, with headers; nothing is lost on this wire.
+    assert!((5000..6000).contains(&sent.user_copied_bytes), "{sent:?}");
+}
