@@ -25,8 +25,9 @@ use super::finding::{Finding, Question, conclude};
 use super::name::Name;
 use super::server::Form;
 use super::shared::Shared;
+use super::statistics::Reason;
 use super::types::{SocketKey, TcpEvent, Transmit};
-use super::wire::{self, Body, Envelope, TCP_PREFIX_LEN};
+use super::wire::{self, Body, Envelope, TCP_RECEIVED_MAX};
 use crate::time::Instant;
 
 /// The longest that one server is waited for, however many rounds there are.
@@ -150,49 +151,54 @@ impl Exchange {
         from: SocketAddr,
         bytes: &[u8],
     ) -> Option<Finding> {
-        let statistics = &mut shared.statistics;
-        let current = self.transaction.as_ref().filter(|transaction| transaction.socket == key);
-        let Some(transaction) = current.filter(|current| matches!(current.transport, Transport::Udp)) else {
-            statistics.drop_socket += 1;
-            return None;
+        let envelope = match self.screen(key, from, bytes) {
+            Ok(envelope) => envelope,
+            Err(reason) => {
+                *reason(&mut shared.statistics) += 1;
+                return None;
+            }
         };
-        // Scope and flow label of an IPv6 address are no part of who it is.
-        if (from.ip(), from.port()) != (transaction.server.ip(), transaction.server.port()) {
-            statistics.drop_source += 1;
-            return None;
-        }
-        let Ok(envelope) = Envelope::read(bytes) else {
-            statistics.drop_malformed += 1;
-            return None;
-        };
-        if !envelope.is_response() {
-            statistics.drop_not_response += 1;
-            return None;
-        }
-        if envelope.id() != transaction.id {
-            statistics.drop_id += 1;
-            return None;
-        }
-        if !envelope.asks(&self.question.name, self.question.kind) && !is_bare_rejection(&envelope) {
-            statistics.drop_question += 1;
-            return None;
-        }
-        if transaction.form.mixed_case && envelope.question.is_some() && !transaction.is_echo(&envelope) {
-            statistics.drop_case += 1;
+        if self.transaction.as_ref().is_some_and(|sent| sent.form.mixed_case && sent.is_altered(&envelope)) {
+            shared.statistics.drop_case += 1;
             self.ask_over_tcp(now, shared, Because::CaseDiffers);
             return None;
         }
         if envelope.is_truncated() {
             // RFC 2181, 9: what a truncated response holds is not used.
-            statistics.responses_truncated += 1;
+            shared.statistics.responses_truncated += 1;
             self.ask_over_tcp(now, shared, Because::Truncated);
             return None;
         }
-        let Ok(body) = envelope.reply() else {
-            statistics.drop_malformed += 1;
+        let Ok(reply) = envelope.reply() else {
+            shared.statistics.drop_malformed += 1;
             return None;
         };
-        self.accept(now, shared, body)
+        self.accept(now, shared, reply)
+    }
+
+    /// Reads a datagram, unless it is none that the server sent in answer to the question, as far as anyone can tell.
+    fn screen<'a>(&self, key: SocketKey, from: SocketAddr, bytes: &'a [u8]) -> Result<Envelope<'a>, Reason> {
+        let current = self.transaction.as_ref().filter(|transaction| transaction.socket == key);
+        let Some(transaction) = current.filter(|current| matches!(current.transport, Transport::Udp)) else {
+            return Err(|statistics| &mut statistics.drop_socket);
+        };
+        // Scope and flow label of an IPv6 address are no part of who it is.
+        if (from.ip(), from.port()) != (transaction.server.ip(), transaction.server.port()) {
+            return Err(|statistics| &mut statistics.drop_source);
+        }
+        let Ok(envelope) = Envelope::read(bytes) else {
+            return Err(|statistics| &mut statistics.drop_malformed);
+        };
+        if !envelope.is_response() {
+            return Err(|statistics| &mut statistics.drop_not_response);
+        }
+        if envelope.id() != transaction.id {
+            return Err(|statistics| &mut statistics.drop_id);
+        }
+        if !envelope.asks(&self.question.name, self.question.kind) && !is_bare_rejection(&envelope) {
+            return Err(|statistics| &mut statistics.drop_question);
+        }
+        Ok(envelope)
     }
 
     pub(super) fn handle_tcp(
@@ -212,20 +218,10 @@ impl Exchange {
             shared.statistics.transport_failures += 1;
             return self.tcp_failed(now, shared, because);
         };
-        // The length bounds the message at 64 KiB; what follows it is not ours to read.
-        let message_len = |received: &[u8]| {
-            received.first_chunk().map(|prefix| usize::from(u16::from_be_bytes(*prefix)) + TCP_PREFIX_LEN)
-        };
-        for &byte in bytes {
-            if message_len(received).is_some_and(|len| received.len() >= len) {
-                break;
-            }
-            received.push(byte);
-        }
-        if message_len(received).is_none_or(|len| received.len() < len) {
-            return None;
-        }
-        let message = received.split_off(TCP_PREFIX_LEN);
+        // The length before it bounds the message at 64 KiB; what follows is not ours to read.
+        received.extend(bytes.iter().take(TCP_RECEIVED_MAX - received.len()));
+        let (prefix, rest) = received.split_first_chunk()?;
+        let message = rest.get(..u16::from_be_bytes(*prefix).into())?.to_vec();
         self.handle_tcp_message(now, shared, because, &message)
     }
 
@@ -248,8 +244,7 @@ impl Exchange {
             shared.statistics.drop_malformed += 1;
             return self.tcp_failed(now, shared, because);
         };
-        let server_keeps_case = transaction.is_echo(&envelope);
-        if because == Because::CaseDiffers && !server_keeps_case {
+        if because == Because::CaseDiffers && transaction.is_altered(&envelope) {
             shared.servers.lacks_mixed_case(now, transaction.server);
             shared.statistics.fallbacks_without_mixed_case += 1;
         }
@@ -394,9 +389,9 @@ impl Exchange {
 }
 
 impl Transaction {
-    /// Whether the question came back letter by letter.
-    fn is_echo(&self, envelope: &Envelope<'_>) -> bool {
-        envelope.question.as_ref().is_some_and(|(name, _)| name.is_identical(&self.name))
+    /// Whether the question came back with letters in another case.
+    fn is_altered(&self, envelope: &Envelope<'_>) -> bool {
+        envelope.question.as_ref().is_some_and(|(name, _)| !name.is_identical(&self.name))
     }
 }
 

@@ -15,6 +15,7 @@ use core::time::Duration;
 
 use super::finding::{FAILURE_SECONDS, Finding, Outcome, Question, conclude};
 use super::shared::Shared;
+use super::statistics::Reason;
 use super::types::{Mdns, SocketKey, Transmit};
 use super::wire::{self, Envelope, Record};
 use crate::time::Instant;
@@ -114,45 +115,50 @@ impl Exchange {
         from: SocketAddr,
         bytes: &[u8],
     ) {
-        let statistics = &mut shared.statistics;
-        let Some((_, group)) = self.sockets.iter().find(|(socket, _)| *socket == key) else {
-            statistics.drop_socket += 1;
-            return;
+        let envelope = match self.screen(key, from, bytes) {
+            Ok(envelope) => envelope,
+            Err(reason) => {
+                *reason(&mut shared.statistics) += 1;
+                return;
+            }
         };
-        // RFC 6762, 6: a response from another port must be ignored in silence.
-        if from.port() != MDNS_PORT || from.is_ipv4() != group.is_ipv4() {
-            statistics.drop_source += 1;
-            return;
-        }
-        let Ok(envelope) = Envelope::read(bytes) else {
-            statistics.drop_malformed += 1;
-            return;
-        };
-        if !envelope.is_response() {
-            statistics.drop_not_response += 1;
-            return;
-        }
-        // RFC 6762, 6.7: the id must be repeated, and the question.
-        if envelope.id() != self.id {
-            statistics.drop_id += 1;
-            return;
-        }
-        if envelope.question.as_ref().is_some_and(|(name, _)| *name != self.question.name) {
-            statistics.drop_question += 1;
-            return;
-        }
         // RFC 6762, 18.11: the response code means nothing.
         let Ok(body) = envelope.body() else {
-            statistics.drop_malformed += 1;
+            shared.statistics.drop_malformed += 1;
             return;
         };
-        statistics.responses_accepted += 1;
+        shared.statistics.responses_accepted += 1;
         let room = RECORDS_MAX - self.records.len();
         self.records.extend(body.answers.into_iter().chain(body.additionals).take(room));
         if !self.gathering && is_useful(&self.conclude()) {
             self.gathering = true;
             self.deadline = now + GATHER;
         }
+    }
+
+    /// Reads a datagram, unless it answers something else.
+    fn screen<'a>(&self, key: SocketKey, from: SocketAddr, bytes: &'a [u8]) -> Result<Envelope<'a>, Reason> {
+        let Some((_, group)) = self.sockets.iter().find(|(socket, _)| *socket == key) else {
+            return Err(|statistics| &mut statistics.drop_socket);
+        };
+        // RFC 6762, 6: a response from another port must be ignored in silence.
+        if from.port() != MDNS_PORT || from.is_ipv4() != group.is_ipv4() {
+            return Err(|statistics| &mut statistics.drop_source);
+        }
+        let Ok(envelope) = Envelope::read(bytes) else {
+            return Err(|statistics| &mut statistics.drop_malformed);
+        };
+        if !envelope.is_response() {
+            return Err(|statistics| &mut statistics.drop_not_response);
+        }
+        // RFC 6762, 6.7: the id must be repeated, and the question.
+        if envelope.id() != self.id {
+            return Err(|statistics| &mut statistics.drop_id);
+        }
+        if envelope.question.as_ref().is_some_and(|(name, _)| *name != self.question.name) {
+            return Err(|statistics| &mut statistics.drop_question);
+        }
+        Ok(envelope)
     }
 
     fn conclude(&self) -> Finding {

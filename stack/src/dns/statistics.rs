@@ -41,3 +41,6 @@ pub struct Statistics {
     /// The question came back in another case: a simple server, or a forger who guessed the rest.
     pub drop_case: u64,
 }
+
+/// Why a message is ignored: the counter that says so.
+pub(super) type Reason = fn(&mut Statistics) -> &mut u64;

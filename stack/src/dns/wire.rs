@@ -14,7 +14,9 @@ use super::types::{Data, Kind};
 /// The UDP payload that we say we take: what fits IPv6's smallest MTU, so that no response is fragmented (DNS flag day 2020).
 pub(super) const UDP_PAYLOAD_MAX: u16 = 1232;
 /// Bytes of the length before a message on TCP (RFC 1035, 4.2.2).
-pub(super) const TCP_PREFIX_LEN: usize = 2;
+const TCP_PREFIX_LEN: usize = 2;
+/// Bytes of the longest message on TCP with its length.
+pub(super) const TCP_RECEIVED_MAX: usize = TCP_PREFIX_LEN + u16::MAX as usize;
 /// Records read from one message. A response of 64 KiB holds some 4,000 addresses; nobody can use more than these.
 const RECORDS_MAX: usize = 512;
 /// Questions in one message: ours have one, and two under `.local`.
@@ -258,6 +260,11 @@ mod tests {
         assert!(bytes.len() < 300);
         let one = query(1, &name, Kind::Txt, false, true);
         assert!(Envelope::read(&one).unwrap().asks(&name, Kind::Txt));
+    }
+
+    #[test]
+    fn ttl_with_top_bit_counts_as_zero() {
+        assert_eq!((ttl(0x7fff_ffff), ttl(0x8000_0000), ttl(u32::MAX)), (0x7fff_ffff, 0, 0));
     }
 
     #[test]

@@ -106,14 +106,14 @@ fn server_that_breaks_case_is_found_out_once_and_asked_plainly() {
 #[test]
 fn server_that_breaks_case_and_has_no_tcp_is_asked_plainly() {
     let mut script = Script::new(config(1));
-    script.ask("www.example.com", Kind::A);
+    script.ask("WWW.Example.com", Kind::A);
     let sent = script.sent();
     script.reply(&sent, &lower_case(&sent.records(60, &[a(1)])));
     let tcp = script.sent();
     script.resolver.handle_tcp(script.now, tcp.socket, TcpEvent::Failed);
     let plain = script.sent();
-    assert_eq!((plain.name().as_str(), plain.is_tcp), ("www.example.com", false));
-    script.reply(&plain, &plain.records(60, &[a(1)]));
+    assert_eq!((plain.name().as_str(), plain.is_tcp), ("WWW.Example.com", false));
+    script.reply(&plain, &lower_case(&plain.records(60, &[a(1)])));
     assert_eq!(script.addresses(), ["198.51.100.1"]);
     script.assert_idle();
 }
@@ -138,7 +138,8 @@ fn questions_differ_in_id_socket_and_case() {
 enum Noise {
     Udp { which: usize, from_server: bool, bytes: Vec<u8> },
     Flipped { which: usize, at: usize, bits: u8 },
-    Tcp { which: usize, bytes: Vec<u8> },
+    Truncated { which: usize },
+    Tcp { which: usize, is_framed: bool, bytes: Vec<u8> },
     TcpEnd { which: usize, fails: bool },
     UdpError { which: usize },
     Wait { milliseconds: u64 },
@@ -157,7 +158,12 @@ fn noise() -> impl Strategy<Value = Noise> {
             at,
             bits
         }),
-        (any::<usize>(), bytes()).prop_map(|(which, bytes)| Noise::Tcp { which, bytes }),
+        any::<usize>().prop_map(|which| Noise::Truncated { which }),
+        (any::<usize>(), any::<bool>(), bytes()).prop_map(|(which, is_framed, bytes)| Noise::Tcp {
+            which,
+            is_framed,
+            bytes
+        }),
         (any::<usize>(), any::<bool>()).prop_map(|(which, fails)| Noise::TcpEnd { which, fails }),
         any::<usize>().prop_map(|which| Noise::UdpError { which }),
         (0u64..1500).prop_map(|milliseconds| Noise::Wait { milliseconds }),
@@ -179,7 +185,15 @@ fn make_noise(script: &mut Script, sent: &[Sent], noise: Noise) {
             bytes[at] ^= bits;
             script.resolver.handle_udp(now, pick(which).socket, pick(which).to, &bytes);
         }
-        Noise::Tcp { which, bytes } => {
+        Noise::Truncated { which } => {
+            let mut message = pick(which).response(ResponseCode::NoError);
+            message.metadata.truncation = true;
+            script.resolver.handle_udp(now, pick(which).socket, pick(which).to, &message.to_vec().unwrap());
+        }
+        Noise::Tcp { which, is_framed, mut bytes } => {
+            if is_framed {
+                bytes.splice(0..0, (bytes.len() as u16).to_be_bytes());
+            }
             script.resolver.handle_tcp(now, pick(which).socket, TcpEvent::Bytes(&bytes));
         }
         Noise::TcpEnd { which, fails } => {
