@@ -178,7 +178,7 @@ impl Resolver {
             }
             self.timers.pop_first();
             match timer {
-                Timer::Query(id) => self.give_up(id),
+                Timer::Query(id) => self.give_up(now, id),
                 Timer::Exchange(id) => self.with_exchange(now, id, |machine, shared| match machine {
                     Machine::Servers(exchange) => exchange.expire(now, shared),
                     Machine::Link(exchange) => exchange.expire(now, shared),
@@ -430,8 +430,13 @@ impl Resolver {
         }
     }
 
-    fn give_up(&mut self, id: QueryId) {
+    /// A lookup's time is over. Its open questions count as failed, so that the next lookup does not wait as long for them.
+    fn give_up(&mut self, now: Instant, id: QueryId) {
         if let Some(mut lookup) = self.take(id) {
+            for question in lookup.questions() {
+                let failed = Finding::failed(Error::TimedOut { name: question.name.clone() });
+                self.shared.statistics.cache_evictions += self.cache.insert(now, question, &Arc::new(failed));
+            }
             self.leave(id, &lookup);
             self.finish(id, lookup.expire());
         }

@@ -57,6 +57,10 @@ fn one_family_silent_other_is_given_after_a_second() {
     let answer = script.result().unwrap();
     assert!(answer.incomplete && answer.records.len() == 1);
     script.assert_idle();
+    // Asked again soon, nothing is waited for.
+    script.ask("www.example.com", Kind::Addresses);
+    assert!(script.result().unwrap().incomplete);
+    script.assert_idle();
 }
 
 #[test]
