@@ -162,7 +162,7 @@ fn user_namespace_script() -> String {
         commands.iter().map(|command| format!("{prefix}ip {command}\n")).collect::<String>()
     };
     format!(
-        "unshare --net --kill-child sleep infinity & gateway=$!\n\
+        "setpriv --pdeathsig KILL -- unshare --net --kill-child sleep infinity & gateway=$!\n\
          until [ \"$(readlink /proc/$gateway/ns/net)\" != \"$(readlink /proc/self/ns/net)\" ]; do sleep 0.05; done\n\
          ip link set lo up\n\
          ip link add uplink type veth peer name downlink netns $gateway\n\
