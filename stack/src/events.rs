@@ -50,8 +50,10 @@ pub enum Ready {
     Udp(UdpId),
     /// The result can be fetched.
     Ping(PingId),
-    /// The address, the lease or its absence changed.
+    /// The IPv4 address, the lease or its absence changed.
     Lease,
+    /// An IPv6 address, a router, or what it advertises changed.
+    Addresses,
 }
 
 /// A queue that holds each [`Ready`] at most once, so its length is bounded by the number of sockets.

@@ -1,16 +1,17 @@
 //! What the stack tells about itself.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
 use crate::config::Static;
 use crate::dhcp::Lease;
+use crate::time::Instant;
 
 /// Which address is in use, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum AddressState {
-    /// None yet; DHCP servers are being asked.
+    /// None yet; DHCP servers are being asked, or a claim to an address is being checked.
     Searching,
     /// Granted by a DHCP server.
     Bound(Lease),
@@ -18,6 +19,66 @@ pub enum AddressState {
     Fallback(Static),
     /// Configured.
     Static(Static),
+}
+
+/// One of our addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AddressInfo {
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of its on-link prefix.
+    pub prefix_len: u8,
+    /// Whether it is in use.
+    pub status: AddressStatus,
+    /// Where it comes from.
+    pub origin: AddressOrigin,
+    /// Until when new connections begin from it; `None` is for ever.
+    pub preferred_until: Option<Instant>,
+    /// Until when it is ours; `None` is for ever.
+    pub valid_until: Option<Instant>,
+}
+
+/// Whether an address is in use (RFC 4862, 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressStatus {
+    /// It is being checked whether somebody else has it.
+    Tentative,
+    /// In use.
+    Preferred,
+    /// In use by what began with it; new connections prefer another.
+    Deprecated,
+    /// Somebody else has it.
+    Duplicated,
+}
+
+/// Where an address comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressOrigin {
+    /// Configured.
+    Static,
+    /// Configured for as long as no DHCP server answers.
+    Fallback,
+    /// Granted by a DHCP server.
+    Dhcp,
+    /// Every interface has one.
+    LinkLocal,
+    /// Made from a router's advertisement.
+    Slaac,
+}
+
+/// One line of the routing table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RouteInfo {
+    /// Where it leads.
+    pub destination: IpAddr,
+    /// Bits of it that count.
+    pub prefix_len: u8,
+    /// The gateway; `None` when the destination is on the link itself.
+    pub via: Option<IpAddr>,
+    /// When it goes out of date; `None` is never.
+    pub expires_at: Option<Instant>,
 }
 
 /// One line of the socket table.

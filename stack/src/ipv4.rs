@@ -10,12 +10,11 @@ use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv4Repr};
 
 use crate::counters::Counters;
 use crate::error::Error;
+use crate::fragment::{Fragment, Key};
+use crate::ip::{Packet, Parsed};
 
 /// Bytes of a header without options, the only kind that is sent.
 pub(crate) const HEADER_LEN: usize = 20;
-
-/// The hop limit of what is sent unless told otherwise (RFC 1700, and what every other host uses).
-pub(crate) const TTL: u8 = 64;
 
 /// An address and the length of its on-link prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,21 +110,8 @@ pub(crate) fn is_usable_host(address: Ipv4Addr) -> bool {
     first != 0 && first != 127 && first < 224
 }
 
-/// A packet that passed every check; all slices lie within the frame.
-#[derive(Clone, Copy)]
-pub(crate) struct Packet<'a> {
-    pub(crate) source: Ipv4Addr,
-    pub(crate) destination: Ipv4Addr,
-    pub(crate) protocol: IpProtocol,
-    pub(crate) ttl: u8,
-    pub(crate) ecn: u8,
-    /// Header and payload, without the padding of a short Ethernet frame.
-    pub(crate) whole: &'a [u8],
-    pub(crate) payload: &'a [u8],
-}
-
 /// Checks everything about a packet that does not depend on our address (RFC 1122, 3.2.1).
-pub(crate) fn parse<'a>(bytes: &'a [u8], counters: &mut Counters) -> Option<Packet<'a>> {
+pub(crate) fn parse<'a>(bytes: &'a [u8], counters: &mut Counters) -> Option<Parsed<'a>> {
     let Ok(packet) = Ipv4Packet::new_checked(bytes) else {
         counters.drop_ip_malformed += 1;
         return None;
@@ -145,19 +131,25 @@ pub(crate) fn parse<'a>(bytes: &'a [u8], counters: &mut Counters) -> Option<Pack
         counters.drop_ip_source += 1;
         return None;
     }
+    let (source, destination) = (packet.src_addr().into(), packet.dst_addr().into());
+    let (whole, payload) = (&bytes[..total_len], &bytes[header_len..total_len]);
+    let (ttl, ecn, protocol) = (packet.hop_limit(), packet.ecn(), packet.next_header());
     if packet.more_frags() || packet.frag_offset() != 0 {
-        counters.drop_ip_fragment += 1;
-        return None;
+        let key = Key { source, destination, id: packet.ident().into(), protocol: protocol.into() };
+        let (offset, more) = (usize::from(packet.frag_offset()), packet.more_frags());
+        return Some(Parsed::Fragment(Fragment { key, offset, more, ttl, ecn, whole, payload }));
     }
-    Some(Packet {
-        source: packet.src_addr(),
-        destination: packet.dst_addr(),
-        protocol: packet.next_header(),
-        ttl: packet.hop_limit(),
-        ecn: packet.ecn(),
-        whole: &bytes[..total_len],
-        payload: &bytes[header_len..total_len],
-    })
+    Some(Parsed::Whole(Packet {
+        source,
+        destination,
+        protocol,
+        ttl,
+        ecn,
+        whole,
+        payload,
+        protocol_at: 9,
+        to_many: packet.dst_addr().is_multicast() || packet.dst_addr().is_broadcast(),
+    }))
 }
 
 /// Writes the header of a packet whose payload begins at [`HEADER_LEN`] and fills the rest of `buffer`.
@@ -185,7 +177,7 @@ mod tests {
     fn sample() -> Vec<u8> {
         let mut bytes = vec![0; 40];
         let (source, destination) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
-        emit_header(&mut bytes, source, destination, IpProtocol::Udp, TTL);
+        emit_header(&mut bytes, source, destination, IpProtocol::Udp, 64);
         bytes
     }
 
@@ -194,7 +186,7 @@ mod tests {
         let mut bytes = sample();
         bytes.extend([0xee; 6]);
         let mut counters = Counters::default();
-        let packet = parse(&bytes, &mut counters).unwrap();
+        let Some(Parsed::Whole(packet)) = parse(&bytes, &mut counters) else { panic!("not a packet") };
         assert_eq!((packet.whole.len(), packet.payload.len()), (40, 20));
         assert_eq!(counters, Counters::default());
     }
@@ -210,7 +202,7 @@ mod tests {
         assert_eq!(counters.drop_ip_malformed, 1);
         let mut loopback = sample();
         let source = Ipv4Addr::LOCALHOST;
-        emit_header(&mut loopback, source, Ipv4Addr::new(10, 0, 0, 2), IpProtocol::Udp, TTL);
+        emit_header(&mut loopback, source, Ipv4Addr::new(10, 0, 0, 2), IpProtocol::Udp, 64);
         assert!(parse(&loopback, &mut counters).is_none());
         assert_eq!(counters.drop_ip_source, 1);
     }

@@ -1,17 +1,19 @@
 //! TCP/IP without I/O: frames and time go in, frames and events come out.
 //!
-//! [`Stack`] does Ethernet, ARP, routing, IPv4, ICMP, UDP and DHCP itself, on smoltcp's wire types; TCP is smoltcp's, one
-//! connection at a time, behind a type of our own. Nothing here reads a clock, opens a file or draws randomness from the
-//! system: `now` is an argument, the seed is configuration.
+//! [`Stack`] does Ethernet, ARP and neighbour discovery, routing, both versions of IP with their fragments, ICMP, group membership,
+//! UDP and DHCP itself, on smoltcp's wire types; TCP is smoltcp's, one connection at a time, behind a type of our own. Nothing here
+//! reads a clock, opens a file or draws randomness from the system: `now` is an argument, the seed is configuration.
 //!
 //! ```text
-//!   handle_frame -> Ethernet -> ARP -> neighbours
-//!                            -> IPv4 -> DHCP client, ICMP, UDP sockets
-//!                                    -> TCP: flow table -> guard -> engine
+//!   handle_frame -> Ethernet -> ARP -> neighbours, address conflicts
+//!                            -> IPv4, IPv6 -> reassembly -> DHCP client, neighbour discovery, IGMP and MLD
+//!                                                        -> ICMP, UDP sockets
+//!                                                        -> TCP: flow table -> guard -> engine
 //!   poll         -> timers (one heap), dirty flows -> engine -> routes -> neighbours -> Egress
+//!                                                          \-> our own address: back in, without the device
 //! ```
 //!
-//! **Not supported**: IPv6, IP fragments, multicast, connections to our own address.
+//! **Not supported**: DHCPv6, redirects, privacy addresses (RFC 8981), source-specific multicast, more than one IPv4 address.
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +21,8 @@
 #[cfg(test)]
 extern crate self as netd_stack;
 
+mod acd;
+mod arp;
 mod bucket;
 mod config;
 mod counters;
@@ -27,9 +31,13 @@ pub mod dns;
 mod egress;
 mod error;
 mod events;
+mod fragment;
+mod groups;
 mod icmp;
 mod info;
+mod ip;
 mod ipv4;
+mod ipv6;
 mod neighbor;
 mod network;
 mod ports;
@@ -46,18 +54,22 @@ mod time;
 mod timers;
 mod udp;
 
-pub use config::{Addressing, Config, Limits, MTU_MIN, Static};
+pub use config::{
+    Addressing, Config, ConflictDetection, Ipv6Addressing, Limits, MTU_MIN, MTU_MIN_V6, Options, Static,
+    Static6,
+};
 pub use counters::Counters;
-pub use dhcp::Lease;
+pub use dhcp::{Lease, LeaseHint};
 pub use egress::Egress;
 pub use error::Error;
 pub use events::{FlowId, ListenerId, PingId, Ready, UdpId};
 pub use icmp::{IcmpError, PingReply};
-pub use info::{AddressState, SocketInfo};
+pub use info::{AddressInfo, AddressOrigin, AddressState, AddressStatus, RouteInfo, SocketInfo};
 pub use ipv4::Cidr;
+pub use ipv6::Cidr6;
 pub use neighbor::NeighborInfo;
 pub use route::Route;
 pub use stack::Stack;
 pub use tcp::{FlowState, FlowStatus, Outcome};
 pub use time::Instant;
-pub use udp::UdpMeta;
+pub use udp::{SendOptions, UdpError, UdpMeta};

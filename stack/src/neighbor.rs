@@ -1,5 +1,5 @@
-//! The neighbour cache: which hardware address an IPv4 address on the link has (RFC 826, with the unreachability detection that
-//! RFC 1122, 2.3.2.1 asks for).
+//! The neighbour cache: which hardware address an IP address on the link has (RFC 826 with the unreachability detection that
+//! RFC 1122, 2.3.2.1 asks for, and RFC 4861, 7).
 //!
 //! An entry is made only because we have something to send; what others say may update an entry and never makes one. Its life:
 //!
@@ -11,10 +11,13 @@
 //!                    Failed --1 s--> (none)                                  (none)
 //! ```
 //!
+//! An IPv6 neighbour whose word is all there is - it was not asked, or its time is up - is Stale, and waits in Delay for 5 s after the
+//! next packet to it before it is probed (RFC 4861, 7.3.3).
+//!
 //! Each entry has its own request clock, so that a dead neighbour delays nobody else. Packets to an incomplete neighbour wait
 //! in its own bounded queue.
 
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::VecDeque;
 
@@ -29,6 +32,8 @@ const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 const REQUESTS_MAX: u8 = 3;
 /// How long a confirmed address is used without asking again: the base reachable time of RFC 4861 and Linux.
 const REACHABLE_TIME: Duration = Duration::from_secs(30);
+/// Between the first packet to a stale neighbour and the first probe (RFC 4861, 10: DELAY_FIRST_PROBE_TIME).
+const DELAY_TIME: Duration = Duration::from_secs(5);
 /// Packets that wait for one neighbour. Linux keeps 101 by bytes; a connect and a few datagrams fit 16.
 const PENDING_MAX: usize = 16;
 
@@ -39,16 +44,18 @@ pub(crate) type Mac = [u8; 6];
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct NeighborInfo {
     /// The neighbour.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Its hardware address, once known.
     pub mac: Option<[u8; 6]>,
-    /// `incomplete`, `reachable`, `probing` or `failed`.
+    /// `incomplete`, `reachable`, `stale`, `delay`, `probing` or `failed`.
     pub state: &'static str,
 }
 
 enum State {
     Incomplete { pending: VecDeque<Vec<u8>>, requests: u8 },
     Reachable { mac: Mac, until: Instant },
+    Stale { mac: Mac },
+    Delay { mac: Mac },
     Probing { mac: Mac, requests: u8 },
     Failed,
 }
@@ -62,7 +69,7 @@ struct Neighbor {
 /// A request to send: to everybody, or to the one that is being probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
-    pub(crate) target: Ipv4Addr,
+    pub(crate) target: IpAddr,
     pub(crate) to: Option<Mac>,
 }
 
@@ -76,6 +83,16 @@ pub(crate) enum Resolution {
     Refused,
 }
 
+/// What an IPv6 neighbour says about itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim {
+    pub(crate) mac: Option<Mac>,
+    /// It answers a question of ours, so it hears us.
+    pub(crate) solicited: bool,
+    /// What we knew before is wrong.
+    pub(crate) overrides: bool,
+}
+
 /// What an expired timer asks for.
 pub(crate) enum Expiry {
     Nothing,
@@ -85,7 +102,7 @@ pub(crate) enum Expiry {
 }
 
 pub(crate) struct Neighbors {
-    entries: KeyedMap<Ipv4Addr, Neighbor>,
+    entries: KeyedMap<IpAddr, Neighbor>,
     limit: usize,
 }
 
@@ -95,13 +112,20 @@ impl Neighbors {
     }
 
     /// Looks up where a packet to `target` goes, and starts asking when that is not known or no longer certain.
-    pub(crate) fn resolve(&mut self, now: Instant, target: Ipv4Addr, timers: &mut Timers) -> Resolution {
-        let timer = Timer::Neighbor(target.octets());
+    pub(crate) fn resolve(&mut self, now: Instant, target: IpAddr, timers: &mut Timers) -> Resolution {
+        let timer = Timer::Neighbor(target);
         if let Some(neighbor) = self.entries.get_mut(&target) {
             neighbor.last_used = now;
             return match &neighbor.state {
                 State::Reachable { mac, until } if now < *until => Resolution::Known(*mac, None),
-                State::Reachable { mac, .. } => {
+                State::Reachable { mac, .. } | State::Stale { mac } if target.is_ipv6() => {
+                    let mac = *mac;
+                    neighbor.state = State::Delay { mac };
+                    timers.arm(&mut neighbor.armed, timer, now + DELAY_TIME);
+                    Resolution::Known(mac, None)
+                }
+                State::Delay { mac } => Resolution::Known(*mac, None),
+                State::Reachable { mac, .. } | State::Stale { mac } => {
                     let mac = *mac;
                     neighbor.state = State::Probing { mac, requests: 1 };
                     timers.arm(&mut neighbor.armed, timer, now + REQUEST_INTERVAL);
@@ -129,7 +153,7 @@ impl Neighbors {
             .entries
             .iter()
             .min_by_key(|(_, neighbor)| {
-                let known = matches!(neighbor.state, State::Reachable { .. } | State::Probing { .. });
+                let known = !matches!(neighbor.state, State::Incomplete { .. } | State::Failed);
                 (known, neighbor.last_used)
             })
             .map(|(address, _)| *address);
@@ -137,7 +161,7 @@ impl Neighbors {
     }
 
     /// Keeps a packet until `target` answers. The oldest gives way: of a burst the last packets are worth most.
-    pub(crate) fn enqueue(&mut self, target: Ipv4Addr, packet: Vec<u8>, counters: &mut Counters) {
+    pub(crate) fn enqueue(&mut self, target: IpAddr, packet: Vec<u8>, counters: &mut Counters) {
         let Some(Neighbor { state: State::Incomplete { pending, .. }, .. }) = self.entries.get_mut(&target)
         else {
             counters.drop_neighbor_unresolved += 1;
@@ -151,20 +175,71 @@ impl Neighbors {
     }
 
     /// Takes what an ARP packet says about its sender. Returns the packets that were waiting for it; `None` if nobody had asked.
-    pub(crate) fn learn(&mut self, now: Instant, address: Ipv4Addr, mac: Mac) -> Option<VecDeque<Vec<u8>>> {
+    pub(crate) fn learn(&mut self, now: Instant, address: IpAddr, mac: Mac) -> Option<VecDeque<Vec<u8>>> {
         let neighbor = self.entries.get_mut(&address)?;
         let reachable = State::Reachable { mac, until: now + REACHABLE_TIME };
         match core::mem::replace(&mut neighbor.state, reachable) {
             State::Incomplete { pending, .. } => Some(pending),
-            State::Reachable { .. } | State::Probing { .. } | State::Failed => Some(VecDeque::new()),
+            State::Reachable { .. }
+            | State::Stale { .. }
+            | State::Delay { .. }
+            | State::Probing { .. }
+            | State::Failed => Some(VecDeque::new()),
         }
+    }
+
+    /// Takes what an IPv6 neighbour says about itself (RFC 4861, 7.2.3 and 7.2.5). Returns its hardware address and the packets that
+    /// were waiting for it; `None` if nobody had asked.
+    pub(crate) fn learn_claim(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+        claim: Claim,
+    ) -> Option<(Option<Mac>, VecDeque<Vec<u8>>)> {
+        let neighbor = self.entries.get_mut(&address)?;
+        let until = now + REACHABLE_TIME;
+        let known = match &neighbor.state {
+            State::Incomplete { .. } | State::Failed => None,
+            State::Reachable { mac, .. }
+            | State::Stale { mac }
+            | State::Delay { mac }
+            | State::Probing { mac, .. } => Some(*mac),
+        };
+        let differs = known.is_some() && claim.mac.is_some() && claim.mac != known;
+        let Some(mac) = (if differs && !claim.overrides { known } else { claim.mac.or(known) }) else {
+            return Some((None, VecDeque::new()));
+        };
+        let reachable = matches!(neighbor.state, State::Reachable { .. });
+        let state = if differs && !claim.overrides {
+            // Somebody else answers for it too: doubt what we have, but keep it.
+            reachable.then_some(State::Stale { mac })
+        } else if claim.solicited {
+            Some(State::Reachable { mac, until })
+        } else {
+            (differs || known.is_none()).then_some(State::Stale { mac })
+        };
+        let Some(state) = state else { return Some((Some(mac), VecDeque::new())) };
+        let waiting = match core::mem::replace(&mut neighbor.state, state) {
+            State::Incomplete { pending, .. } => pending,
+            _ => VecDeque::new(),
+        };
+        Some((Some(mac), waiting))
+    }
+
+    /// Whether a neighbour has been asked and has not answered.
+    pub(crate) fn is_silent(&self, address: IpAddr) -> bool {
+        self.entries.get(&address).is_some_and(|neighbor| match &neighbor.state {
+            State::Incomplete { requests, .. } | State::Probing { requests, .. } => *requests > 1,
+            State::Failed => true,
+            State::Reachable { .. } | State::Stale { .. } | State::Delay { .. } => false,
+        })
     }
 
     /// Handles the timer of `target`.
     pub(crate) fn expired(
         &mut self,
         now: Instant,
-        target: Ipv4Addr,
+        target: IpAddr,
         deadline: Instant,
         timers: &mut Timers,
     ) -> Expiry {
@@ -172,7 +247,7 @@ impl Neighbors {
         if !neighbor.armed.fires(deadline) {
             return Expiry::Nothing;
         }
-        let timer = Timer::Neighbor(target.octets());
+        let timer = Timer::Neighbor(target);
         match &mut neighbor.state {
             State::Incomplete { requests, .. } if *requests < REQUESTS_MAX => {
                 *requests += 1;
@@ -182,6 +257,12 @@ impl Neighbors {
             State::Probing { mac, requests } if *requests < REQUESTS_MAX => {
                 *requests += 1;
                 let to = Some(*mac);
+                timers.arm(&mut neighbor.armed, timer, now + REQUEST_INTERVAL);
+                Expiry::Request(Request { target, to })
+            }
+            State::Delay { mac } => {
+                let to = Some(*mac);
+                neighbor.state = State::Probing { mac: *mac, requests: 1 };
                 timers.arm(&mut neighbor.armed, timer, now + REQUEST_INTERVAL);
                 Expiry::Request(Request { target, to })
             }
@@ -195,13 +276,13 @@ impl Neighbors {
                 self.entries.remove(&target);
                 Expiry::Nothing
             }
-            State::Reachable { .. } => Expiry::Nothing,
+            State::Reachable { .. } | State::Stale { .. } => Expiry::Nothing,
         }
     }
 
-    /// Forgets everybody: the address or the link changed.
-    pub(crate) fn clear(&mut self) {
-        self.entries.clear();
+    /// Forgets every IPv4 neighbour: our address or the link changed.
+    pub(crate) fn clear_v4(&mut self) {
+        self.entries.retain(|address, _| address.is_ipv6());
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = NeighborInfo> {
@@ -209,6 +290,8 @@ impl Neighbors {
             let (mac, state) = match &neighbor.state {
                 State::Incomplete { .. } => (None, "incomplete"),
                 State::Reachable { mac, .. } => (Some(*mac), "reachable"),
+                State::Stale { mac } => (Some(*mac), "stale"),
+                State::Delay { mac } => (Some(*mac), "delay"),
                 State::Probing { mac, .. } => (Some(*mac), "probing"),
                 State::Failed => (None, "failed"),
             };

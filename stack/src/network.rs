@@ -1,16 +1,21 @@
 //! What every protocol above shares: our addresses, routes and neighbours, the timers, the events, the counters - and the one
 //! way out for a packet.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
+use std::collections::VecDeque;
 
-use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol,
-};
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 
+use crate::acd::Tenure;
+use crate::config::ConflictDetection;
 use crate::counters::Counters;
 use crate::egress::Egress;
 use crate::events::{Events, Ready};
+use crate::fragment;
+use crate::groups::Groups;
+use crate::ip::{self, Header};
 use crate::ipv4;
+use crate::ipv6::Ipv6;
 use crate::neighbor::{Expiry, Mac, Neighbors, Request, Resolution};
 use crate::random::Random;
 use crate::route::{NextHop, Routing};
@@ -19,9 +24,13 @@ use crate::timers::Timers;
 
 /// Bytes of an Ethernet header.
 pub(crate) const ETHERNET_HEADER_LEN: usize = 14;
-/// Bytes of an ARP packet for Ethernet and IPv4.
-const ARP_LEN: usize = 28;
 pub(crate) const BROADCAST: Mac = [0xff; 6];
+/// Bytes of packets on their way from us to us: two full windows each way, so that a connection to ourselves runs at full speed.
+const LOOPED_BYTES_MAX: usize = 256 * 1024;
+/// The largest IPv4 packet, and the largest IPv6 payload.
+const IP_LENGTH_MAX: usize = 65_535;
+/// Why 127.0.0.0/8 and ::1 are refused.
+pub(crate) const LOOPBACK: &str = "loopback addresses: they belong to the kernel's network; a socket of this stack is reached at its own address";
 
 pub(crate) struct Network {
     pub(crate) mac: Mac,
@@ -34,6 +43,46 @@ pub(crate) struct Network {
     pub(crate) events: Events,
     pub(crate) counters: Counters,
     pub(crate) random: Random,
+    /// Packets from us to us.
+    pub(crate) looped: Looped,
+    pub(crate) ipv6: Ipv6,
+    pub(crate) groups: Groups,
+    pub(crate) conflicts: ConflictDetection,
+    /// Our claim to the IPv4 address, while it is watched.
+    pub(crate) tenure: Option<Tenure>,
+}
+
+/// Packets that we sent to ourselves, until the next poll. They never see the device.
+#[derive(Default)]
+pub(crate) struct Looped {
+    packets: VecDeque<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Looped {
+    /// False, and nothing is kept, when there is no room.
+    fn push(&mut self, packet: Vec<u8>) -> bool {
+        if self.bytes + packet.len() > LOOPED_BYTES_MAX {
+            return false;
+        }
+        self.bytes += packet.len();
+        self.packets.push_back(packet);
+        true
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Vec<u8>> {
+        let packet = self.packets.pop_front()?;
+        self.bytes -= packet.len();
+        Some(packet)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.packets.len()
+    }
 }
 
 /// What became of a packet.
@@ -41,7 +90,7 @@ pub(crate) struct Network {
 pub(crate) enum Sent {
     /// It is with the device.
     Wire,
-    /// It waits for the neighbour's address.
+    /// It waits for the neighbour's address, or for the next poll to bring it back to us.
     Queued,
     /// It was dropped and counted.
     Dropped,
@@ -50,43 +99,87 @@ pub(crate) enum Sent {
 }
 
 impl Network {
-    /// Our own address.
+    /// Our own IPv4 address.
     pub(crate) fn address(&self) -> Option<Ipv4Addr> {
         self.routing.as_ref().map(Routing::address)
     }
 
-    /// Whether packets to `address` have a way.
-    pub(crate) fn has_route(&self, address: Ipv4Addr) -> bool {
-        self.routing.as_ref().is_some_and(|routing| routing.next_hop(address).is_some())
+    /// Whether `address` is ours.
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.address() == Some(address),
+            IpAddr::V6(address) => self.ipv6.is_own(address),
+        }
     }
 
-    pub(crate) fn is_broadcast(&self, address: Ipv4Addr) -> bool {
+    /// Which of our addresses a packet to `destination` comes from.
+    pub(crate) fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        match destination {
+            IpAddr::V4(_) => self.address().map(IpAddr::V4),
+            IpAddr::V6(destination) => self.ipv6.source_for(destination).map(IpAddr::V6),
+        }
+    }
+
+    /// Whether packets to `address` have a way.
+    pub(crate) fn has_route(&self, address: IpAddr) -> bool {
+        self.is_own(address) || self.next_hop(address).is_some()
+    }
+
+    fn next_hop(&self, destination: IpAddr) -> Option<NextHop> {
+        match destination {
+            IpAddr::V4(destination) => self.routing.as_ref()?.next_hop(destination),
+            IpAddr::V6(destination) => self.ipv6.next_hop(destination, &self.neighbors),
+        }
+    }
+
+    pub(crate) fn is_broadcast(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address else { return false };
         address.is_broadcast() || self.routing.as_ref().is_some_and(|routing| routing.is_broadcast(address))
     }
 
-    /// Sends a whole IPv4 packet of `len` bytes that `fill` writes; `fill` returns false to take it back. Known neighbours get
+    /// The largest packet towards `destination`.
+    pub(crate) fn mtu_for(&self, destination: IpAddr) -> usize {
+        match destination {
+            IpAddr::V4(_) => self.mtu,
+            IpAddr::V6(_) => self.ipv6.mtu(self.mtu),
+        }
+    }
+
+    /// The most bytes behind the IP header of a packet to `destination`, in fragments if need be.
+    pub(crate) fn payload_max(&self, destination: IpAddr) -> usize {
+        match destination {
+            IpAddr::V4(_) => IP_LENGTH_MAX - ipv4::HEADER_LEN,
+            IpAddr::V6(_) => IP_LENGTH_MAX,
+        }
+    }
+
+    /// Sends a whole IP packet of `len` bytes that `fill` writes; `fill` returns false to take it back. Known neighbours get
     /// it written straight into the device's buffer.
     pub(crate) fn send_packet<E: Egress>(
         &mut self,
         now: Instant,
         egress: &mut E,
-        destination: Ipv4Addr,
+        destination: IpAddr,
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> bool,
     ) -> Sent {
-        let Some(hop) = self.routing.as_ref().and_then(|routing| routing.next_hop(destination)) else {
+        if self.is_own(destination) {
+            return self.loop_back(len, fill);
+        }
+        let Some(hop) = self.next_hop(destination) else {
             self.counters.drop_no_route += 1;
             return Sent::NoRoute;
         };
+        let protocol = if destination.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
         let target = match hop {
-            NextHop::Broadcast => return self.transmit(egress, BROADCAST, EthernetProtocol::Ipv4, len, fill),
+            NextHop::Everybody(mac) => return self.transmit(egress, mac, protocol, len, fill),
             NextHop::Unicast(target) => target,
         };
         match self.neighbors.resolve(now, target, &mut self.timers) {
             Resolution::Known(mac, probe) => {
-                let sent = self.transmit(egress, mac, EthernetProtocol::Ipv4, len, fill);
+                let sent = self.transmit(egress, mac, protocol, len, fill);
                 if let Some(request) = probe {
-                    self.send_arp_request(egress, request);
+                    self.send_request(egress, request);
                 }
                 sent
             }
@@ -96,7 +189,7 @@ impl Network {
                     self.neighbors.enqueue(target, packet, &mut self.counters);
                 }
                 if let Some(request) = request {
-                    self.send_arp_request(egress, request);
+                    self.send_request(egress, request);
                 }
                 Sent::Queued
             }
@@ -107,24 +200,68 @@ impl Network {
         }
     }
 
-    /// Sends an IPv4 packet from our own address: header by us, payload of `payload_len` bytes by `fill`.
-    pub(crate) fn send_ipv4<E: Egress>(
+    /// Keeps a packet that is for ourselves until the next poll.
+    fn loop_back(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> Sent {
+        let mut packet = vec![0; len];
+        if !fill(&mut packet) {
+            return Sent::Dropped;
+        }
+        if !self.looped.push(packet) {
+            self.counters.drop_looped_full += 1;
+            return Sent::Dropped;
+        }
+        self.counters.packets_looped += 1;
+        Sent::Queued
+    }
+
+    /// Sends an IP packet: header by us, payload of `payload_len` bytes by `fill`. What is larger than the MTU leaves in fragments.
+    pub(crate) fn send_ip<E: Egress>(
         &mut self,
         now: Instant,
         egress: &mut E,
-        (destination, protocol, ttl): (Ipv4Addr, IpProtocol, u8),
+        header: Header,
         payload_len: usize,
-        fill: impl FnOnce(&mut [u8], Ipv4Addr),
+        fill: impl FnOnce(&mut [u8]),
     ) -> Sent {
-        let Some(source) = self.address() else {
-            self.counters.drop_no_route += 1;
-            return Sent::NoRoute;
-        };
-        self.send_packet(now, egress, destination, ipv4::HEADER_LEN + payload_len, |packet| {
-            ipv4::emit_header(packet, source, destination, protocol, ttl);
-            fill(&mut packet[ipv4::HEADER_LEN..], source);
-            true
-        })
+        let destination = header.destination;
+        let header_len = ip::header_len(destination);
+        if header_len + payload_len <= self.mtu_for(destination) || self.is_own(destination) {
+            return self.send_packet(now, egress, destination, header_len + payload_len, |packet| {
+                ip::emit_header(packet, &header);
+                fill(&mut packet[header_len..]);
+                true
+            });
+        }
+        let mut payload = vec![0; payload_len];
+        fill(&mut payload);
+        self.send_fragments(now, egress, header, &payload)
+    }
+
+    fn send_fragments<E: Egress>(
+        &mut self,
+        now: Instant,
+        egress: &mut E,
+        header: Header,
+        payload: &[u8],
+    ) -> Sent {
+        // RFC 7739: an identification that nobody off the path can guess.
+        let id = self.random.next_u32();
+        let mtu = self.mtu_for(header.destination);
+        let header_len = fragment::header_len(header.destination);
+        let mut result = Sent::Dropped;
+        for piece in fragment::cut(payload, header_len, mtu) {
+            let len = header_len + piece.bytes.len();
+            result = self.send_packet(now, egress, header.destination, len, |packet| {
+                fragment::emit(packet, &header, id, &piece);
+                true
+            });
+            // Without one piece the others are worth nothing.
+            if matches!(result, Sent::Dropped | Sent::NoRoute) {
+                break;
+            }
+            self.counters.fragments_sent += 1;
+        }
+        result
     }
 
     /// Writes a frame into one of the device's buffers.
@@ -154,51 +291,19 @@ impl Network {
         Sent::Wire
     }
 
-    /// Handles the payload of an ARP frame (RFC 826).
-    pub(crate) fn handle_arp<E: Egress>(&mut self, now: Instant, payload: &[u8], egress: &mut E) {
-        let parsed = ArpPacket::new_checked(payload).and_then(|packet| ArpRepr::parse(&packet));
-        let Ok(ArpRepr::EthernetIpv4 {
-            operation,
-            source_hardware_addr,
-            source_protocol_addr: sender,
-            target_protocol_addr: target,
-            ..
-        }) = parsed
-        else {
-            self.counters.drop_arp_malformed += 1;
-            return;
-        };
-        let Some(own) = self.address() else { return };
-        // A sender that claims our own addresses or a group's is mistaken or lying. RFC 5227 probes come from 0.0.0.0.
-        let plausible = ipv4::is_usable_host(sender) || sender.is_unspecified();
-        if !source_hardware_addr.is_unicast()
-            || source_hardware_addr.0 == self.mac
-            || sender == own
-            || !plausible
-        {
-            self.counters.drop_arp_malformed += 1;
-            return;
-        }
-        let waiting = self.neighbors.learn(now, sender, source_hardware_addr.0);
-        let known = waiting.is_some();
-        for packet in waiting.into_iter().flatten() {
-            self.transmit(egress, source_hardware_addr.0, EthernetProtocol::Ipv4, packet.len(), |buffer| {
+    /// Sends packets that had waited for a neighbour whose hardware address is known now.
+    pub(crate) fn release_waiting<E: Egress>(
+        &mut self,
+        egress: &mut E,
+        mac: Mac,
+        protocol: EthernetProtocol,
+        waiting: VecDeque<Vec<u8>>,
+    ) {
+        for packet in waiting {
+            self.transmit(egress, mac, protocol, packet.len(), |buffer| {
                 buffer.copy_from_slice(&packet);
                 true
             });
-        }
-        match operation {
-            ArpOperation::Request if target == own => {
-                self.counters.arp_replies_sent += 1;
-                self.send_arp(
-                    egress,
-                    ArpOperation::Reply,
-                    (source_hardware_addr.0, sender),
-                    source_hardware_addr.0,
-                );
-            }
-            ArpOperation::Reply if !known => self.counters.drop_arp_unsolicited += 1,
-            ArpOperation::Request | ArpOperation::Reply | ArpOperation::Unknown(_) => {}
         }
     }
 
@@ -206,14 +311,14 @@ impl Network {
     pub(crate) fn neighbor_expired<E: Egress>(
         &mut self,
         now: Instant,
-        target: Ipv4Addr,
+        target: IpAddr,
         deadline: Instant,
         egress: &mut E,
     ) -> impl Iterator<Item = Vec<u8>> + use<E> {
         let undeliverable = match self.neighbors.expired(now, target, deadline, &mut self.timers) {
             Expiry::Nothing => Default::default(),
             Expiry::Request(request) => {
-                self.send_arp_request(egress, request);
+                self.send_request(egress, request);
                 Default::default()
             }
             Expiry::Failed(packets) => packets,
@@ -222,37 +327,18 @@ impl Network {
         undeliverable.into_iter()
     }
 
-    fn send_arp_request<E: Egress>(&mut self, egress: &mut E, request: Request) {
-        self.counters.arp_requests_sent += 1;
-        let to = request.to.unwrap_or(BROADCAST);
-        self.send_arp(egress, ArpOperation::Request, (request.to.unwrap_or_default(), request.target), to);
-    }
-
-    fn send_arp<E: Egress>(
-        &mut self,
-        egress: &mut E,
-        operation: ArpOperation,
-        target: (Mac, Ipv4Addr),
-        to: Mac,
-    ) {
-        let Some(own) = self.address() else { return };
-        let repr = ArpRepr::EthernetIpv4 {
-            operation,
-            source_hardware_addr: EthernetAddress(self.mac),
-            source_protocol_addr: own,
-            target_hardware_addr: EthernetAddress(target.0),
-            target_protocol_addr: target.1,
-        };
-        self.transmit(egress, to, EthernetProtocol::Arp, ARP_LEN, |buffer| {
-            repr.emit(&mut ArpPacket::new_unchecked(buffer));
-            true
-        });
+    /// Asks for a neighbour's hardware address: everybody, or the one who is believed to have it.
+    fn send_request<E: Egress>(&mut self, egress: &mut E, request: Request) {
+        match request.target {
+            IpAddr::V4(target) => self.send_arp_request(egress, target, request.to),
+            IpAddr::V6(target) => self.solicit(egress, target, request.to),
+        }
     }
 
     /// Takes an address into use, or out of use.
     pub(crate) fn set_routing(&mut self, routing: Option<Routing>) {
         if self.address() != routing.as_ref().map(Routing::address) {
-            self.neighbors.clear();
+            self.neighbors.clear_v4();
         }
         self.routing = routing;
         self.events.push(Ready::Lease);

@@ -1,11 +1,14 @@
 //! Where a packet goes next: our address, the prefixes on the link, and the routes through gateways.
 
 use core::cmp::Reverse;
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 
+use crate::groups::group_mac;
 use crate::ipv4::Cidr;
+use crate::neighbor::Mac;
+use crate::network::BROADCAST;
 
 /// Routes kept from one lease. Option 121 of a lease from a cloud has two or three; 64 leaves room for a site's static routes.
 pub(crate) const ROUTES_MAX: usize = 64;
@@ -30,8 +33,9 @@ pub(crate) struct Routing {
 /// What the destination of a packet means for its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NextHop {
-    Unicast(Ipv4Addr),
-    Broadcast,
+    Unicast(IpAddr),
+    /// A group's or everybody's hardware address.
+    Everybody(Mac),
 }
 
 impl Routing {
@@ -56,14 +60,21 @@ impl Routing {
         self.cidr.address()
     }
 
+    pub(crate) fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
     pub(crate) fn is_broadcast(&self, address: Ipv4Addr) -> bool {
         address.is_broadcast() || self.cidr.broadcast() == Some(address)
     }
 
     /// The neighbour that takes a packet for `destination`, or `None` when there is no way.
     pub(crate) fn next_hop(&self, destination: Ipv4Addr) -> Option<NextHop> {
+        if destination.is_multicast() {
+            return Some(NextHop::Everybody(group_mac(destination.into())));
+        }
         if self.is_broadcast(destination) {
-            return Some(NextHop::Broadcast);
+            return Some(NextHop::Everybody(BROADCAST));
         }
         let route = self.routes.iter().find(|route| route.destination.contains(destination))?;
         let hop = match route.via {
@@ -71,7 +82,7 @@ impl Routing {
             // RFC 3442 lets a gateway be behind a route of the list itself; one level is what it means.
             Some(gateway) => gateway,
         };
-        Some(NextHop::Unicast(hop))
+        Some(NextHop::Unicast(hop.into()))
     }
 }
 
@@ -80,7 +91,7 @@ mod tests {
     use super::*;
 
     fn hop(a: u8, b: u8, c: u8, d: u8) -> Option<NextHop> {
-        Some(NextHop::Unicast(Ipv4Addr::new(a, b, c, d)))
+        Some(NextHop::Unicast(Ipv4Addr::new(a, b, c, d).into()))
     }
 
     #[test]
@@ -102,7 +113,7 @@ mod tests {
         assert_eq!(routing.next_hop(Ipv4Addr::new(8, 8, 8, 8)), hop(10, 0, 0, 1));
         assert_eq!(routing.next_hop(Ipv4Addr::new(172, 17, 0, 1)), hop(10, 0, 0, 2));
         assert_eq!(routing.next_hop(Ipv4Addr::new(172, 16, 5, 4)), hop(172, 16, 5, 4));
-        assert_eq!(routing.next_hop(Ipv4Addr::new(10, 0, 0, 255)), Some(NextHop::Broadcast));
+        assert_eq!(routing.next_hop(Ipv4Addr::new(10, 0, 0, 255)), Some(NextHop::Everybody(BROADCAST)));
     }
 
     #[test]

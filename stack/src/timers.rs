@@ -6,6 +6,7 @@
 //! life of a flow instead of once per packet.
 
 use core::cmp::Reverse;
+use core::net::IpAddr;
 use std::collections::BinaryHeap;
 
 use crate::time::Instant;
@@ -14,9 +15,18 @@ use crate::time::Instant;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Timer {
     Flow(u64),
-    Neighbor([u8; 4]),
+    Neighbor(IpAddr),
     Ping(u64),
     Dhcp,
+    /// Everything about our IPv6 addresses and routers.
+    Ipv6,
+    /// Group membership.
+    Groups,
+    /// The claim to our IPv4 address.
+    Claim,
+    /// A configured address that somebody else had.
+    Retry,
+    Reassembly(u64),
 }
 
 /// A deadline as its owner remembers it.
@@ -46,6 +56,11 @@ impl Timers {
             armed.0 = Some(deadline);
             self.heap.push(Reverse((deadline, timer)));
         }
+    }
+
+    /// Makes a timer that is never moved fire at `deadline`.
+    pub(crate) fn arm_once(&mut self, timer: Timer, deadline: Instant) {
+        self.heap.push(Reverse((deadline, timer)));
     }
 
     /// The next timer that is due, taken off the heap.

@@ -431,7 +431,7 @@ impl Clients {
                     self.completions.send(token, ping_reply(result));
                 }
             }
-            Ready::Lease => {}
+            Ready::Lease | Ready::Addresses => {}
         }
     }
 

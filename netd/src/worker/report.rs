@@ -158,7 +158,7 @@ pub(super) fn neighbors(slot: &Slot) -> Vec<Neighbor> {
         .neighbors()
         .map(|neighbor| Neighbor {
             interface: INTERFACE.to_owned(),
-            address: neighbor.address.into(),
+            address: neighbor.address,
             mac: neighbor.mac.map(mac),
             state: neighbor.state.to_owned(),
         })

@@ -1,14 +1,16 @@
 //! The DHCP client (RFC 2131), on smoltcp's wire types.
 //!
 //! ```text
+//!   Rebooting --ACK--> Bound                     (only with a lease of an earlier run; NAK or silence: Selecting)
 //!   Selecting --OFFER--> Requesting --ACK--> Bound --T1--> Renewing --T2--> Rebinding --expiry--> Selecting
 //!       ^                    | NAK, 4 tries             |  ACK: Bound         |  ACK: Bound      (address lost)
 //!       +--------------------+--------------------------+---- NAK (address lost) --+
 //! ```
 //!
 //! A message counts only with our transaction id, which nobody off the link can guess, and our hardware address; while
-//! requesting, only from the server that was asked. The lease is used from the ACK on. While no server answers, a configured
-//! fallback address may be in use; asking goes on.
+//! requesting, only from the server that was asked. The lease is used from the ACK on. While no server answers, at first or after a
+//! lease has run out, a configured fallback address may be in use; asking goes on. An address that somebody else turns out to have is
+//! declined, and after a pause another is asked for.
 
 mod lease;
 
@@ -23,6 +25,7 @@ pub use self::lease::Lease;
 use self::lease::{Options, option};
 use crate::config::Static;
 use crate::egress::Egress;
+use crate::ip;
 use crate::ipv4;
 use crate::network::{BROADCAST, Network};
 use crate::time::Instant;
@@ -38,6 +41,10 @@ const RETRY_MIN: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(64);
 /// REQUESTs before starting over (RFC 2131, 3.1.5 suggests four).
 const REQUESTS_MAX: u32 = 4;
+/// REQUESTs for the lease of an earlier run before starting over: whoever granted it either knows it or is gone.
+const REBOOT_REQUESTS_MAX: u32 = 2;
+/// Between declining an address and asking for another (RFC 2131, 3.1.5: at least ten seconds).
+const DECLINE_WAIT: Duration = Duration::from_secs(10);
 /// The shortest time between two REQUESTs while renewing (RFC 2131, 4.4.5).
 const RENEW_RETRY_MIN: Duration = Duration::from_secs(60);
 /// The smallest message that every relay takes (RFC 1542, 2.1: 300 octets of BOOTP).
@@ -70,12 +77,44 @@ pub(crate) enum Change {
     Fallback(Static),
 }
 
+/// A lease of an earlier run, to be asked for again: what a caller keeps from [`Lease`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseHint {
+    /// The address that was granted.
+    pub address: Ipv4Addr,
+}
+
 enum State {
-    Selecting { tries: u32 },
-    Requesting { address: Ipv4Addr, server: Ipv4Addr, tries: u32 },
-    Bound { lease: Box<Lease> },
-    Renewing { lease: Box<Lease> },
-    Rebinding { lease: Box<Lease> },
+    /// Asking for the address of an earlier run (RFC 2131, 3.2: INIT-REBOOT).
+    Rebooting {
+        address: Ipv4Addr,
+        tries: u32,
+    },
+    Selecting {
+        tries: u32,
+    },
+    Requesting {
+        address: Ipv4Addr,
+        server: Ipv4Addr,
+        tries: u32,
+    },
+    Bound {
+        lease: Box<Lease>,
+    },
+    Renewing {
+        lease: Box<Lease>,
+    },
+    Rebinding {
+        lease: Box<Lease>,
+    },
+}
+
+/// What differs between the messages.
+struct Body {
+    message_type: DhcpMessageType,
+    client_ip: Ipv4Addr,
+    requested_ip: Option<Ipv4Addr>,
+    server: Option<Ipv4Addr>,
 }
 
 pub(crate) struct Dhcp {
@@ -84,8 +123,9 @@ pub(crate) struct Dhcp {
     /// When the current exchange began, for the `secs` field.
     began: Instant,
     hostname: Option<String>,
-    /// What to use from when on, while no server has answered.
-    fallback: Option<(Static, Instant)>,
+    /// What to use from when on, while no server has answered, and how long to ask before that.
+    fallback: Option<(Static, Duration)>,
+    fallback_at: Option<Instant>,
     /// When the state moves on or its message is sent again.
     next_step: Option<Instant>,
     armed: Armed,
@@ -96,15 +136,19 @@ impl Dhcp {
     pub(crate) fn new(
         now: Instant,
         hostname: Option<String>,
-        fallback: Option<(Static, Duration)>,
+        (fallback, hint): (Option<(Static, Duration)>, Option<LeaseHint>),
         network: &mut Network,
     ) -> Dhcp {
         let mut dhcp = Dhcp {
-            state: State::Selecting { tries: 0 },
+            state: match hint.filter(|hint| ipv4::is_usable_host(hint.address)) {
+                Some(LeaseHint { address }) => State::Rebooting { address, tries: 0 },
+                None => State::Selecting { tries: 0 },
+            },
             transaction: network.random.next_u32(),
             began: now,
             hostname: hostname.filter(|name| !name.is_empty() && name.len() < 64),
-            fallback: fallback.map(|(address, timeout)| (address, now + timeout)),
+            fallback_at: fallback.as_ref().map(|(_, timeout)| now + *timeout),
+            fallback,
             next_step: Some(now),
             armed: Armed::default(),
         };
@@ -130,8 +174,10 @@ impl Dhcp {
             }
             self.schedule(now, network);
         }
-        if let Some((address, _)) = self.fallback.take_if(|(_, at)| now >= *at) {
-            change = Change::Fallback(address);
+        if self.fallback_at.take_if(|at| now >= *at).is_some()
+            && let Some((address, _)) = &self.fallback
+        {
+            change = Change::Fallback(address.clone());
         }
         self.arm(network);
         change
@@ -141,6 +187,8 @@ impl Dhcp {
     fn advance(&mut self, now: Instant, network: &mut Network) -> Change {
         match &mut self.state {
             State::Selecting { tries } => *tries += 1,
+            State::Rebooting { tries, .. } if *tries < REBOOT_REQUESTS_MAX => *tries += 1,
+            State::Rebooting { .. } => self.restart(now, network),
             State::Requesting { tries, .. } if *tries < REQUESTS_MAX => *tries += 1,
             State::Requesting { .. } => self.restart(now, network),
             State::Bound { lease } | State::Renewing { lease } | State::Rebinding { lease } => {
@@ -149,8 +197,7 @@ impl Dhcp {
                 }
                 let lease = lease.clone();
                 if now >= lease.expires_at {
-                    self.restart(now, network);
-                    return Change::Lost;
+                    return self.lose(now, network);
                 }
                 if matches!(self.state, State::Bound { .. }) && now >= lease.renew_at {
                     self.transaction = network.random.next_u32();
@@ -174,11 +221,45 @@ impl Dhcp {
         self.began = now;
     }
 
+    /// The lease is over: the search begins again, and with it the time until the fallback.
+    fn lose(&mut self, now: Instant, network: &mut Network) -> Change {
+        self.restart(now, network);
+        self.fallback_at = self.fallback.as_ref().map(|(_, timeout)| now + *timeout);
+        Change::Lost
+    }
+
+    /// Somebody else has the address of our lease (RFC 2131, 3.1.5).
+    pub(crate) fn decline<E: Egress>(
+        &mut self,
+        now: Instant,
+        network: &mut Network,
+        egress: &mut E,
+    ) -> Change {
+        let (State::Bound { lease } | State::Renewing { lease } | State::Rebinding { lease }) = &self.state
+        else {
+            return Change::Nothing;
+        };
+        let (address, server) = (lease.cidr.address(), lease.server);
+        network.counters.dhcp_declines_sent += 1;
+        let body = Body {
+            message_type: DhcpMessageType::Decline,
+            client_ip: Ipv4Addr::UNSPECIFIED,
+            requested_ip: Some(address),
+            server: Some(server),
+        };
+        self.send(now, &body, None, network, egress);
+        let change = self.lose(now, network);
+        self.state = State::Selecting { tries: 0 };
+        self.next_step = Some(now + DECLINE_WAIT);
+        self.arm(network);
+        change
+    }
+
     /// Decides when the next retransmission or state is due.
     fn schedule(&mut self, now: Instant, network: &mut Network) {
         let jitter = Duration::from_millis(network.random.below(1000).into());
         self.next_step = match &self.state {
-            State::Selecting { tries } | State::Requesting { tries, .. } => {
+            State::Selecting { tries } | State::Requesting { tries, .. } | State::Rebooting { tries, .. } => {
                 let doubled = RETRY_MIN * (1 << tries.saturating_sub(1).min(5));
                 Some(now + doubled.min(RETRY_MAX) + jitter)
             }
@@ -197,9 +278,8 @@ impl Dhcp {
 
     /// Arms the timer for the next step or the fallback, whichever comes first.
     fn arm(&mut self, network: &mut Network) {
-        let fallback_at = self.fallback.as_ref().map(|(_, at)| *at);
         self.armed = Armed::default();
-        if let Some(at) = self.next_step.into_iter().chain(fallback_at).min() {
+        if let Some(at) = self.next_step.into_iter().chain(self.fallback_at).min() {
             network.timers.arm(&mut self.armed, Timer::Dhcp, at);
         }
     }
@@ -240,6 +320,11 @@ impl Dhcp {
             {
                 self.bind(now, &packet, network)
             }
+            (State::Rebooting { address, .. }, DhcpMessageType::Ack, Some(_))
+                if packet.your_ip() == *address =>
+            {
+                self.bind(now, &packet, network)
+            }
             (State::Renewing { .. } | State::Rebinding { .. }, DhcpMessageType::Ack, _) => {
                 self.bind(now, &packet, network)
             }
@@ -250,11 +335,18 @@ impl Dhcp {
                 self.schedule(now, network);
                 Change::Nothing
             }
-            (State::Renewing { .. } | State::Rebinding { .. }, DhcpMessageType::Nak, _) => {
+            // RFC 2131, 3.2: the address is not right on this network any more.
+            (State::Rebooting { .. }, DhcpMessageType::Nak, Some(_)) => {
                 self.restart(now, network);
                 self.transmit(now, network, egress);
                 self.schedule(now, network);
-                Change::Lost
+                Change::Nothing
+            }
+            (State::Renewing { .. } | State::Rebinding { .. }, DhcpMessageType::Nak, _) => {
+                let change = self.lose(now, network);
+                self.transmit(now, network, egress);
+                self.schedule(now, network);
+                change
             }
             _ => {
                 network.counters.drop_dhcp_unexpected += 1;
@@ -270,7 +362,7 @@ impl Dhcp {
         };
         let lease = Box::new(lease);
         self.state = State::Bound { lease: lease.clone() };
-        self.fallback = None;
+        self.fallback_at = None;
         self.schedule(now, network);
         Change::Bound(lease)
     }
@@ -280,6 +372,7 @@ impl Dhcp {
         let unset = Ipv4Addr::UNSPECIFIED;
         let (message_type, client_ip, requested_ip, server) = match &self.state {
             State::Selecting { .. } => (DhcpMessageType::Discover, unset, None, None),
+            State::Rebooting { address, .. } => (DhcpMessageType::Request, unset, Some(*address), None),
             State::Requesting { address, server, .. } => {
                 (DhcpMessageType::Request, unset, Some(*address), Some(*server))
             }
@@ -287,6 +380,30 @@ impl Dhcp {
                 (DhcpMessageType::Request, lease.cidr.address(), None, None)
             }
         };
+        let unicast = match &self.state {
+            State::Renewing { lease } => Some(lease.server),
+            State::Selecting { .. }
+            | State::Rebooting { .. }
+            | State::Requesting { .. }
+            | State::Bound { .. }
+            | State::Rebinding { .. } => None,
+        };
+        self.send(now, &Body { message_type, client_ip, requested_ip, server }, unicast, network, egress);
+    }
+
+    /// Sends a message to one server, or to every server on the link.
+    fn send<E: Egress>(
+        &self,
+        now: Instant,
+        body: &Body,
+        unicast: Option<Ipv4Addr>,
+        network: &mut Network,
+        egress: &mut E,
+    ) {
+        let Body { message_type, client_ip, requested_ip, server } = *body;
+        let unset = Ipv4Addr::UNSPECIFIED;
+        // RFC 2131, table 5: a DECLINE asks for nothing.
+        let asks = message_type != DhcpMessageType::Decline;
         let hostname = self.hostname.as_deref().unwrap_or_default();
         let hostname = [DhcpOption { kind: option::HOST_NAME, data: hostname.as_bytes() }];
         let repr = DhcpRepr {
@@ -304,25 +421,18 @@ impl Dhcp {
             requested_ip,
             client_identifier: Some(EthernetAddress(network.mac)),
             server_identifier: server,
-            parameter_request_list: Some(&PARAMETERS),
+            parameter_request_list: asks.then_some(&PARAMETERS),
             dns_servers: None,
-            max_size: Some(MESSAGE_MAX),
+            max_size: asks.then_some(MESSAGE_MAX),
             lease_duration: None,
             renew_duration: None,
             rebind_duration: None,
-            additional_options: if self.hostname.is_some() { &hostname } else { &[] },
+            additional_options: if self.hostname.is_some() && asks { &hostname } else { &[] },
         };
         let mut message = vec![0; repr.buffer_len().max(MESSAGE_MIN)];
         if repr.emit(&mut DhcpPacket::new_unchecked(&mut message[..])).is_err() {
             return;
         }
-        let unicast = match &self.state {
-            State::Renewing { lease } => Some(lease.server),
-            State::Selecting { .. }
-            | State::Requesting { .. }
-            | State::Bound { .. }
-            | State::Rebinding { .. } => None,
-        };
         send_message(now, (client_ip, unicast), &message, network, egress);
     }
 }
@@ -344,12 +454,12 @@ fn send_message<E: Egress>(
     let destination = unicast.unwrap_or(Ipv4Addr::BROADCAST);
     let len = ipv4::HEADER_LEN + udp::HEADER_LEN + message.len();
     let fill = |packet: &mut [u8]| {
-        ipv4::emit_header(packet, source, destination, IpProtocol::Udp, ipv4::TTL);
-        udp::emit(&mut packet[ipv4::HEADER_LEN..], ports, (source, destination), message);
+        ipv4::emit_header(packet, source, destination, IpProtocol::Udp, ip::TTL);
+        udp::emit(&mut packet[ipv4::HEADER_LEN..], ports, (source.into(), destination.into()), message);
         true
     };
     match unicast {
-        Some(server) => network.send_packet(now, egress, server, len, fill),
+        Some(server) => network.send_packet(now, egress, server.into(), len, fill),
         None => network.transmit(egress, BROADCAST, EthernetProtocol::Ipv4, len, fill),
     };
 }

@@ -2,7 +2,7 @@
 //!
 //! smoltcp keeps its sockets in a set and searches it for every packet. Here each [`Connection`] owns a set of one, and the
 //! caller, who has found the connection by its 5-tuple, passes exactly that set: the cost of a packet does not grow with the
-//! number of connections. The `Interface` is shared; it holds nothing that belongs to a connection.
+//! number of connections. An `Interface` holds nothing that belongs to a connection but the MTU, so there is one for each MTU in use.
 //!
 //! Every entry is contained: a panic below costs one connection (the caller drops it on [`Fault`]) and the `Interface`, which is
 //! made anew.
@@ -12,11 +12,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
-use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint, IpListenEndpoint, Ipv4Packet, TcpPacket};
+use smoltcp::wire::{HardwareAddress, IpEndpoint, IpListenEndpoint, Ipv4Packet, Ipv6Packet, TcpPacket};
 
 use super::guard::{Guard, Verdict};
 use super::segment::{Segment, Tuple};
-use crate::ipv4;
+use super::sequence::engine_seed_for;
+use crate::ip;
 use crate::random::Random;
 use crate::time::Instant;
 
@@ -25,6 +26,9 @@ use crate::time::Instant;
 pub(crate) const RECEIVE_BUFFER: usize = 65_535;
 /// Octets that a connection holds for its peer: one full window of a peer that does not scale.
 pub(crate) const SEND_BUFFER: usize = 65_536;
+
+/// Interfaces kept, each 2.6 KiB: both families and a few path MTUs. One more replaces the oldest, and may be made again.
+const INTERFACES_MAX: usize = 8;
 
 /// The engine panicked. The connection is in an unknown state and must be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,58 +48,54 @@ pub(crate) struct Connection {
     handle: SocketHandle,
     guard: Guard,
     tuple: Tuple,
+    /// The largest packet towards the peer.
+    mtu: usize,
 }
 
 pub(crate) struct Engine {
-    interface: Interface,
-    mtu: usize,
+    interfaces: Vec<(usize, Interface)>,
     random: Random,
     #[cfg(test)]
     pub(crate) guarded: bool,
 }
 
 impl Engine {
-    pub(crate) fn new(mtu: usize, mut random: Random) -> Engine {
+    pub(crate) fn new(random: Random) -> Engine {
         Engine {
-            interface: fresh_interface(mtu, random.next_u64()),
-            mtu,
+            interfaces: Vec::new(),
             random,
             #[cfg(test)]
             guarded: true,
         }
     }
 
-    /// The MTU is part of the interface. Connections keep the segment size they announced.
-    pub(crate) fn set_mtu(&mut self, mtu: usize) {
-        self.mtu = mtu;
-        self.reseed();
-    }
-
-    /// Opens towards `tuple.remote`; the SYN leaves with the first [`Engine::egress`].
-    pub(crate) fn connect(&mut self, tuple: Tuple) -> Result<Connection, Fault> {
-        self.reseed();
-        let mut connection = Connection::new(tuple);
+    /// Opens towards `tuple.remote`, with packets of at most `mtu` bytes; the SYN leaves with the first [`Engine::egress`] and has
+    /// the sequence number `initial`.
+    pub(crate) fn connect(&mut self, tuple: Tuple, mtu: usize, initial: u32) -> Result<Connection, Fault> {
+        self.replace_interface(mtu, engine_seed_for(initial));
+        let mut connection = Connection::new(tuple, mtu);
         let (remote, local) = (endpoint(tuple.remote), endpoint(tuple.local));
         let Connection { sockets, handle, .. } = &mut connection;
         let (sockets, handle) = (sockets, *handle);
-        let opened = self.contain(|interface| {
+        let opened = self.contain(mtu, |interface| {
             sockets.get_mut::<Socket<'_>>(handle).connect(interface.context(), remote, local)
         })?;
         opened.map_err(|_| Fault)?;
         Ok(connection)
     }
 
-    /// Waits for the SYN from `tuple.remote`, which the caller holds in its hand.
-    pub(crate) fn listen(&mut self, tuple: Tuple) -> Result<Connection, Fault> {
-        self.reseed();
-        let mut connection = Connection::new(tuple);
+    /// Waits for the SYN from `tuple.remote`, which the caller holds in its hand and gives to [`Engine::ingress`] next: the answer
+    /// has the sequence number `initial`.
+    pub(crate) fn listen(&mut self, tuple: Tuple, mtu: usize, initial: u32) -> Result<Connection, Fault> {
+        self.replace_interface(mtu, engine_seed_for(initial));
+        let mut connection = Connection::new(tuple, mtu);
         let local = endpoint(tuple.local);
         let endpoint = IpListenEndpoint { addr: Some(local.addr), port: local.port };
         connection.socket_mut().listen(endpoint).map_err(|_| Fault)?;
         Ok(connection)
     }
 
-    /// Hands a segment to its connection. `packet` is the IPv4 packet, whose checksums the caller has verified.
+    /// Hands a segment to its connection. `packet` is the IP packet without extension headers, whose checksums the caller has verified.
     pub(crate) fn ingress<S: PacketSink>(
         &mut self,
         now: Instant,
@@ -118,8 +118,8 @@ impl Engine {
             | Verdict::DropAcknowledgement
             | Verdict::DropAfterFin => return Ok(verdict),
         };
-        let Connection { sockets, guard, .. } = &mut *connection;
-        self.contain(|interface| {
+        let Connection { sockets, guard, mtu, .. } = &mut *connection;
+        self.contain(*mtu, |interface| {
             let mut port = Port { received: Some(packet), sink, guard, sent: false, mtu: 0 };
             interface.poll_ingress_single(now.to_engine(), &mut port, sockets);
         })?;
@@ -133,7 +133,11 @@ impl Engine {
             return Verdict::Pass;
         }
         let queued = connection.readable();
-        connection.guard.judge(segment, queued)
+        let established = !matches!(
+            connection.state(),
+            State::Closed | State::Listen | State::SynSent | State::SynReceived
+        );
+        connection.guard.judge(segment, queued, established)
     }
 
     /// Lets the connection send at most one packet; true if it did.
@@ -143,8 +147,8 @@ impl Engine {
         connection: &mut Connection,
         sink: &mut S,
     ) -> Result<bool, Fault> {
-        let Connection { sockets, guard, .. } = connection;
-        self.contain(|interface| {
+        let Connection { sockets, guard, mtu, .. } = connection;
+        self.contain(*mtu, |interface| {
             let mut port = Port { received: None, sink, guard, sent: false, mtu: 0 };
             interface.poll_egress(now.to_engine(), &mut port, sockets);
             port.sent
@@ -158,29 +162,39 @@ impl Engine {
         now: Instant,
         connection: &Connection,
     ) -> Result<Option<Instant>, Fault> {
-        self.contain(|interface| interface.poll_at(now.to_engine(), &connection.sockets))
+        self.contain(connection.mtu, |interface| interface.poll_at(now.to_engine(), &connection.sockets))
             .map(|deadline| deadline.map(Instant::from_engine))
     }
 
-    /// The engine draws initial sequence numbers from a weak generator; a strong seed per connection makes each of them as
-    /// unpredictable as our own.
-    fn reseed(&mut self) {
-        self.interface = fresh_interface(self.mtu, self.random.next_u64());
+    /// Makes the interface for `mtu` anew. The engine draws initial sequence numbers from a weak generator in it; a seed chosen for
+    /// each connection makes it draw the one that we want.
+    fn replace_interface(&mut self, mtu: usize, seed: u64) -> &mut Interface {
+        self.interfaces.retain(|(of, _)| *of != mtu);
+        if self.interfaces.len() >= INTERFACES_MAX {
+            self.interfaces.remove(0);
+        }
+        let (_, interface) = self.interfaces.push_mut((mtu, fresh_interface(mtu, seed)));
+        interface
     }
 
-    fn contain<R>(&mut self, enter: impl FnOnce(&mut Interface) -> R) -> Result<R, Fault> {
+    fn contain<R>(&mut self, mtu: usize, enter: impl FnOnce(&mut Interface) -> R) -> Result<R, Fault> {
+        let seed = self.random.next_u64();
+        let interface = match self.interfaces.iter().position(|(of, _)| *of == mtu) {
+            Some(index) => &mut self.interfaces[index].1,
+            None => self.replace_interface(mtu, seed),
+        };
         // Unwind safety: after a panic neither the interface (made anew here) nor the connection (dropped by the
         // caller) is looked at again, and `Transmit::consume` lets no panic cross the device.
-        let result = catch_unwind(AssertUnwindSafe(|| enter(&mut self.interface)));
+        let result = catch_unwind(AssertUnwindSafe(|| enter(interface)));
         result.map_err(|_| {
-            self.reseed();
+            self.replace_interface(mtu, seed);
             Fault
         })
     }
 }
 
 impl Connection {
-    fn new(tuple: Tuple) -> Connection {
+    fn new(tuple: Tuple, mtu: usize) -> Connection {
         // Fresh for each connection: a socket that is opened again keeps estimates of its last peer.
         let mut socket =
             Socket::new(SocketBuffer::new(vec![0; RECEIVE_BUFFER]), SocketBuffer::new(vec![0; SEND_BUFFER]));
@@ -188,10 +202,10 @@ impl Connection {
         // One ACK per batch is what the caller's polling amounts to; a delay would hold back the ACK of a merged frame.
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
-        socket.set_hop_limit(Some(ipv4::TTL));
+        socket.set_hop_limit(Some(ip::TTL));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Connection { sockets, handle, guard: Guard::default(), tuple }
+        Connection { sockets, handle, guard: Guard::default(), tuple, mtu }
     }
 
     fn socket(&self) -> &Socket<'static> {
@@ -264,6 +278,16 @@ impl Connection {
         taken
     }
 
+    /// Lowers the size of packets towards the peer; what is retransmitted is cut anew.
+    pub(crate) fn lower_mtu(&mut self, mtu: usize) {
+        self.mtu = self.mtu.min(mtu);
+    }
+
+    /// Whether small segments wait for nothing.
+    pub(crate) fn set_nodelay(&mut self, nodelay: bool) {
+        self.socket_mut().set_nagle_enabled(!nodelay);
+    }
+
     /// FIN after what is buffered.
     pub(crate) fn finish(&mut self) {
         self.socket_mut().close();
@@ -286,8 +310,8 @@ impl Connection {
     }
 }
 
-fn endpoint((address, port): (core::net::Ipv4Addr, u16)) -> IpEndpoint {
-    IpEndpoint::new(IpAddress::Ipv4(address), port)
+fn endpoint((address, port): (core::net::IpAddr, u16)) -> IpEndpoint {
+    IpEndpoint::new(ip::wire(address), port)
 }
 
 fn fresh_interface(mtu: usize, seed: u64) -> Interface {
@@ -304,12 +328,18 @@ fn fresh_interface(mtu: usize, seed: u64) -> Interface {
 /// Copies `packet` with only `keep` octets of payload and without its FIN. Checksums are left alone: the engine does not look.
 fn without_fin(packet: &[u8], keep: usize) -> Vec<u8> {
     let mut copy = packet.to_vec();
-    let header_len = usize::from(Ipv4Packet::new_unchecked(packet).header_len());
+    let v6 = packet[0] >> 4 == 6;
+    let header_len =
+        if v6 { ip::IPV6_HEADER_LEN } else { usize::from(Ipv4Packet::new_unchecked(packet).header_len()) };
     let tcp_header_len = usize::from(TcpPacket::new_unchecked(&packet[header_len..]).header_len());
     TcpPacket::new_unchecked(&mut copy[header_len..]).set_fin(false);
     copy.truncate(header_len + tcp_header_len + keep);
     let total_len = copy.len() as u16;
-    Ipv4Packet::new_unchecked(&mut copy[..]).set_total_len(total_len);
+    if v6 {
+        Ipv6Packet::new_unchecked(&mut copy[..]).set_payload_len(total_len - ip::IPV6_HEADER_LEN as u16);
+    } else {
+        Ipv4Packet::new_unchecked(&mut copy[..]).set_total_len(total_len);
+    }
     copy
 }
 

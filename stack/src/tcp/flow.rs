@@ -16,6 +16,10 @@ use crate::timers::Armed;
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(120);
 /// How long a connection without an owner may take to finish closing: Linux's `tcp_fin_timeout`.
 pub(crate) const LINGER: Duration = Duration::from_secs(60);
+/// Between two keepalives that nobody answered, and how many of them: a dead peer is found 90 seconds after the idle time began to
+/// count, before the network on the way (GCE: 10 minutes) forgets the connection.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVES_MAX: u8 = 9;
 /// The engine discards unread data when its TIME-WAIT ends, 10 seconds after it began; it is not driven beyond this.
 const TIME_WAIT_DRIVEN: Duration = Duration::from_millis(9_900);
 
@@ -94,6 +98,14 @@ pub(crate) enum Stage {
     Released,
 }
 
+/// Asking an idle peer whether it is there (RFC 9293, 3.8.4).
+struct Keepalive {
+    idle: Option<Duration>,
+    /// How many have been sent since the peer was heard.
+    sent: u8,
+    last: Instant,
+}
+
 pub(crate) struct Flow {
     pub(crate) tuple: Tuple,
     /// `None` once there is nothing left to drive or to read.
@@ -116,6 +128,9 @@ pub(crate) struct Flow {
     pub(crate) armed: Armed,
     /// When the handshake of a listener's flow, or the closing of a released one, has taken too long.
     pub(crate) expires: Option<Instant>,
+    /// How long the flow may take to finish closing once it is released.
+    pub(crate) linger: Duration,
+    keepalive: Keepalive,
     last_heard: Instant,
     waiting_since: Option<Instant>,
     time_wait_since: Option<Instant>,
@@ -124,7 +139,12 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    pub(crate) fn new(connection: Connection, stage: Stage, now: Instant) -> Flow {
+    pub(crate) fn new(
+        connection: Connection,
+        stage: Stage,
+        keepalive: Option<Duration>,
+        now: Instant,
+    ) -> Flow {
         Flow {
             tuple: connection.tuple(),
             connection: Some(connection),
@@ -139,6 +159,8 @@ impl Flow {
             queued_time_wait: false,
             armed: Armed::default(),
             expires: None,
+            linger: LINGER,
+            keepalive: Keepalive { idle: keepalive, sent: 0, last: now },
             last_heard: now,
             waiting_since: None,
             time_wait_since: None,
@@ -152,6 +174,34 @@ impl Flow {
 
     pub(crate) fn heard(&mut self, now: Instant) {
         self.last_heard = now;
+        self.keepalive.sent = 0;
+    }
+
+    pub(crate) fn set_keepalive(&mut self, idle: Option<Duration>) {
+        self.keepalive.idle = idle;
+        self.keepalive.sent = 0;
+    }
+
+    /// When the next keepalive is due, or has been given up: only while nothing else would find out about a dead peer.
+    pub(crate) fn keepalive_due(&self) -> Option<Instant> {
+        let idle = self.keepalive.idle?;
+        let connection = self.connection.as_ref().filter(|connection| connection.unacknowledged() == 0)?;
+        let open = matches!(connection.state(), State::Established | State::CloseWait | State::FinWait2);
+        let due = match self.keepalive.sent {
+            0 => self.last_heard + idle,
+            _ => self.keepalive.last + KEEPALIVE_INTERVAL,
+        };
+        (open && self.outcome.is_none()).then_some(due)
+    }
+
+    pub(crate) fn keepalive_sent(&mut self, now: Instant) {
+        self.keepalive.sent += 1;
+        self.keepalive.last = now;
+    }
+
+    /// Whether the peer has left every keepalive unanswered.
+    pub(crate) fn is_keepalive_exhausted(&self, now: Instant) -> bool {
+        self.keepalive.sent >= KEEPALIVES_MAX && self.keepalive_due().is_some_and(|due| now >= due)
     }
 
     /// Draws the conclusions from a change of the engine's state since `before`; `reset` if a RST was the cause.

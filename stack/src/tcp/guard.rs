@@ -8,14 +8,15 @@
 //! * sequence numbers far outside any window, whose distances overflow in the engine (it panics);
 //! * acknowledgements of octets that were never sent (RFC 9293, 3.10.7.4);
 //! * anything that arrives before our SYN has left (the engine panics);
-//! * resets that do not hit the next expected octet exactly: they get a challenge (RFC 5961, 3.2).
+//! * resets that do not hit the next expected octet exactly: they get a challenge (RFC 5961, 3.2);
+//! * a SYN on a connection whose handshake is over: it gets a challenge too (RFC 5961, 4.2).
 //!
 //! On the way out it mends one thing: the sequence number of a bare ACK during a retransmission.
 
-use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket, TcpSeqNumber};
+use smoltcp::wire::{IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber};
 
 use super::segment::Segment;
-use crate::ipv4;
+use crate::ip;
 
 /// How far ahead of the next expected octet a segment may begin. No window that we announce is larger than 64 KiB.
 const AHEAD_MAX: i32 = 1 << 17;
@@ -59,7 +60,7 @@ fn distance(to: u32, from: u32) -> i32 {
 }
 
 impl Guard {
-    /// Takes note of a segment that the engine sent, as an IPv4 packet, and mends it where the engine errs.
+    /// Takes note of a segment that the engine sent, as an IP packet, and mends it where the engine errs.
     pub(crate) fn sent(&mut self, packet: &mut [u8]) {
         self.mend(packet);
         self.observe(packet);
@@ -76,9 +77,15 @@ impl Guard {
         if !bare || distance(segment.seq, highest) >= 0 {
             return;
         }
-        let ip = Ipv4Packet::new_unchecked(&packet[..]);
-        let (source, destination) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
-        let mut tcp = TcpPacket::new_unchecked(&mut packet[ipv4::HEADER_LEN..]);
+        let header_len = ip::own_header_len(packet);
+        let (source, destination): (IpAddress, IpAddress) = if header_len == ip::IPV6_HEADER_LEN {
+            let header = Ipv6Packet::new_unchecked(&packet[..]);
+            (header.src_addr().into(), header.dst_addr().into())
+        } else {
+            let header = Ipv4Packet::new_unchecked(&packet[..]);
+            (header.src_addr().into(), header.dst_addr().into())
+        };
+        let mut tcp = TcpPacket::new_unchecked(&mut packet[header_len..]);
         tcp.set_seq_number(TcpSeqNumber(highest as i32));
         tcp.fill_checksum(&source, &destination);
     }
@@ -144,8 +151,9 @@ impl Guard {
         u16::try_from(distance(self.receive_edge, next).max(0)).unwrap_or(u16::MAX)
     }
 
-    /// Judges a segment for a connection that is not listening. `queued` is what waits for the owner.
-    pub(crate) fn judge(&mut self, segment: &Segment, queued: usize) -> Verdict {
+    /// Judges a segment for a connection that is not listening. `queued` is what waits for the owner; `established` says that the
+    /// handshake is over.
+    pub(crate) fn judge(&mut self, segment: &Segment, queued: usize, established: bool) -> Verdict {
         let Some(send_highest) = self.send_highest else { return Verdict::DropEarly };
         if segment.ack.is_some_and(|ack| distance(ack, send_highest) > 0)
             && !segment.rst
@@ -155,6 +163,11 @@ impl Guard {
         }
         // Before the peer's SYN there is no window; the engine accepts nothing but an exact answer to our SYN.
         let Some(next) = self.receive_next(queued) else { return Verdict::Pass };
+        // RFC 5961, 4.2 (RFC 9293, 3.10.7.4): whatever its number. A peer that restarted answers the challenge with a reset that
+        // hits exactly; nobody else can.
+        if segment.syn && established {
+            return Verdict::Challenge;
+        }
         let ahead = distance(segment.seq, next);
         if !(BEHIND_MAX..=AHEAD_MAX).contains(&ahead) {
             return Verdict::DropSequence;

@@ -3,7 +3,7 @@
 //! A SYN that finds the table or the backlog full is dropped in silence: an honest peer sends it again, and an answer would help
 //! only a flood.
 
-use core::net::{Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::time::Duration;
 use std::collections::VecDeque;
 
@@ -22,6 +22,20 @@ use crate::time::Instant;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(16);
 /// The longest backlog a caller may ask for: Linux's `somaxconn` before it was raised, and an eighth of the flows.
 pub(crate) const BACKLOG_MAX: usize = 128;
+
+/// Where a SYN came from, for the bound on each source: an IPv4 address, or the /64 that an IPv6 host can choose from at will.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Source(u64);
+
+impl Source {
+    fn of(address: IpAddr) -> Source {
+        Source(match address {
+            IpAddr::V4(address) => address.to_bits().into(),
+            // Global prefixes never have zeros in front, so the two kinds cannot meet.
+            IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+        })
+    }
+}
 
 pub(crate) struct Listener {
     pub(crate) port: u16,
@@ -87,10 +101,12 @@ impl Tcp {
         let ids: Vec<u64> = self.flows.iter().filter(|(_, flow)| concerned(flow)).map(|(id, _)| id).collect();
         for flow_id in ids {
             if let Some(flow) = self.flows.get_mut(flow_id) {
-                if matches!(flow.stage, Stage::Handshake { .. }) {
-                    self.pending -= 1;
-                }
+                let handshake = matches!(flow.stage, Stage::Handshake { .. });
                 flow.stage = Stage::Released;
+                let tuple = flow.tuple;
+                if handshake {
+                    self.pending_over(id.0, &tuple);
+                }
             }
             self.abort_as(flow_id, Outcome::Aborted);
             self.settle(flow_id, network);
@@ -110,8 +126,14 @@ impl Tcp {
             network.counters.drop_tcp_backlog_full += 1;
             return None;
         }
+        let source = Source::of(tuple.remote.0);
+        let from_source = self.pending_by_source.get(&source).copied().unwrap_or(0);
         if listener.pending >= self.limits.pending_per_listener || self.pending >= self.limits.pending {
             network.counters.drop_tcp_pending_full += 1;
+            return None;
+        }
+        if from_source >= self.limits.pending_per_source {
+            network.counters.drop_tcp_pending_source += 1;
             return None;
         }
         if !self.has_room() {
@@ -119,18 +141,21 @@ impl Tcp {
             return None;
         }
         let listener = self.listeners.get_mut(listener_id)?;
-        let Ok(connection) = self.engine.listen(tuple) else {
+        let (mtu, initial) = (network.mtu_for(tuple.remote.0), self.sequence.initial(now, &tuple));
+        let Ok(connection) = self.engine.listen(tuple, mtu, initial) else {
             network.counters.tcp_engine_faults += 1;
             return None;
         };
+        let keepalive = self.limits.keepalive;
         let stage = Stage::Handshake { listener: listener_id };
         let id = self.flows.insert_with(|_| {
-            let mut flow = Flow::new(connection, stage, now);
+            let mut flow = Flow::new(connection, stage, keepalive, now);
             flow.expires = Some(now + HANDSHAKE_MAX);
             flow
         })?;
         listener.pending += 1;
         self.pending += 1;
+        self.pending_by_source.insert(source, from_source + 1);
         self.by_tuple.insert(tuple, id);
         Some(id)
     }
@@ -147,11 +172,26 @@ impl Tcp {
         }
         flow.stage = Stage::Backlog { listener: listener_id };
         flow.expires = None;
+        let tuple = flow.tuple;
+        self.pending_over(listener_id, &tuple);
+        if let Some(listener) = self.listeners.get_mut(listener_id) {
+            listener.accepted.push_back(id);
+            network.events.push(Ready::Listener(ListenerId(listener_id)));
+        }
+    }
+
+    /// A handshake is over, one way or the other.
+    pub(super) fn pending_over(&mut self, listener_id: u64, tuple: &Tuple) {
         self.pending -= 1;
         if let Some(listener) = self.listeners.get_mut(listener_id) {
             listener.pending -= 1;
-            listener.accepted.push_back(id);
-            network.events.push(Ready::Listener(ListenerId(listener_id)));
+        }
+        let source = Source::of(tuple.remote.0);
+        if let Some(count) = self.pending_by_source.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.pending_by_source.remove(&source);
+            }
         }
     }
 }

@@ -1,12 +1,12 @@
 //! TCP segments outside the engine: reading what came in, and writing the few that are sent without a connection.
 
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{IpAddress, IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
+use smoltcp::wire::{IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
 
 use crate::egress::Egress;
-use crate::ipv4;
+use crate::ip;
 use crate::network::Network;
 use crate::time::Instant;
 
@@ -28,9 +28,9 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Reads and verifies a segment; `None` if it is malformed or its checksum is wrong.
-    pub(crate) fn parse(packet: &ipv4::Packet<'_>) -> Option<Segment> {
+    pub(crate) fn parse(packet: &ip::Packet<'_>) -> Option<Segment> {
         let tcp = TcpPacket::new_checked(packet.payload).ok()?;
-        if !tcp.verify_checksum(&IpAddress::Ipv4(packet.source), &IpAddress::Ipv4(packet.destination)) {
+        if !tcp.verify_checksum(&ip::wire(packet.source), &ip::wire(packet.destination)) {
             return None;
         }
         let contradictory = u8::from(tcp.syn()) + u8::from(tcp.fin()) + u8::from(tcp.rst()) > 1;
@@ -40,9 +40,9 @@ impl Segment {
         Some(Segment::from_wire(&tcp))
     }
 
-    /// Reads a segment that the engine wrote into an IPv4 packet without options.
+    /// Reads a segment that the engine wrote into an IP packet without options.
     pub(crate) fn parse_own(packet: &[u8]) -> Option<(Segment, u16)> {
-        let tcp = TcpPacket::new_checked(packet.get(ipv4::HEADER_LEN..)?).ok()?;
+        let tcp = TcpPacket::new_checked(packet.get(ip::own_header_len(packet)..)?).ok()?;
         Some((Segment::from_wire(&tcp), tcp.window_len()))
     }
 
@@ -68,8 +68,8 @@ impl Segment {
 /// Both ends of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Tuple {
-    pub(crate) local: (Ipv4Addr, u16),
-    pub(crate) remote: (Ipv4Addr, u16),
+    pub(crate) local: (IpAddr, u16),
+    pub(crate) remote: (IpAddr, u16),
 }
 
 /// What a bare segment says.
@@ -79,6 +79,8 @@ pub(crate) enum Bare {
     Reset { seq: u32, ack: Option<u32> },
     /// The acknowledgement that asks a peer to prove that it meant it (RFC 5961).
     Challenge { seq: u32, ack: u32, window: u16 },
+    /// The octet before the next one, which a living peer acknowledges (RFC 9293, 3.8.4).
+    Keepalive { seq: u32, ack: u32, window: u16 },
 }
 
 impl Bare {
@@ -94,7 +96,9 @@ impl Bare {
     pub(crate) fn send<E: Egress>(self, now: Instant, network: &mut Network, egress: &mut E, tuple: &Tuple) {
         let (control, seq, ack, window_len) = match self {
             Bare::Reset { seq, ack } => (TcpControl::Rst, seq, ack, 0),
-            Bare::Challenge { seq, ack, window } => (TcpControl::None, seq, Some(ack), window),
+            Bare::Challenge { seq, ack, window } | Bare::Keepalive { seq, ack, window } => {
+                (TcpControl::None, seq, Some(ack), window)
+            }
         };
         let repr = TcpRepr {
             src_port: tuple.local.1,
@@ -111,12 +115,14 @@ impl Bare {
             payload: &[],
         };
         let (source, destination) = (tuple.local.0, tuple.remote.0);
-        network.send_packet(now, egress, destination, ipv4::HEADER_LEN + HEADER_LEN, |buffer| {
-            ipv4::emit_header(buffer, source, destination, IpProtocol::Tcp, ipv4::TTL);
+        let header = ip::Header::new(source, destination, IpProtocol::Tcp);
+        let header_len = ip::header_len(destination);
+        network.send_packet(now, egress, destination, header_len + HEADER_LEN, |buffer| {
+            ip::emit_header(buffer, &header);
             repr.emit(
-                &mut TcpPacket::new_unchecked(&mut buffer[ipv4::HEADER_LEN..]),
-                &IpAddress::Ipv4(source),
-                &IpAddress::Ipv4(destination),
+                &mut TcpPacket::new_unchecked(&mut buffer[header_len..]),
+                &ip::wire(source),
+                &ip::wire(destination),
                 &ChecksumCapabilities::default(),
             );
             true

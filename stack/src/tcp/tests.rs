@@ -9,6 +9,7 @@ use super::engine::{Engine, Fault};
 use super::segment::{Segment, Tuple};
 use super::{FlowSink, Outcome};
 use crate::counters::Counters;
+use crate::ip::Parsed;
 use crate::support::{A, B, Scripted, read, tcp, write};
 use crate::{FlowId, ipv4};
 
@@ -94,18 +95,19 @@ fn engine_without_guard_takes_truncated_data_for_the_end() {
 
 #[test]
 fn engine_syn_before_our_syn_left_panics_without_guard_and_is_dropped_with_it() {
-    let tuple = Tuple { local: (A, 5000), remote: (B, 80) };
+    let tuple = Tuple { local: (A.into(), 5000), remote: (B.into(), 80) };
     let frame = tcp((80, 5000), TcpControl::Syn, 1, None, &[]);
-    let packet = ipv4::parse(&frame[14..], &mut Counters::default()).unwrap();
+    let parsed = ipv4::parse(&frame[14..], &mut Counters::default());
+    let Some(Parsed::Whole(packet)) = parsed else { panic!("not a packet") };
     let segment = Segment::parse(&packet).unwrap();
     for guarded in [false, true] {
         let mut peer = Scripted::new();
         peer.queue.room = 0;
-        let (now, mut engine) = (peer.now, Engine::new(1500, crate::random::Random::new(&[1; 32])));
+        let (now, mut engine) = (peer.now, Engine::new(crate::random::Random::new(&[1; 32])));
         engine.guarded = guarded;
-        let mut connection = engine.connect(tuple).unwrap();
+        let mut connection = engine.connect(tuple, 1500, 7).unwrap();
         let network = peer.stack.network_mut();
-        let mut sink = FlowSink { now, destination: B, network, egress: &mut peer.queue };
+        let mut sink = FlowSink { now, destination: B.into(), network, egress: &mut peer.queue };
         engine.ingress(now, &mut connection, (packet.whole, &segment), &mut sink).unwrap();
         // The first egress only starts the engine's clock.
         let sent = engine.egress(now, &mut connection, &mut sink);

@@ -130,7 +130,7 @@ fn neighbor_table_full_evicts_the_unanswered_first() {
         send(&mut peer, host);
     }
     let known: Vec<_> = peer.stack.neighbors().filter(|neighbor| neighbor.mac.is_some()).collect();
-    assert_eq!((peer.stack.neighbors().count(), known.len(), known[0].address), (2, 1, B));
+    assert_eq!((peer.stack.neighbors().count(), known.len(), known[0].address), (2, 1, IpAddr::V4(B)));
 }
 
 #[test]
@@ -256,8 +256,8 @@ fn udp_misuse_is_refused_by_name() {
     let mut peer = Scripted::new();
     let (socket, _) = peer.stack.udp_bind(Some(9)).unwrap();
     assert_eq!(peer.stack.udp_bind(Some(9)), Err(Error::AddrInUse { port: 9 }));
-    let too_long = peer.stack.udp_send(peer.now, socket, (B, 1).into(), None, &[0; 1473], &mut peer.queue);
-    assert_eq!(too_long, Err(Error::MessageTooLong { len: 1473, max: 1472 }));
+    let too_long = peer.stack.udp_send(peer.now, socket, (B, 1).into(), None, &[0; 65_508], &mut peer.queue);
+    assert_eq!(too_long, Err(Error::MessageTooLong { len: 65_508, max: 65_507 }));
     let nowhere = SocketAddr::from((Ipv4Addr::new(8, 8, 8, 8), 1));
     let unreachable = peer.stack.udp_send(peer.now, socket, nowhere, None, b"", &mut peer.queue);
     assert_eq!(unreachable, Err(Error::Unreachable { to: nowhere }));

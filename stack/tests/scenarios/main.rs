@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test's helper a failure is the test's failure")]
 
 mod dhcp;
+mod hairpin;
 mod hostile;
+mod ipv6;
 mod limits;
 mod link;
 mod support;

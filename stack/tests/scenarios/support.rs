@@ -1,15 +1,18 @@
 //! What the scenarios share: two stacks on a wire in virtual time, and a peer made of hand-written frames.
 
-use core::net::{Ipv4Addr, SocketAddr};
+use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use netd_stack::{Addressing, Config, Counters, Egress, FlowId, Instant, Limits, Ready, Stack, Static};
+use netd_stack::{
+    Addressing, Config, ConflictDetection, Counters, Egress, FlowId, Instant, Ipv6Addressing, Limits,
+    Options, Ready, Stack, Static,
+};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Packet,
-    IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket,
-    UdpRepr,
+    Icmpv6Packet, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpControl, TcpPacket,
+    TcpRepr, TcpSeqNumber, UdpPacket, UdpRepr,
 };
 
 pub(crate) const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -64,6 +67,16 @@ pub(crate) fn config(mac: [u8; 6], address: Ipv4Addr) -> Config {
     }
 }
 
+/// Nothing that speaks by itself: most scenarios count frames.
+pub(crate) fn quiet() -> Options {
+    Options { ipv6: Ipv6Addressing::Off, conflicts: ConflictDetection::Off, ..Options::default() }
+}
+
+/// IPv6 by itself, but no probes for IPv4.
+pub(crate) fn with_ipv6() -> Options {
+    Options { conflicts: ConflictDetection::Off, ..Options::default() }
+}
+
 /// A small generator for the tests' own dice (splitmix64).
 pub(crate) struct Dice(pub(crate) u64);
 
@@ -110,10 +123,19 @@ impl Wire {
     }
 
     pub(crate) fn with(a: Config, b: Config, impairment: Impairment, seed: u64) -> Wire {
+        Wire::with_options((a, quiet()), (b, quiet()), impairment, seed)
+    }
+
+    pub(crate) fn with_options(
+        a: (Config, Options),
+        b: (Config, Options),
+        impairment: Impairment,
+        seed: u64,
+    ) -> Wire {
         let now = Instant::from_micros(1_000_000);
         Wire {
             now,
-            stacks: [Stack::new(a, now).unwrap(), Stack::new(b, now).unwrap()],
+            stacks: [a, b].map(|(config, options)| Stack::with_options(config, options, now).unwrap()),
             queues: [Queue::new(), Queue::new()],
             in_flight: BTreeMap::new(),
             order: 0,
@@ -245,8 +267,12 @@ impl Scripted {
     }
 
     pub(crate) fn with(config: Config) -> Scripted {
+        Scripted::with_options(config, quiet())
+    }
+
+    pub(crate) fn with_options(config: Config, options: Options) -> Scripted {
         let now = Instant::from_micros(1_000_000);
-        Scripted { now, stack: Stack::new(config, now).unwrap(), queue: Queue::new() }
+        Scripted { now, stack: Stack::with_options(config, options, now).unwrap(), queue: Queue::new() }
     }
 
     /// A connection that is being opened to a port of B; B's hardware address is known and the SYN has left. Returns it, our port
@@ -477,4 +503,64 @@ pub(crate) fn parse_tcp(frame: &[u8]) -> Option<Seen> {
         window: repr.window_len,
         payload: repr.payload.to_vec(),
     })
+}
+
+/// An IPv6 packet in a frame from B's hardware address, to A's or the group's.
+pub(crate) fn ip6(
+    (source, destination): (Ipv6Addr, Ipv6Addr),
+    (protocol, hop_limit): (IpProtocol, u8),
+    payload: &[u8],
+) -> Vec<u8> {
+    let [.., a, b, c, d] = destination.octets();
+    let to = if destination.is_multicast() { [0x33, 0x33, a, b, c, d] } else { MAC_A };
+    let mut frame = ethernet(MAC_B, to, EthernetProtocol::Ipv6, 40 + payload.len());
+    let repr = Ipv6Repr {
+        src_addr: source,
+        dst_addr: destination,
+        next_header: protocol,
+        payload_len: payload.len(),
+        hop_limit,
+    };
+    repr.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
+    frame[54..].copy_from_slice(payload);
+    frame
+}
+
+/// An ICMPv6 message: type, code, and everything behind the checksum.
+pub(crate) fn icmp6(
+    (source, destination): (Ipv6Addr, Ipv6Addr),
+    hop_limit: u8,
+    (message_type, code): (u8, u8),
+    body: &[u8],
+) -> Vec<u8> {
+    let mut message = vec![message_type, code, 0, 0];
+    message.extend(body);
+    Icmpv6Packet::new_unchecked(&mut message[..]).fill_checksum(&source, &destination);
+    ip6((source, destination), (IpProtocol::Icmpv6, hop_limit), &message)
+}
+
+/// The IPv6 packets among `frames`, each with its destination hardware address.
+pub(crate) fn ip6_packets(frames: &[Vec<u8>]) -> Vec<([u8; 6], Vec<u8>)> {
+    let ethernet = frames.iter().map(|frame| EthernetFrame::new_checked(&frame[..]).unwrap());
+    let of_v6 = ethernet.filter(|ethernet| ethernet.ethertype() == EthernetProtocol::Ipv6);
+    of_v6.map(|ethernet| (ethernet.dst_addr().0, ethernet.payload().to_vec())).collect()
+}
+
+/// The ICMPv6 messages of this type among `frames`, without extension headers in front: destination and message.
+pub(crate) fn icmp6_messages(frames: &[Vec<u8>], message_type: u8) -> Vec<(Ipv6Addr, Vec<u8>)> {
+    let mut messages = Vec::new();
+    for (_, bytes) in ip6_packets(frames) {
+        let packet = Ipv6Packet::new_checked(&bytes[..]).unwrap();
+        let at = if packet.next_header() == IpProtocol::HopByHop { 48 } else { 40 };
+        let icmp = packet.next_header() == IpProtocol::Icmpv6 || at == 48;
+        if icmp && bytes[at] == message_type {
+            let message = Icmpv6Packet::new_checked(&bytes[at..]).unwrap();
+            assert!(
+                message.verify_checksum(&packet.src_addr(), &packet.dst_addr()),
+                "we sent a wrong checksum"
+            );
+            messages.push((packet.dst_addr(), bytes[at..].to_vec()));
+        }
+    }
+    messages
 }

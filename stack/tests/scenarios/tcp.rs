@@ -1,10 +1,10 @@
 //! Connections between two stacks, and against a scripted peer.
 
-use core::net::SocketAddr;
+use core::net::{Ipv4Addr, SocketAddr};
 use core::time::Duration;
 
 use netd_stack::{Error, FlowState, Limits, Outcome, Ready};
-use smoltcp::wire::TcpControl;
+use smoltcp::wire::{IpProtocol, TcpControl, TcpPacket};
 
 use crate::support::*;
 
@@ -247,7 +247,9 @@ fn listener_syn_flood_is_bounded_and_expires() {
     for port in 2000..3000 {
         peer.segment((port, 80), TcpControl::Syn, 5, None, &[]);
     }
-    assert_eq!(peer.stack.sockets().count(), 1 + Limits::default().pending_per_listener);
+    // All from one source: its own bound is met first.
+    assert_eq!(peer.stack.sockets().count(), 1 + Limits::default().pending_per_source);
+    assert!(peer.stack.counters().drop_tcp_pending_source > 900);
     assert_eq!(peer.stack.counters().tcp_resets_sent, 0);
     peer.advance(Duration::from_secs(30));
     assert_eq!(peer.stack.sockets().count(), 1, "half-open connections outlive their time");
@@ -438,6 +440,29 @@ fn established_icmp_unreachable_is_transient() {
 }
 
 #[test]
+fn established_packet_too_big_lowers_the_segment_size() {
+    let mut peer = Scripted::new();
+    let (flow, _, ours) = peer.accepted();
+    write(&mut peer.stack, flow, &[1; 4000]);
+    peer.poll();
+    assert_eq!(peer.segments()[0].payload.len(), 1460);
+    let needs = |mtu: u16, seq: u32| {
+        let mut frame = icmp_error(4, 80, 4000, seq);
+        frame[40..42].copy_from_slice(&mtu.to_be_bytes());
+        let mut packet = smoltcp::wire::Icmpv4Packet::new_unchecked(&mut frame[34..]);
+        packet.fill_checksum();
+        frame
+    };
+    // Not about anything in flight; smaller than any link.
+    peer.frame(&needs(1000, ours.wrapping_sub(5000)));
+    peer.frame(&needs(100, ours));
+    assert_eq!(peer.stack.counters().tcp_path_mtu_lowered, 0);
+    peer.frame(&needs(1000, ours));
+    peer.advance(Duration::from_secs(2));
+    assert_eq!(peer.segments()[0].payload.len(), 960);
+}
+
+#[test]
 fn closed_port_resets_are_rate_limited() {
     let mut peer = Scripted::new();
     for port in 1000..2000 {
@@ -504,8 +529,9 @@ fn connect_nonsense_is_refused_by_name() {
     assert!(matches!(connect("10.0.0.2:0"), Err(Error::InvalidInput { .. })));
     assert!(matches!(connect("10.0.0.255:80"), Err(Error::InvalidInput { .. })));
     assert!(matches!(connect("224.0.0.1:80"), Err(Error::InvalidInput { .. })));
-    assert!(matches!(connect("10.0.0.1:80"), Err(Error::Unsupported { .. })));
-    assert!(matches!(connect("[2001:db8::1]:80"), Err(Error::Unsupported { .. })));
+    assert!(matches!(connect("127.0.0.1:80"), Err(Error::Unsupported { .. })));
+    assert!(matches!(connect("[::1]:80"), Err(Error::Unsupported { .. })));
+    assert!(matches!(connect("[2001:db8::1]:80"), Err(Error::Unreachable { .. })));
     assert!(matches!(connect("8.8.8.8:80"), Err(Error::Unreachable { .. })));
 }
 
@@ -538,4 +564,191 @@ fn device_gone_ends_everything() {
     assert_eq!(wire.stacks[0].tcp_connect(now, SocketAddr::from((B, 80))), Err(Error::DeviceUnavailable));
     assert_eq!(wire.stacks[0].udp_bind(None), Err(Error::DeviceUnavailable));
     assert!(std::iter::from_fn(|| wire.stacks[0].next_ready()).any(|ready| ready == Ready::Flow(client)));
+}
+
+/// A SYN from another host, by way of B.
+fn syn_from(host: u8, port: u16) -> Vec<u8> {
+    let source = Ipv4Addr::new(10, 0, 0, host);
+    let mut packet = tcp((port, 80), TcpControl::Syn, 5, None, &[])[34..].to_vec();
+    let (source_wire, destination) = (source.into(), A.into());
+    TcpPacket::new_unchecked(&mut packet[..]).fill_checksum(&source_wire, &destination);
+    ip(source, A, IpProtocol::Tcp, &packet)
+}
+
+#[test]
+fn listener_syn_flood_from_many_sources_is_bounded_per_listener() {
+    let mut peer = Scripted::new();
+    let (_listener, _) = peer.stack.tcp_listen(Some(80), 100).unwrap();
+    for host in 10..30 {
+        for port in 2000..2010 {
+            peer.frame(&syn_from(host, port));
+        }
+    }
+    assert_eq!(peer.stack.sockets().count(), 1 + Limits::default().pending_per_listener);
+    assert!(peer.stack.counters().drop_tcp_pending_full > 0);
+}
+
+#[test]
+fn listener_source_over_its_bound_does_not_keep_another_out() {
+    let mut peer = Scripted::new();
+    let (_listener, _) = peer.stack.tcp_listen(Some(80), 100).unwrap();
+    for port in 2000..2100 {
+        peer.segment((port, 80), TcpControl::Syn, 5, None, &[]);
+    }
+    let before = peer.stack.sockets().count();
+    peer.frame(&syn_from(9, 2000));
+    assert_eq!(peer.stack.sockets().count(), before + 1);
+    // What has expired counts no longer.
+    peer.advance(Duration::from_secs(30));
+    peer.segment((2500, 80), TcpControl::Syn, 5, None, &[]);
+    assert_eq!(peer.stack.sockets().count(), 2);
+}
+
+#[test]
+fn established_bare_syn_is_challenged() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    for at in [seq, seq.wrapping_add(10), seq.wrapping_sub(1_000_000)] {
+        peer.segment((4000, 80), TcpControl::Syn, at, None, &[]);
+        let challenge = peer.segments().pop().unwrap();
+        assert_eq!((challenge.control, challenge.seq, challenge.ack), (TcpControl::None, ours, Some(seq)));
+    }
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().closed, None);
+    assert_eq!(peer.stack.counters().tcp_challenges_sent, 3);
+    // The peer that restarted says so with a reset that hits exactly.
+    peer.segment((4000, 80), TcpControl::Rst, seq, None, &[]);
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().closed, Some(Outcome::ConnectionReset));
+}
+
+#[test]
+fn time_wait_of_owned_flow_gives_way_and_keeps_what_is_unread() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    peer.stack.tcp_finish(flow).unwrap();
+    peer.poll();
+    peer.segment((4000, 80), TcpControl::None, seq, Some(ours.wrapping_add(1)), &[]);
+    peer.segment((4000, 80), TcpControl::Fin, seq, Some(ours.wrapping_add(1)), b"unread");
+    peer.poll();
+    let (listener, _) = peer.stack.tcp_listen(Some(80), 8).unwrap();
+    // An old duplicate does not open anything.
+    peer.queue.take();
+    peer.segment((4000, 80), TcpControl::Syn, seq, None, &[]);
+    assert!(peer.segments().iter().all(|seen| seen.control == TcpControl::None));
+    peer.segment((4000, 80), TcpControl::Syn, seq.wrapping_add(100_000), None, &[]);
+    peer.poll();
+    let answer = peer.segments().pop().unwrap();
+    assert_eq!((answer.control, answer.ack), (TcpControl::Syn, Some(seq.wrapping_add(100_001))));
+    let next = Some(answer.seq.wrapping_add(1));
+    peer.segment((4000, 80), TcpControl::None, seq.wrapping_add(100_001), next, b"new");
+    let newer = peer.stack.tcp_accept(listener).unwrap().unwrap();
+    let mut data = Vec::new();
+    read(&mut peer.stack, newer, &mut data);
+    read(&mut peer.stack, flow, &mut data);
+    assert_eq!(data, b"newunread");
+    assert_eq!(peer.stack.counters().tcp_time_wait_reused, 1);
+}
+
+#[test]
+fn idle_peer_is_asked_and_a_dead_one_timed_out() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    peer.advance(Duration::from_secs(59));
+    assert_eq!(peer.segments(), []);
+    peer.advance(Duration::from_secs(2));
+    let probe = peer.segments().pop().unwrap();
+    assert_eq!((probe.seq, probe.ack, probe.payload.len()), (ours.wrapping_sub(1), Some(seq), 0));
+    // An answer starts the count anew.
+    peer.segment((4000, 80), TcpControl::None, seq, Some(ours), &[]);
+    peer.advance(Duration::from_secs(59));
+    assert_eq!(peer.segments(), []);
+    peer.advance(Duration::from_secs(95));
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().closed, Some(Outcome::TimedOut));
+    assert_eq!(peer.stack.counters().tcp_keepalives_sent, 1 + 9);
+}
+
+#[test]
+fn keepalive_of_one_flow_can_be_changed_and_switched_off() {
+    let mut peer = Scripted::new();
+    let (flow, _, _) = peer.accepted();
+    peer.stack.tcp_set_keepalive(flow, Some(Duration::from_secs(5))).unwrap();
+    peer.advance(Duration::from_secs(6));
+    assert_eq!(peer.segments().len(), 1);
+    peer.stack.tcp_set_keepalive(flow, None).unwrap();
+    peer.advance(Duration::from_secs(3600));
+    assert_eq!(peer.segments(), []);
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().closed, None);
+}
+
+#[test]
+fn keepalive_between_two_stacks_is_answered() {
+    let mut wire = Wire::new();
+    let (client, server) = wire.connected();
+    wire.run_for(Duration::from_secs(600));
+    for (side, flow) in [(0, client), (1, server)] {
+        assert_eq!(wire.stacks[side].tcp_status(flow).unwrap().closed, None);
+    }
+    let sent = wire.counters(0).tcp_keepalives_sent + wire.counters(1).tcp_keepalives_sent;
+    assert!((9..=21).contains(&sent), "{sent} in ten minutes");
+}
+
+#[test]
+fn nodelay_off_small_segments_wait_for_the_acknowledgement() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    peer.stack.tcp_set_nodelay(flow, false).unwrap();
+    for _ in 0..3 {
+        write(&mut peer.stack, flow, b"x");
+        peer.poll();
+    }
+    assert_eq!(peer.segments().len(), 1);
+    peer.segment((4000, 80), TcpControl::None, seq, Some(ours.wrapping_add(1)), &[]);
+    peer.poll();
+    assert_eq!(peer.segments().pop().unwrap().payload, b"xx");
+}
+
+#[test]
+fn release_with_no_linger_is_a_reset() {
+    let mut peer = Scripted::new();
+    let (flow, _, _) = peer.accepted();
+    write(&mut peer.stack, flow, b"never mind");
+    peer.stack.tcp_set_linger(flow, Some(Duration::ZERO)).unwrap();
+    peer.stack.tcp_release(peer.now, flow);
+    peer.poll();
+    assert_eq!(peer.segments().pop().unwrap().control, TcpControl::Rst);
+    assert_eq!(peer.stack.sockets().count(), 0);
+}
+
+#[test]
+fn release_lingers_as_long_as_it_was_told() {
+    let mut peer = Scripted::new();
+    let (flow, _, _) = peer.accepted();
+    write(&mut peer.stack, flow, b"unacknowledged");
+    peer.stack.tcp_set_linger(flow, Some(Duration::from_secs(5))).unwrap();
+    peer.stack.tcp_release(peer.now, flow);
+    peer.advance(Duration::from_secs(4));
+    assert_eq!(peer.stack.sockets().count(), 1);
+    peer.advance(Duration::from_secs(2));
+    assert_eq!(peer.stack.sockets().count(), 0);
+    assert_eq!(peer.segments().pop().unwrap().control, TcpControl::Rst);
+}
+
+#[test]
+fn connect_same_tuple_later_gets_a_later_sequence_number() {
+    let mut peer = Scripted::new();
+    let syn_ack = |peer: &mut Scripted| {
+        let (_listener, _) = peer.stack.tcp_listen(Some(80), 8).unwrap();
+        peer.segment((4000, 80), TcpControl::Syn, 1000, None, &[]);
+        peer.poll();
+        peer.arp_reply();
+        let answer = peer.segments().into_iter().find(|seen| seen.control == TcpControl::Syn).unwrap();
+        peer.stack.tcp_close_listener(peer.now, _listener);
+        peer.poll();
+        peer.queue.take();
+        answer.seq
+    };
+    let first = syn_ack(&mut peer);
+    peer.advance(Duration::from_millis(400));
+    let second = syn_ack(&mut peer);
+    // 4 us a tick (RFC 9293, 3.4.1): the engine has drawn exactly what was chosen for it.
+    assert_eq!(second.wrapping_sub(first), 100_000);
 }

@@ -1,18 +1,20 @@
-//! UDP (RFC 768): sockets by port, with bounded queues.
+//! UDP (RFC 768): sockets by port, with bounded queues, for both versions of IP at once.
 
-use core::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+mod options;
+
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::collections::VecDeque;
 
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{IpAddress, IpProtocol, UdpPacket, UdpRepr};
+use smoltcp::wire::{IpProtocol, UdpPacket, UdpRepr};
 
 use crate::config::Limits;
 use crate::egress::Egress;
 use crate::error::Error;
 use crate::events::{Ready, UdpId};
 use crate::icmp::IcmpError;
-use crate::ipv4;
-use crate::network::{Network, Sent};
+use crate::ip::{self, Header};
+use crate::network::{LOOPBACK, Network, Sent};
 use crate::ports;
 use crate::random::KeyedMap;
 use crate::slab::Slab;
@@ -22,6 +24,8 @@ use crate::time::Instant;
 pub(crate) const HEADER_LEN: usize = 8;
 /// Errors that wait for a socket's owner; what is not fetched by then is old news.
 const ERRORS_MAX: usize = 16;
+/// The hop limit of what is sent to a group unless told otherwise (RFC 1112, 6.1): it stays on the link.
+const GROUP_TTL: u8 = 1;
 
 /// Where a datagram came from, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,11 +38,53 @@ pub struct UdpMeta {
     pub ecn: u8,
 }
 
+/// What came back for a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UdpError {
+    /// Where the datagram was sent.
+    pub to: SocketAddr,
+    /// What became of it.
+    pub error: IcmpError,
+    /// Who says so: a router on the way, the destination, or - when a neighbour does not answer - ourselves.
+    pub offender: IpAddr,
+}
+
+/// How one datagram is sent; the default is the socket's way.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SendOptions {
+    /// Hop limit.
+    pub ttl: Option<u8>,
+    /// The two ECN bits (RFC 3168, 5).
+    pub ecn: u8,
+}
+
 struct Socket {
     port: u16,
     queue: VecDeque<(UdpMeta, Vec<u8>)>,
     queued_bytes: usize,
-    errors: VecDeque<(SocketAddr, IcmpError)>,
+    errors: VecDeque<UdpError>,
+    /// Set by connecting: datagrams and errors of others are not for this socket.
+    peer: Option<SocketAddr>,
+    broadcast: bool,
+    ttl: u8,
+    group_ttl: u8,
+    groups: Vec<IpAddr>,
+}
+
+impl Socket {
+    fn new(port: u16) -> Socket {
+        Socket {
+            port,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            errors: VecDeque::new(),
+            peer: None,
+            broadcast: false,
+            ttl: ip::TTL,
+            group_ttl: GROUP_TTL,
+            groups: Vec::new(),
+        }
+    }
 }
 
 pub(crate) struct Udp {
@@ -67,86 +113,105 @@ impl Udp {
             Some(port) => port,
             None => ports::ephemeral(&mut network.random, |port| self.by_port.contains_key(&port))?,
         };
-        let socket = |_| Socket { port, queue: VecDeque::new(), queued_bytes: 0, errors: VecDeque::new() };
         let limit = self.limits.udp_sockets;
-        let id =
-            self.sockets.insert_with(socket).ok_or(Error::QuotaExceeded { what: "UDP sockets", limit })?;
+        let id = self.sockets.insert_with(|_| Socket::new(port));
+        let id = id.ok_or(Error::QuotaExceeded { what: "UDP sockets", limit })?;
         self.by_port.insert(port, id);
         let address = network.address().unwrap_or(Ipv4Addr::UNSPECIFIED);
         Ok((UdpId(id), (address, port).into()))
     }
 
-    pub(crate) fn close(&mut self, id: UdpId) {
+    pub(crate) fn close(&mut self, now: Instant, id: UdpId, network: &mut Network) {
         if let Some(socket) = self.sockets.remove(id.0) {
             self.by_port.remove(&socket.port);
+            for group in socket.groups {
+                network.leave_group(now, group);
+            }
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a datagram's own parts, and the three things every packet out needs"
-    )]
     pub(crate) fn send<E: Egress>(
         &mut self,
         now: Instant,
-        id: UdpId,
-        to: SocketAddrV4,
-        ttl: Option<u8>,
+        (id, to): (UdpId, SocketAddr),
+        options: SendOptions,
         payload: &[u8],
         network: &mut Network,
         egress: &mut E,
     ) -> Result<(), Error> {
-        let source_port = self.sockets.get(id.0).ok_or(Error::InvalidSocket)?.port;
-        let ttl = ttl.unwrap_or(ipv4::TTL);
-        if to.port() == 0 || ttl == 0 {
-            return Err(Error::InvalidInput { what: "a datagram needs a port and a hop limit other than 0" });
+        let socket = self.sockets.get(id.0).ok_or(Error::InvalidSocket)?;
+        let many = to.ip().is_multicast();
+        let ttl = options.ttl.unwrap_or(if many { socket.group_ttl } else { socket.ttl });
+        if to.port() == 0 || ttl == 0 || to.ip().is_unspecified() {
+            return Err(Error::InvalidInput {
+                what: "a datagram needs an address, a port and a hop limit other than 0",
+            });
         }
-        if to.ip().is_multicast() {
-            return Err(Error::Unsupported { what: "multicast" });
+        if to.ip().is_loopback() {
+            return Err(Error::Unsupported { what: LOOPBACK });
         }
-        if Some(*to.ip()) == network.address() {
-            return Err(Error::Unsupported { what: "a datagram to our own address" });
+        if network.is_broadcast(to.ip()) && !socket.broadcast {
+            return Err(Error::InvalidInput {
+                what: "a broadcast needs the socket's permission to broadcast",
+            });
         }
-        let max = network.mtu - ipv4::HEADER_LEN - HEADER_LEN;
+        let source = network.source_for(to.ip()).ok_or(Error::Unreachable { to })?;
+        let max = network.payload_max(to.ip()) - HEADER_LEN;
         if payload.len() > max {
             return Err(Error::MessageTooLong { len: payload.len(), max });
         }
         if !egress.ready() {
             return Err(Error::NoBuffers);
         }
+        let source_port = socket.port;
         let ports = UdpRepr { src_port: source_port, dst_port: to.port() };
-        let destination = (*to.ip(), IpProtocol::Udp, ttl);
-        let sent =
-            network.send_ipv4(now, egress, destination, HEADER_LEN + payload.len(), |buffer, source| {
-                emit(buffer, ports, (source, *to.ip()), payload);
-            });
+        let header = Header { ttl, ecn: options.ecn & 3, ..Header::new(source, to.ip(), IpProtocol::Udp) };
+        let sent = network.send_ip(now, egress, header, HEADER_LEN + payload.len(), |buffer| {
+            emit(buffer, ports, (source, to.ip()), payload);
+        });
+        if many && sent != Sent::NoRoute {
+            // RFC 1112, 7.1: members on this host hear it too.
+            let meta = UdpMeta { from: (source, source_port).into(), ttl, ecn: options.ecn & 3 };
+            self.deliver(to, meta, payload, network);
+        }
         match sent {
-            Sent::NoRoute => Err(Error::Unreachable { to: to.into() }),
+            Sent::NoRoute => Err(Error::Unreachable { to }),
             // As with every network, a datagram that was sent may still be lost.
             Sent::Wire | Sent::Queued | Sent::Dropped => Ok(()),
         }
     }
 
     /// Handles a UDP packet for us; false if nobody listens on its port.
-    pub(crate) fn handle_packet(&mut self, packet: &ipv4::Packet<'_>, network: &mut Network) -> bool {
+    pub(crate) fn handle_packet(&mut self, packet: &ip::Packet<'_>, network: &mut Network) -> bool {
         let Some((ports, payload)) = parse(packet) else {
             network.counters.drop_udp_malformed += 1;
             return true;
         };
-        let Some(&id) = self.by_port.get(&ports.dst_port) else {
+        let from = SocketAddr::from((packet.source, ports.src_port));
+        let meta = UdpMeta { from, ttl: packet.ttl, ecn: packet.ecn };
+        let taken = self.deliver((packet.destination, ports.dst_port).into(), meta, payload, network);
+        if !taken {
             network.counters.drop_udp_closed_port += 1;
-            return false;
-        };
+        }
+        taken
+    }
+
+    /// Queues a datagram at the socket that it is for; false if there is none.
+    fn deliver(&mut self, to: SocketAddr, meta: UdpMeta, payload: &[u8], network: &mut Network) -> bool {
+        let Some(&id) = self.by_port.get(&to.port()) else { return false };
         let Some(socket) = self.sockets.get_mut(id) else { return false };
+        let foreign = socket.peer.is_some_and(|peer| peer != meta.from);
+        if foreign || (to.ip().is_multicast() && !socket.groups.contains(&to.ip())) {
+            return false;
+        }
         let full = socket.queue.len() >= self.limits.udp_queue_datagrams
             || socket.queued_bytes + payload.len() > self.limits.udp_queue_bytes;
         if full {
             network.counters.drop_udp_queue_full += 1;
             return true;
         }
-        let from = SocketAddr::from((packet.source, ports.src_port));
         socket.queued_bytes += payload.len();
-        socket.queue.push_back((UdpMeta { from, ttl: packet.ttl, ecn: packet.ecn }, payload.to_vec()));
+        socket.queue.push_back((meta, payload.to_vec()));
         network.events.push(Ready::Udp(UdpId(id)));
         true
     }
@@ -170,25 +235,29 @@ impl Udp {
     /// An error came back for a datagram of ours.
     pub(crate) fn handle_unreachable(
         &mut self,
-        (local_port, remote): (u16, (Ipv4Addr, u16)),
-        error: IcmpError,
+        (local_port, remote): (u16, (IpAddr, u16)),
+        (error, offender): (IcmpError, IpAddr),
         network: &mut Network,
     ) {
         let Some(&id) = self.by_port.get(&local_port) else { return };
         let Some(socket) = self.sockets.get_mut(id) else { return };
+        let to = SocketAddr::from(remote);
+        if socket.peer.is_some_and(|peer| peer != to) {
+            return;
+        }
         if socket.errors.len() >= ERRORS_MAX {
             socket.errors.pop_front();
         }
-        socket.errors.push_back((SocketAddr::from((IpAddr::V4(remote.0), remote.1)), error));
+        socket.errors.push_back(UdpError { to, error, offender });
         network.events.push(Ready::Udp(UdpId(id)));
     }
 
-    pub(crate) fn error(&mut self, id: UdpId) -> Option<(SocketAddr, IcmpError)> {
+    pub(crate) fn error(&mut self, id: UdpId) -> Option<UdpError> {
         self.sockets.get_mut(id.0)?.errors.pop_front()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (UdpId, u16, usize)> {
-        self.sockets.iter().map(|(id, socket)| (UdpId(id), socket.port, socket.queued_bytes))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (UdpId, u16, usize, Option<SocketAddr>)> {
+        self.sockets.iter().map(|(id, socket)| (UdpId(id), socket.port, socket.queued_bytes, socket.peer))
     }
 
     /// The device is gone: everybody looks, and finds the stack failed.
@@ -200,9 +269,13 @@ impl Udp {
 }
 
 /// Reads and verifies a datagram.
-pub(crate) fn parse<'a>(packet: &ipv4::Packet<'a>) -> Option<(UdpRepr, &'a [u8])> {
+pub(crate) fn parse<'a>(packet: &ip::Packet<'a>) -> Option<(UdpRepr, &'a [u8])> {
     let udp = UdpPacket::new_checked(packet.payload).ok()?;
-    let (source, destination) = (IpAddress::Ipv4(packet.source), IpAddress::Ipv4(packet.destination));
+    let (source, destination) = (ip::wire(packet.source), ip::wire(packet.destination));
+    // RFC 8200, 8.1: over IPv6 the checksum is not optional.
+    if packet.source.is_ipv6() && udp.checksum() == 0 {
+        return None;
+    }
     let ports = UdpRepr::parse(&udp, &source, &destination, &ChecksumCapabilities::default()).ok()?;
     Some((ports, udp.payload()))
 }
@@ -211,13 +284,13 @@ pub(crate) fn parse<'a>(packet: &ipv4::Packet<'a>) -> Option<(UdpRepr, &'a [u8])
 pub(crate) fn emit(
     buffer: &mut [u8],
     ports: UdpRepr,
-    (source, destination): (Ipv4Addr, Ipv4Addr),
+    (source, destination): (IpAddr, IpAddr),
     payload: &[u8],
 ) {
     ports.emit(
         &mut UdpPacket::new_unchecked(buffer),
-        &IpAddress::Ipv4(source),
-        &IpAddress::Ipv4(destination),
+        &ip::wire(source),
+        &ip::wire(destination),
         payload.len(),
         |space| space.copy_from_slice(payload),
         &ChecksumCapabilities::default(),

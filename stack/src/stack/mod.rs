@@ -1,0 +1,244 @@
+//! The stack: frames in, frames out, and the sockets between.
+
+mod addresses;
+mod calls;
+mod ingress;
+
+use core::net::Ipv4Addr;
+
+use self::addresses::Pending;
+use crate::config::{Addressing, Config, Options};
+use crate::counters::Counters;
+use crate::dhcp::Dhcp;
+use crate::egress::Egress;
+use crate::error::Error;
+use crate::events::{Events, Ready};
+use crate::fragment::Reassembly;
+use crate::groups::Groups;
+use crate::icmp::{Icmp, IcmpError, Quote, Report};
+use crate::info::{AddressState, SocketInfo};
+use crate::ipv6::Ipv6;
+use crate::neighbor::{NeighborInfo, Neighbors};
+use crate::network::{Looped, Network};
+use crate::random::Random;
+use crate::tcp::Tcp;
+use crate::time::Instant;
+use crate::timers::{Timer, Timers};
+use crate::udp::Udp;
+
+/// Rounds of packets from us to us in one poll: a handshake with its first data is four. More go on with the next poll, after
+/// everybody else.
+const LOOP_ROUNDS_MAX: usize = 16;
+
+/// A TCP/IP stack for one device. It does no I/O and owns no clock.
+///
+/// The caller's loop is: [`handle_frame`](Stack::handle_frame) for each frame that arrived, [`poll`](Stack::poll) once per batch,
+/// [`next_ready`](Stack::next_ready) until it is empty, then sleep until a frame arrives, a buffer is freed, its clients want
+/// something, or [`poll_timeout`](Stack::poll_timeout). What socket calls make to be sent leaves with the next `poll`.
+pub struct Stack {
+    network: Network,
+    tcp: Tcp,
+    udp: Udp,
+    icmp: Icmp,
+    reassembly: Reassembly,
+    dhcp: Option<Dhcp>,
+    address: AddressState,
+    /// An IPv4 address that is being checked, or that somebody else has and that is tried again later.
+    pending: Option<Pending>,
+    device_mtu: u16,
+    failed: bool,
+}
+
+impl Stack {
+    /// A stack with the usual [`Options`], that has not sent anything yet; DHCP starts with the first [`poll`](Stack::poll).
+    pub fn new(config: Config, now: Instant) -> Result<Stack, Error> {
+        Stack::with_options(config, Options::default(), now)
+    }
+
+    /// A stack that has not sent anything yet.
+    pub fn with_options(config: Config, options: Options, now: Instant) -> Result<Stack, Error> {
+        config.check()?;
+        options.check()?;
+        let Config { mac, mtu, addressing, hostname, seed, limits } = config;
+        let Options { ipv6, conflicts, address_secret, lease } = options;
+        let mut random = Random::new(&seed);
+        let secret = address_secret.map(|secret| {
+            let word = u128::from_le_bytes(secret);
+            (word as u64, (word >> 64) as u64)
+        });
+        let mut network = Network {
+            mac,
+            mtu: usize::from(mtu),
+            routing: None,
+            neighbors: Neighbors::new(limits.neighbors, random.keyed_state()),
+            timers: Timers::default(),
+            events: Events::new(random.keyed_state()),
+            counters: Counters::default(),
+            looped: Looped::default(),
+            ipv6: Ipv6::new(&ipv6, secret, (mac, usize::from(mtu)), now, &mut random),
+            groups: Groups::default(),
+            conflicts,
+            tenure: None,
+            random,
+        };
+        let mut stack = Stack {
+            tcp: Tcp::new(&limits, &mut network),
+            udp: Udp::new(&limits, &mut network),
+            icmp: Icmp::new(limits.pings, &mut network),
+            reassembly: Reassembly::new(network.random.keyed_state()),
+            dhcp: None,
+            address: AddressState::Searching,
+            pending: None,
+            device_mtu: mtu,
+            failed: false,
+            network,
+        };
+        stack.network.start_ipv6(now);
+        match addressing {
+            Addressing::Static(address) => stack.use_static(now, address, AddressState::Static),
+            Addressing::Dhcp { fallback, timeout } => {
+                let fallback = fallback.map(|address| (address, timeout));
+                stack.dhcp = Some(Dhcp::new(now, hostname, (fallback, lease), &mut stack.network));
+            }
+        }
+        Ok(stack)
+    }
+
+    /// Runs due timers and sends what is pending; true when something was sent. The cost depends on what is due and on which flows
+    /// have something to do, not on how many there are.
+    pub fn poll<E: Egress>(&mut self, now: Instant, egress: &mut E) -> bool {
+        if self.failed {
+            return false;
+        }
+        self.network.ipv6.clock = now;
+        let sent_before = self.network.counters.frames_sent;
+        while let Some((deadline, timer)) = self.network.timers.expired(now) {
+            self.handle_timer(now, deadline, timer, egress);
+        }
+        self.tcp.poll(now, &mut self.network, egress);
+        for _ in 0..LOOP_ROUNDS_MAX {
+            if self.network.looped.is_empty() {
+                break;
+            }
+            self.deliver_looped(now, egress);
+            self.tcp.poll(now, &mut self.network, egress);
+        }
+        self.network.counters.frames_sent != sent_before
+    }
+
+    fn handle_timer<E: Egress>(&mut self, now: Instant, deadline: Instant, timer: Timer, egress: &mut E) {
+        let network = &mut self.network;
+        match timer {
+            Timer::Flow(id) => self.tcp.timer_expired(now, id, deadline, network),
+            Timer::Ping(id) => self.icmp.pings.timer_expired(id, deadline, network),
+            Timer::Neighbor(target) => {
+                for packet in network.neighbor_expired(now, target, deadline, egress) {
+                    if let Some(quote) = Quote::parse(&packet) {
+                        // Nobody else knows: we are the ones who say so.
+                        let offender = quote.source;
+                        self.handle_report(&Report { quote, error: IcmpError::HostUnreachable, offender });
+                    }
+                }
+            }
+            Timer::Dhcp => {
+                if let Some(dhcp) = &mut self.dhcp {
+                    let change = dhcp.timer_expired(now, deadline, network, egress);
+                    self.apply(now, change);
+                }
+            }
+            Timer::Ipv6 => {
+                if network.ipv6_timer(now, deadline, egress) {
+                    self.tcp.address_changed(network);
+                }
+            }
+            Timer::Groups => network.groups_timer(now, deadline, egress),
+            Timer::Claim => {
+                if network.claim_timer(now, deadline, egress) {
+                    self.address_free();
+                }
+            }
+            Timer::Retry => self.retry_address(now),
+            Timer::Reassembly(serial) => self.reassembly_expired(now, serial, egress),
+        }
+    }
+
+    /// When [`poll`](Stack::poll) should run next, if nothing else happens; a point that has passed means now. With a full transmit
+    /// queue it stays "now": waiting for the device is then up to the caller.
+    #[must_use]
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        if self.tcp.has_work() || !self.network.looped.is_empty() {
+            return Some(Instant::ZERO);
+        }
+        self.network.timers.next_deadline()
+    }
+
+    /// The next thing that changed. Each is in the queue at most once until taken.
+    pub fn next_ready(&mut self) -> Option<Ready> {
+        self.network.events.pop()
+    }
+
+    /// Every socket: connections in any state, listeners, UDP.
+    pub fn sockets(&self) -> impl Iterator<Item = SocketInfo> {
+        let address = self.network.address().unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let flows = self.tcp.iter().map(|(id, stage, status)| SocketInfo {
+            id: id.as_u64(),
+            kind: "tcp",
+            local: status.local,
+            remote: Some(status.remote),
+            state: format!("{:?}", status.state),
+            stage,
+            readable: status.readable,
+        });
+        let bound = move |id, kind, port, state: &str, readable| SocketInfo {
+            id,
+            kind,
+            local: (address, port).into(),
+            remote: None,
+            state: state.to_owned(),
+            stage: "owned",
+            readable,
+        };
+        let listeners = self
+            .tcp
+            .listeners()
+            .map(move |(id, port)| bound(id.as_u64(), "tcp-listener", port, "listening", 0));
+        let udp = self.udp.iter().map(move |(id, port, queued, peer)| SocketInfo {
+            remote: peer,
+            ..bound(id.as_u64(), "udp", port, if peer.is_some() { "connected" } else { "bound" }, queued)
+        });
+        flows.chain(listeners).chain(udp)
+    }
+
+    /// The neighbour table.
+    pub fn neighbors(&self) -> impl Iterator<Item = NeighborInfo> {
+        self.network.neighbors.iter()
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.network.counters
+    }
+
+    /// The device is gone: every connection ends with [`Outcome::DeviceUnavailable`](crate::Outcome::DeviceUnavailable), every
+    /// call that needs a device fails from now on, and no frame is taken or sent any more.
+    pub fn fail_all(&mut self) {
+        self.failed = true;
+        self.tcp.fail_all(&mut self.network);
+        self.udp.fail_all(&mut self.network);
+        self.icmp.pings.fail_all(&mut self.network);
+        self.network.set_routing(None);
+        self.dhcp = None;
+        self.address = AddressState::Searching;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn network_mut(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    #[cfg(test)]
+    pub(crate) fn tcp_mut(&mut self) -> &mut Tcp {
+        &mut self.tcp
+    }
+}
