@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod artifacts;
+pub mod bench;
 pub mod binaries;
 pub mod demo;
 pub mod digest;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// The bulk transfer of the bar.
+/// Long enough for every counter and window to go around many times.
 const BULK_BYTES: u64 = 256 * 1024 * 1024;
 /// Emulated on two busy cores some 5 MB/s are seen at worst.
 const BULK_LIMIT: Duration = Duration::from_secs(240);

@@ -39,7 +39,8 @@ fn announce(stage: &str) {
     println!("\n== {stage}");
 }
 
-fn cargo(arguments: &[&str]) -> Result<()> {
+/// Runs cargo, and fails when it does.
+pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
     let mut command: Command = binaries::cargo();
     command.args(arguments);
     let status = command

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod checks;
 mod machine;
 
@@ -35,6 +36,15 @@ enum Task {
         #[arg(long)]
         quick: bool,
     },
+    /// Measure, optimised: a table, or JSON. The figures that were kept are in docs/performance.md.
+    Bench {
+        /// What to measure.
+        #[arg(value_enum, default_value_t = Benchmark::Flows)]
+        what: Benchmark,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Boot a virtual machine with netd and netctl in it: a shell, or one command whose exit code is passed on.
     Vm {
         /// Which machine to imitate.
@@ -44,6 +54,12 @@ enum Task {
         #[arg(last = true)]
         command: Vec<String>,
     },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Benchmark {
+    /// The stack: cost per packet by the number of connections, beside one smoltcp socket set.
+    Flows,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -68,6 +84,7 @@ fn main() -> ExitCode {
         Task::Demo { vm: false, .. } => demo::embedded().map(|()| ExitCode::SUCCESS),
         Task::Demo { vm: true, twin } => demo::vm(twin.into()).map(|()| ExitCode::SUCCESS),
         Task::Test { quick } => checks::run(quick).map(|()| ExitCode::SUCCESS),
+        Task::Bench { what: Benchmark::Flows, json } => bench::flows(json).map(|()| ExitCode::SUCCESS),
         Task::Vm { twin, command } => machine::run(twin.into(), &command),
     };
     done.unwrap_or_else(|error| {

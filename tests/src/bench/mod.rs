@@ -1,0 +1,3 @@
+//! Benchmarks. Absolute figures belong to the machine; ratios are measured side by side in one run.
+
+pub mod flows;
