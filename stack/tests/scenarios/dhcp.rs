@@ -3,7 +3,10 @@
 use core::net::{Ipv4Addr, SocketAddr};
 use core::time::Duration;
 
-use netd_stack::{AddressState, Addressing, Config, Error, Lease, Outcome, Ready, Route, Static};
+use netd_stack::{
+    AddressState, Addressing, Config, ConflictDetection, Error, Lease, LeaseHint, Options, Outcome, Ready,
+    Route, Static,
+};
 use smoltcp::wire::{
     ArpOperation, DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress, IpProtocol, TcpControl,
 };
@@ -315,4 +318,94 @@ fn unusable_grants_are_refused() {
             (AddressState::Searching, 1)
         );
     }
+}
+
+/// A client that asks for the address of an earlier run.
+fn rebooting() -> Scripted {
+    let options = Options { lease: Some(LeaseHint { address: ADDRESS }), ..quiet() };
+    let mut peer = Scripted::with_options(dhcp_config(None), options);
+    peer.poll();
+    peer
+}
+
+#[test]
+fn earlier_lease_is_asked_for_at_once_and_confirmed() {
+    let mut peer = rebooting();
+    let request = said(&mut peer).pop().unwrap();
+    // RFC 2131, table 5, INIT-REBOOT: the address, and neither a server nor `ciaddr`.
+    assert_eq!((request.message_type, request.requested), (DhcpMessageType::Request, Some(ADDRESS)));
+    assert_eq!((request.server, request.client), (None, Ipv4Addr::UNSPECIFIED));
+    peer.frame(&reply(DhcpMessageType::Ack, request.transaction, &gce()));
+    assert_eq!(lease(&peer).cidr.address(), ADDRESS);
+}
+
+#[test]
+fn earlier_lease_refused_starts_over_at_once() {
+    let mut peer = rebooting();
+    let request = said(&mut peer).pop().unwrap();
+    peer.frame(&reply(DhcpMessageType::Nak, request.transaction, &[]));
+    let discover = said(&mut peer).pop().unwrap();
+    assert_eq!((discover.message_type, discover.requested), (DhcpMessageType::Discover, None));
+}
+
+#[test]
+fn earlier_lease_nobody_answers_starts_over() {
+    let mut peer = rebooting();
+    peer.advance(Duration::from_secs(15));
+    let types: Vec<_> = said(&mut peer).into_iter().map(|said| said.message_type).collect();
+    assert_eq!(types[..2], [DhcpMessageType::Request; 2]);
+    assert!(types[2..].iter().all(|&kind| kind == DhcpMessageType::Discover) && types.len() > 2, "{types:?}");
+}
+
+#[test]
+fn address_that_somebody_has_is_declined_and_another_asked_for_later() {
+    for conflicts in [ConflictDetection::Optimistic, ConflictDetection::Strict] {
+        let mut peer = Scripted::with_options(dhcp_config(None), Options { conflicts, ..quiet() });
+        bind(&mut peer, &[(1, &[255, 255, 255, 0]), LEASE_DAY]);
+        let used = matches!(peer.stack.lease(), AddressState::Bound(_));
+        assert_eq!(used, conflicts == ConflictDetection::Optimistic);
+        peer.advance(Duration::from_millis(1500));
+        peer.queue.take();
+        peer.frame(&arp(ArpOperation::Reply, (MAC_B, ADDRESS), (MAC_A, Ipv4Addr::UNSPECIFIED), MAC_A));
+        let decline = said(&mut peer).pop().unwrap();
+        assert_eq!(decline.message_type, DhcpMessageType::Decline);
+        assert_eq!((decline.requested, decline.server), (Some(ADDRESS), Some(SERVER)));
+        assert_eq!((decline.client, decline.parameters.len()), (Ipv4Addr::UNSPECIFIED, 0));
+        assert_eq!(peer.stack.lease(), AddressState::Searching);
+        peer.advance(Duration::from_secs(9));
+        assert!(said(&mut peer).is_empty(), "asked again at once");
+        peer.advance(Duration::from_secs(2));
+        assert_eq!(said(&mut peer).pop().unwrap().message_type, DhcpMessageType::Discover);
+    }
+}
+
+#[test]
+fn lease_of_a_link_nobody_shares_is_not_probed() {
+    let options = Options { conflicts: ConflictDetection::Strict, ..quiet() };
+    let mut peer = Scripted::with_options(dhcp_config(None), options);
+    bind(&mut peer, &gce());
+    assert!(matches!(peer.stack.lease(), AddressState::Bound(_)));
+}
+
+#[test]
+fn lease_lost_falls_back_after_the_same_time() {
+    let fallback = Static { cidr: "10.0.0.1/24".parse().unwrap(), gateway: None, mtu: None, dns: Vec::new() };
+    let mut peer = Scripted::with(dhcp_config(Some(fallback.clone())));
+    bind(&mut peer, &[(1, &[255, 255, 255, 0]), (51, &[0, 0, 0, 100])]);
+    peer.advance(Duration::from_secs(105));
+    assert_eq!(peer.stack.lease(), AddressState::Searching);
+    peer.advance(Duration::from_secs(6));
+    assert_eq!(peer.stack.lease(), AddressState::Fallback(fallback));
+}
+
+#[test]
+fn lease_refused_while_rebinding_is_given_up() {
+    let mut peer = Scripted::with(dhcp_config(None));
+    bind(&mut peer, &[(1, &[255, 255, 255, 0]), (51, &[0, 0, 2, 0x58])]);
+    peer.advance(Duration::from_secs(530));
+    let request = said(&mut peer).pop().unwrap();
+    assert_eq!((request.mac, request.client), ([0xff; 6], ADDRESS), "not rebinding");
+    peer.frame(&reply(DhcpMessageType::Nak, request.transaction, &[]));
+    assert_eq!(peer.stack.lease(), AddressState::Searching);
+    assert_eq!(said(&mut peer).pop().unwrap().message_type, DhcpMessageType::Discover);
 }

@@ -2,11 +2,14 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test's helper a failure is the test's failure")]
 
+mod conflicts;
 mod dhcp;
+mod fragments;
 mod hairpin;
 mod hostile;
 mod ipv6;
 mod limits;
 mod link;
+mod sockets;
 mod support;
 mod tcp;
