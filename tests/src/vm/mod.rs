@@ -229,8 +229,9 @@ impl<'a> VmBuilder<'a> {
         qemu.args(self.twin.machine()).args(accelerator.arguments());
         qemu.args(["-smp", "2", "-m", &self.memory_mib.to_string(), "-nodefaults", "-no-reboot"]);
         qemu.arg("-kernel").arg(&artifacts.kernel).arg("-initrd").arg(&artifacts.initramfs);
+        // no_timer_check: the kernel counts ticks at boot to see whether the timer works, and panics when a busy host delays them.
         let kernel_line = format!(
-            "console=ttyS0 panic=-1 quiet hugepages={} {} {words}",
+            "console=ttyS0 panic=-1 quiet no_timer_check hugepages={} {} {words}",
             self.hugepages,
             self.twin.kernel_words()
         );
