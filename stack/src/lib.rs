@@ -13,7 +13,7 @@
 //!                                                          \-> our own address: back in, without the device
 //! ```
 //!
-//! **Not supported**: DHCPv6, redirects, privacy addresses (RFC 8981), source-specific multicast, more than one IPv4 address.
+//! **Not supported**: redirects, prefix delegation, privacy addresses (RFC 8981), source-specific multicast, more than one IPv4 address.
 
 #![forbid(unsafe_code)]
 
@@ -27,6 +27,7 @@ mod bucket;
 mod config;
 mod counters;
 mod dhcp;
+mod dhcp6;
 pub mod dns;
 mod egress;
 mod error;

@@ -24,6 +24,7 @@ pub(crate) enum Timer {
     Groups,
     /// The claim to our IPv4 address.
     Claim,
+    Dhcp6,
     /// A configured address that somebody else had.
     Retry,
     Reassembly(u64),

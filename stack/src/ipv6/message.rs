@@ -205,7 +205,7 @@ fn parse_route(data: &[u8]) -> Option<MoreSpecific> {
 }
 
 /// RFC 8106, 5.2: names in DNS encoding without compression, padded with zeros.
-fn parse_names(mut bytes: &[u8]) -> impl Iterator<Item = String> {
+pub(crate) fn parse_names(mut bytes: &[u8]) -> impl Iterator<Item = String> {
     core::iter::from_fn(move || {
         let mut name = String::new();
         loop {

@@ -14,9 +14,11 @@ mod routers;
 use core::net::{IpAddr, Ipv6Addr};
 use core::time::Duration;
 
+pub(crate) use self::addresses::Lifetime;
 use self::addresses::solicited_node;
-use self::addresses::{ADDRESSES_MAX, Address, Check, InterfaceId, Lifetime};
+use self::addresses::{ADDRESSES_MAX, Address, Check, InterfaceId};
 pub use self::cidr::Cidr6;
+pub(crate) use self::message::parse_names;
 pub(crate) use self::packet::parse;
 use self::routers::{Routers, Until};
 use crate::config::{Ipv6Addressing, MTU_MIN_V6};
@@ -125,6 +127,16 @@ impl Ipv6 {
     /// Which of our addresses a packet to `destination` comes from.
     pub(crate) fn source_for(&self, destination: Ipv6Addr) -> Option<Ipv6Addr> {
         addresses::select_source(&self.addresses, destination, self.clock)
+    }
+
+    /// Whether somebody else turned out to have `address`.
+    pub(crate) fn is_duplicated(&self, address: Ipv6Addr) -> bool {
+        self.addresses.iter().any(|own| own.address == address && own.check == Check::Duplicated)
+    }
+
+    /// Forgets an address that was granted and never used.
+    pub(crate) fn remove_dhcp(&mut self, address: Ipv6Addr) {
+        self.addresses.retain(|own| own.address != address || own.origin != AddressOrigin::Dhcp);
     }
 
     /// The link-local address, once it is in use.

@@ -193,6 +193,51 @@ impl Network {
         true
     }
 
+    /// Takes an address that a DHCPv6 server granted. It says nothing about what is on the link (RFC 8415, 18.2.10.1), hence 128 bits.
+    pub(crate) fn adopt_dhcp(
+        &mut self,
+        now: Instant,
+        address: Ipv6Addr,
+        preferred: Lifetime,
+        valid: Lifetime,
+    ) {
+        let known = self.ipv6.addresses.iter().any(|own| own.address == address);
+        if !known {
+            let cidr = Cidr6::new(address, 128).ok();
+            if !self.ipv6.add(now, cidr, AddressOrigin::Dhcp, &mut self.random) {
+                return;
+            }
+            self.join_group(now, solicited_node(address).into());
+            self.events.push(Ready::Addresses);
+        }
+        if let Some(own) = self.ipv6.addresses.iter_mut().find(|own| own.address == address) {
+            own.preferred_until = preferred.end(now);
+            own.valid_until = valid.end(now);
+        }
+        self.ipv6.arm(&mut self.timers);
+    }
+
+    /// Takes resolvers and domains from a DHCPv6 server.
+    pub(crate) fn learn_resolvers(
+        &mut self,
+        now: Instant,
+        dns: &[Ipv6Addr],
+        search: &[String],
+        lifetime: Lifetime,
+    ) {
+        let mut changed = false;
+        for server in dns {
+            changed |= self.ipv6.routers.learn_resolver(now, *server, lifetime);
+        }
+        for name in search {
+            changed |= self.ipv6.routers.learn_domain(now, name, lifetime);
+        }
+        if changed {
+            self.events.push(Ready::Addresses);
+        }
+        self.ipv6.arm(&mut self.timers);
+    }
+
     /// An address that we were about to use belongs to somebody else. An opaque identifier is made anew (RFC 7217, 6); without a
     /// link-local address there is no IPv6. Returns true if addresses in use went with it.
     fn duplicated(&mut self, now: Instant, address: Ipv6Addr) -> bool {
@@ -202,7 +247,7 @@ impl Network {
             return false;
         };
         let again = matches!(id, InterfaceId::Opaque { .. })
-            && own.origin != AddressOrigin::Static
+            && matches!(own.origin, AddressOrigin::LinkLocal | AddressOrigin::Slaac)
             && own.attempt + 1 < ATTEMPTS_MAX;
         let mut gone = false;
         if again {

@@ -103,14 +103,10 @@ impl Routers {
             }
         }
         for (server, lifetime) in &advertisement.dns {
-            if crate::ip::is_usable_host(IpAddr::V6(*server)) {
-                let same = |other: &Ipv6Addr| other == server;
-                changed |= update(&mut self.dns, *server, same, *lifetime, (now, RESOLVERS_MAX));
-            }
+            changed |= self.learn_resolver(now, *server, *lifetime);
         }
         for (name, lifetime) in &advertisement.search {
-            let same = |other: &String| other == name;
-            changed |= update(&mut self.search, name.clone(), same, *lifetime, (now, RESOLVERS_MAX));
+            changed |= self.learn_domain(now, name, *lifetime);
         }
         (self.managed, self.other) = (advertisement.managed, advertisement.other);
         // RFC 4861, 6.3.4: between the smallest that IPv6 allows and what the device carries.
@@ -121,6 +117,17 @@ impl Routers {
             changed = true;
         }
         changed
+    }
+
+    pub(super) fn learn_resolver(&mut self, now: Instant, server: Ipv6Addr, lifetime: Lifetime) -> bool {
+        let same = |other: &Ipv6Addr| *other == server;
+        crate::ip::is_usable_host(IpAddr::V6(server))
+            && update(&mut self.dns, server, same, lifetime, (now, RESOLVERS_MAX))
+    }
+
+    pub(super) fn learn_domain(&mut self, now: Instant, name: &str, lifetime: Lifetime) -> bool {
+        let same = |other: &String| other == name;
+        update(&mut self.search, name.to_owned(), same, lifetime, (now, RESOLVERS_MAX))
     }
 
     fn learn_way(&mut self, now: Instant, way: Way, lifetime: Lifetime) -> bool {

@@ -6,6 +6,7 @@ use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
 
 use super::Stack;
 use crate::dhcp;
+use crate::dhcp6;
 use crate::egress::Egress;
 use crate::fragment::Fragment;
 use crate::icmp::{self, Refusal, Report};
@@ -92,8 +93,12 @@ impl Stack {
     fn handle_ipv6<E: Egress>(&mut self, now: Instant, bytes: &[u8], for_us: bool, egress: &mut E) {
         let Some(parsed) = ipv6::parse(bytes, &mut self.network.counters) else { return };
         let (source, destination, protocol) = parsed.ends();
-        if self.accepts_v6(source, destination, for_us, protocol) {
-            self.accept(now, &parsed, egress);
+        if !self.accepts_v6(source, destination, for_us, protocol) {
+            return;
+        }
+        match &parsed {
+            Parsed::Whole(packet) if self.handle_dhcp6(now, packet, egress) => {}
+            Parsed::Whole(_) | Parsed::Fragment(_) => self.accept(now, &parsed, egress),
         }
     }
 
@@ -219,6 +224,19 @@ impl Stack {
         true
     }
 
+    /// A DHCPv6 server or relay answers to our link-local address.
+    fn handle_dhcp6<E: Egress>(&mut self, now: Instant, packet: &Packet<'_>, egress: &mut E) -> bool {
+        if packet.protocol != IpProtocol::Udp || packet.to_many {
+            return false;
+        }
+        let Some((ports, payload)) = udp::parse(packet) else { return false };
+        if (ports.src_port, ports.dst_port) != (dhcp6::SERVER_PORT, dhcp6::CLIENT_PORT) {
+            return false;
+        }
+        self.dhcp6.handle(now, payload, &mut self.network, egress);
+        true
+    }
+
     fn handle_icmpv6<E: Egress>(&mut self, now: Instant, packet: &Packet<'_>, egress: &mut E) {
         if !icmp::verify_v6(packet) {
             self.network.counters.drop_icmp_malformed += 1;
@@ -229,6 +247,7 @@ impl Stack {
                 if self.network.handle_nd(now, packet, egress) {
                     self.tcp.address_changed(&mut self.network);
                 }
+                self.dhcp6.follow(now, &mut self.network, egress);
             }
             130..=132 | 143 => self.network.handle_mld(now, packet),
             _ if packet.source.is_unspecified() => self.network.counters.drop_ip_source += 1,

@@ -10,6 +10,7 @@ use self::addresses::Pending;
 use crate::config::{Addressing, Config, Options};
 use crate::counters::Counters;
 use crate::dhcp::Dhcp;
+use crate::dhcp6::Dhcp6;
 use crate::egress::Egress;
 use crate::error::Error;
 use crate::events::{Events, Ready};
@@ -42,6 +43,7 @@ pub struct Stack {
     icmp: Icmp,
     reassembly: Reassembly,
     dhcp: Option<Dhcp>,
+    dhcp6: Dhcp6,
     address: AddressState,
     /// An IPv4 address that is being checked, or that somebody else has and that is tried again later.
     pending: Option<Pending>,
@@ -87,6 +89,7 @@ impl Stack {
             icmp: Icmp::new(limits.pings, &mut network),
             reassembly: Reassembly::new(network.random.keyed_state()),
             dhcp: None,
+            dhcp6: Dhcp6::new(),
             address: AddressState::Searching,
             pending: None,
             device_mtu: mtu,
@@ -151,6 +154,7 @@ impl Stack {
                     self.tcp.address_changed(network);
                 }
             }
+            Timer::Dhcp6 => self.dhcp6.timer_expired(now, deadline, network, egress),
             Timer::Groups => network.groups_timer(now, deadline, egress),
             Timer::Claim => {
                 if network.claim_timer(now, deadline, egress) {

@@ -38,7 +38,7 @@ fn piece(frame: &[u8], id: u16, from: usize, to: usize, last: bool) -> Vec<u8> {
 }
 
 fn text(len: usize) -> Vec<u8> {
-    (0..len).map(|index| (index * 7 >> 2) as u8).collect()
+    (0..len).map(|index| ((index * 7) >> 2) as u8).collect()
 }
 
 /// A peer with a socket on port 9.

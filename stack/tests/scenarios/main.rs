@@ -4,6 +4,7 @@
 
 mod conflicts;
 mod dhcp;
+mod dhcp6;
 mod fragments;
 mod hairpin;
 mod hostile;
