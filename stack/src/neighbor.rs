@@ -34,8 +34,8 @@ const REQUESTS_MAX: u8 = 3;
 const REACHABLE_TIME: Duration = Duration::from_secs(30);
 /// Between the first packet to a stale neighbour and the first probe (RFC 4861, 10: DELAY_FIRST_PROBE_TIME).
 const DELAY_TIME: Duration = Duration::from_secs(5);
-/// Packets that wait for one neighbour. Linux keeps 101 by bytes; a connect and a few datagrams fit 16.
-const PENDING_MAX: usize = 16;
+/// Packets that wait for one neighbour: the largest datagram in fragments of 1500 bytes is 45. Linux keeps 101 by bytes.
+const PENDING_MAX: usize = 64;
 
 /// A hardware address.
 pub(crate) type Mac = [u8; 6];

@@ -132,7 +132,10 @@ impl Routers {
 
     fn learn_way(&mut self, now: Instant, way: Way, lifetime: Lifetime) -> bool {
         let same = |other: &Way| other.router == way.router && other.destination == way.destination;
-        let limit = if way.destination.prefix_len() == 0 { ROUTERS_MAX } else { ROUTERS_MAX + ROUTES_MAX };
+        // Each kind has its own share of the list, so that neither keeps the other out.
+        let others = self.ways.len() - self.defaults;
+        let default = way.destination.prefix_len() == 0;
+        let limit = if default { others + ROUTERS_MAX } else { self.defaults + ROUTES_MAX };
         let changed = update(&mut self.ways, way, same, lifetime, (now, limit));
         // Longest prefix first, then by preference: the first that answers is taken.
         self.ways.sort_by_key(|way| Reverse((way.value.destination.prefix_len(), way.value.preference)));
@@ -197,5 +200,36 @@ impl Routers {
         let dns = self.dns.iter().filter_map(|entry| entry.until);
         let search = self.search.iter().filter_map(|entry| entry.until);
         ways.chain(on_link).chain(dns).chain(search).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_in_plenty_do_not_keep_a_default_router_out() {
+        let mut routers = Routers::default();
+        let (now, lifetime) = (Instant::ZERO, Lifetime::from_seconds(100));
+        let router = |index: u16| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, index);
+        let way = |destination: &str, router, preference| Way {
+            destination: destination.parse().unwrap(),
+            router,
+            preference,
+        };
+        for index in 0..100 {
+            routers.learn_way(now, way(&format!("2001:db8:{index}::/48"), router(1), 0), lifetime);
+        }
+        assert_eq!(routers.ways.len(), ROUTES_MAX);
+        for index in 0..100 {
+            routers.learn_way(now, way("::/0", router(index), 0), lifetime);
+        }
+        assert_eq!(routers.ways.len(), ROUTES_MAX + ROUTERS_MAX);
+        let far = "2001:db8:ffff::1".parse().unwrap();
+        assert_eq!(routers.towards(far, |_| true), Some(router(0)));
+        assert_eq!(routers.towards(far, |asked| asked == router(5)), Some(router(5)));
+        assert_eq!(routers.towards(far, |_| false), Some(router(0)));
+        assert_eq!(routers.towards("2001:db8:3::1".parse().unwrap(), |_| true), Some(router(1)));
+        assert!(routers.expire(Instant::from_micros(100_000_000)) && !routers.has_default());
     }
 }

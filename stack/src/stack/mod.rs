@@ -232,8 +232,12 @@ impl Stack {
         self.udp.fail_all(&mut self.network);
         self.icmp.pings.fail_all(&mut self.network);
         self.network.set_routing(None);
+        self.network.abandon_claim();
+        self.network.ipv6.disable();
         self.dhcp = None;
+        self.dhcp6 = Dhcp6::new();
         self.address = AddressState::Searching;
+        self.pending = None;
     }
 
     #[cfg(test)]

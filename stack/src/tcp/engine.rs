@@ -168,25 +168,27 @@ impl Engine {
 
     /// Makes the interface for `mtu` anew. The engine draws initial sequence numbers from a weak generator in it; a seed chosen for
     /// each connection makes it draw the one that we want.
-    fn replace_interface(&mut self, mtu: usize, seed: u64) -> &mut Interface {
+    fn replace_interface(&mut self, mtu: usize, seed: u64) {
         self.interfaces.retain(|(of, _)| *of != mtu);
         if self.interfaces.len() >= INTERFACES_MAX {
             self.interfaces.remove(0);
         }
-        let (_, interface) = self.interfaces.push_mut((mtu, fresh_interface(mtu, seed)));
-        interface
+        self.interfaces.push((mtu, fresh_interface(mtu, seed)));
     }
 
     fn contain<R>(&mut self, mtu: usize, enter: impl FnOnce(&mut Interface) -> R) -> Result<R, Fault> {
-        let seed = self.random.next_u64();
-        let interface = match self.interfaces.iter().position(|(of, _)| *of == mtu) {
-            Some(index) => &mut self.interfaces[index].1,
-            None => self.replace_interface(mtu, seed),
-        };
+        let known = self.interfaces.iter().position(|(of, _)| *of == mtu);
+        let index = known.unwrap_or_else(|| {
+            let seed = self.random.next_u64();
+            self.replace_interface(mtu, seed);
+            self.interfaces.len() - 1
+        });
+        let interface = &mut self.interfaces[index].1;
         // Unwind safety: after a panic neither the interface (made anew here) nor the connection (dropped by the
         // caller) is looked at again, and `Transmit::consume` lets no panic cross the device.
         let result = catch_unwind(AssertUnwindSafe(|| enter(interface)));
         result.map_err(|_| {
+            let seed = self.random.next_u64();
             self.replace_interface(mtu, seed);
             Fault
         })

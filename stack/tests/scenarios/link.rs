@@ -90,12 +90,12 @@ fn neighbor_pending_queue_keeps_the_newest() {
     for index in 0..100 {
         peer.stack.udp_send(peer.now, socket, (B, 9).into(), None, &[index], &mut peer.queue).unwrap();
     }
-    assert_eq!(peer.stack.counters().drop_neighbor_queue_full, 84);
+    assert_eq!(peer.stack.counters().drop_neighbor_queue_full, 36);
     peer.queue.take();
     peer.arp_reply();
     let sent = ip_packets(&peer.queue.take(), IpProtocol::Udp);
     let payloads: Vec<u8> = sent.iter().map(|(_, packet)| packet[28]).collect();
-    assert_eq!(payloads, (84..100).collect::<Vec<u8>>());
+    assert_eq!(payloads, (36..100).collect::<Vec<u8>>());
 }
 
 #[test]
