@@ -10,7 +10,7 @@ const SCENARIOS: [&str; 3] = ["inputs", "passt", "ends"];
 const MACHINE_SCENARIOS: [&str; 5] = ["harness", "vm_inputs", "vm_viommu", "vm_gce", "kill9"];
 
 /// Runs everything, or everything but the machines. Two cores: one after the other.
-pub(crate) fn run(quick: bool) -> Result<()> {
+pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     announce("packages");
     install::ensure(install::EMBEDDED)?;
     install::ensure(install::PEERS)?;
@@ -23,7 +23,11 @@ pub(crate) fn run(quick: bool) -> Result<()> {
     announce("clippy");
     cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
     announce("tests of the crates");
-    cargo(&["test", "--workspace", "--quiet"])?;
+    let mut tests = cargo_command(&["test", "--workspace", "--quiet"]);
+    if long {
+        tests.env("NETD_LONG", "1");
+    }
+    run_to_success(tests)?;
     announce("scenarios");
     let mut arguments = vec!["test", "--package", "netd-tests"];
     let machines = if quick { &[][..] } else { &MACHINE_SCENARIOS };
@@ -41,11 +45,19 @@ fn announce(stage: &str) {
 
 /// Runs cargo, and fails when it does.
 pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
-    let mut command: Command = binaries::cargo();
+    run_to_success(cargo_command(arguments))
+}
+
+fn cargo_command(arguments: &[&str]) -> Command {
+    let mut command = binaries::cargo();
     command.args(arguments);
+    command
+}
+
+fn run_to_success(mut command: Command) -> Result<()> {
     let status = command
         .status()
         .map_err(|source| Error::Io { action: format!("run {}", describe(&command)), source })?;
-    ensure!(status.success(), "`cargo {}` failed: {status}", arguments.join(" "));
+    ensure!(status.success(), "`{}` failed: {status}", describe(&command));
     Ok(())
 }

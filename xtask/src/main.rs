@@ -35,6 +35,9 @@ enum Task {
         /// Leave the virtual machines out.
         #[arg(long)]
         quick: bool,
+        /// Ten times the seeds where tests roll dice.
+        #[arg(long)]
+        long: bool,
     },
     /// Measure, optimised: a table, or JSON. The figures that were kept are in docs/performance.md.
     Bench {
@@ -83,7 +86,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Demo { vm: false, .. } => demo::embedded().map(|()| ExitCode::SUCCESS),
         Task::Demo { vm: true, twin } => demo::vm(twin.into()).map(|()| ExitCode::SUCCESS),
-        Task::Test { quick } => checks::run(quick).map(|()| ExitCode::SUCCESS),
+        Task::Test { quick, long } => checks::run(quick, long).map(|()| ExitCode::SUCCESS),
         Task::Bench { what: Benchmark::Flows, json } => bench::flows(json).map(|()| ExitCode::SUCCESS),
         Task::Vm { twin, command } => machine::run(twin.into(), &command),
     };
