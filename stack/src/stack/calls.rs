@@ -219,6 +219,34 @@ impl Stack {
         egress: &mut E,
     ) -> Result<PingId, Error> {
         self.alive()?;
+        self.send_ping(now, (to, None), (payload_len, timeout), egress)
+    }
+
+    /// Sends an echo request with a hop limit of its own: with a rising one, and [`ping_offender`](Stack::ping_offender), this is
+    /// traceroute.
+    pub fn ping_with_ttl<E: Egress>(
+        &mut self,
+        now: Instant,
+        to: IpAddr,
+        ttl: u8,
+        payload_len: usize,
+        timeout: Duration,
+        egress: &mut E,
+    ) -> Result<PingId, Error> {
+        self.alive()?;
+        if ttl == 0 {
+            return Err(Error::InvalidInput { what: "a hop limit of 0 goes nowhere" });
+        }
+        self.send_ping(now, (to, Some(ttl)), (payload_len, timeout), egress)
+    }
+
+    fn send_ping<E: Egress>(
+        &mut self,
+        now: Instant,
+        (to, ttl): (IpAddr, Option<u8>),
+        size_and_timeout: (usize, Duration),
+        egress: &mut E,
+    ) -> Result<PingId, Error> {
         let to = to.to_canonical();
         if to.is_loopback() {
             return Err(Error::Unsupported { what: LOOPBACK });
@@ -226,7 +254,7 @@ impl Stack {
         if !ip::is_usable_host(to) || self.network.is_broadcast(to) {
             return Err(Error::InvalidAddress { address: to });
         }
-        self.icmp.pings.ping(now, (to, None), (payload_len, timeout), &mut self.network, egress)
+        self.icmp.pings.ping(now, (to, ttl), size_and_timeout, &mut self.network, egress)
     }
 
     /// What became of an echo request: `None` while it is under way, then the result once.

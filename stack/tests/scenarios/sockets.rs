@@ -102,6 +102,25 @@ fn time_exceeded_names_the_router_and_the_next_answer_the_host() {
     assert_eq!(next(), None);
 }
 
+#[test]
+fn ping_with_a_short_hop_limit_names_the_router() {
+    let mut peer = Scripted::new();
+    let second = Duration::from_secs(1);
+    let ping = peer.stack.ping_with_ttl(peer.now, B.into(), 1, 8, second, &mut peer.queue).unwrap();
+    peer.arp_reply();
+    let (_, request) = ip_packets(&peer.queue.take(), IpProtocol::Icmp).pop().unwrap();
+    assert_eq!(request[8], 1);
+    let mut message = vec![11, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(&request[..28]);
+    smoltcp::wire::Icmpv4Packet::new_unchecked(&mut message[..]).fill_checksum();
+    peer.frame(&ip(ROUTER, A, IpProtocol::Icmp, &message));
+    assert_eq!(peer.stack.ping_offender(ping), Some(IpAddr::V4(ROUTER)));
+    let reason = IcmpError::TimeExceeded;
+    assert_eq!(peer.stack.ping_result(ping), Some(Err(Error::HostUnreachable { to: B.into(), reason })));
+    let nowhere = peer.stack.ping_with_ttl(peer.now, B.into(), 0, 8, second, &mut peer.queue);
+    assert!(matches!(nowhere, Err(Error::InvalidInput { .. })));
+}
+
 /// A datagram to the group, from B.
 fn to_group(payload: &[u8]) -> Vec<u8> {
     let mut frame = udp_between((B, 5353), (GROUP, 5353), payload);
