@@ -1,6 +1,7 @@
 //! What can go wrong, and the exit code that says so.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use netd_ipc::ErrorKind;
@@ -27,6 +28,20 @@ pub(crate) enum Error {
         /// How long it had.
         seconds: u64,
     },
+    /// The command line asks for what cannot be.
+    #[error("{0}")]
+    Usage(&'static str),
+    /// A file could not be made.
+    #[error("cannot write {}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// What a capture delivers broke off or is none.
+    #[error("the capture broke off: {0}")]
+    Capture(#[source] io::Error),
     /// The system refuses something that should always work.
     #[error("cannot {doing}: {source}")]
     System {

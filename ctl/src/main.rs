@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+mod capture;
 mod cli;
 mod error;
 mod filter;
+mod names;
 mod observe;
 mod operate;
 mod output;
@@ -12,12 +14,13 @@ mod ping;
 mod pipe;
 mod selftest;
 mod stream;
+mod udp;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Udp};
 use crate::error::Error;
 use crate::output::Output;
 
@@ -51,6 +54,10 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
         Command::Stats(arguments) => operate::stats(&client, output, &arguments),
         Command::Clients => operate::clients(&client, output),
         Command::Log(arguments) => operate::log(&client, output, &arguments),
+        Command::Resolve(arguments) => names::resolve(&client, output, &arguments),
+        Command::Udp { command: Udp::Send(arguments) } => udp::send(&client, output, &arguments),
+        Command::Udp { command: Udp::Recv(arguments) } => udp::receive_all(&client, output, &arguments),
+        Command::Capture(arguments) => capture::run(&client, output, &arguments),
         Command::Ping(arguments) => ping::run(&client, output, &arguments),
         Command::Connect(arguments) => stream::connect(&client, output, &arguments),
         Command::Listen(arguments) => stream::listen(&client, output, &arguments),

@@ -35,6 +35,11 @@ impl Output {
         if self.json { Ok(()) } else { self.write(&format!("{line}\n")) }
     }
 
+    /// Prints one of many results as it comes.
+    pub(crate) fn line(&self, line: &str) -> Result<(), Error> {
+        self.write(&format!("{line}\n"))
+    }
+
     /// Prints to standard error, where data has standard output.
     pub(crate) fn note(&self, line: &str) {
         // There is nowhere left to complain to.

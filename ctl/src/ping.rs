@@ -31,7 +31,8 @@ struct RoundTrip {
 
 /// Succeeds if any request was answered, as ping(8) does.
 pub(crate) fn run(client: &Client, output: &Output, arguments: &cli::Ping) -> Result<ExitCode, Error> {
-    let cli::Ping { address, count, interval, timeout, size } = *arguments;
+    let cli::Ping { ref host, count, interval, timeout, size } = *arguments;
+    let address = *host.addresses(client)?.first().ok_or(Error::Usage("the name has no address"))?;
     let mut replies = Vec::new();
     for number in 1..=count {
         let start = Instant::now();

@@ -21,8 +21,9 @@ const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(60);
 const ACKNOWLEDGE_PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) fn connect(client: &Client, output: &Output, arguments: &cli::Connect) -> Result<ExitCode, Error> {
-    let remote = SocketAddr::new(arguments.host, arguments.port);
-    let stream = client.tcp_connect(remote, Some(arguments.timeout))?;
+    let cli::Connect { host, port, timeout } = arguments;
+    let stream =
+        host.try_each(client, |address| client.tcp_connect(SocketAddr::new(address, *port), Some(*timeout)))?;
     serve(client, output, &stream)?;
     Ok(ExitCode::SUCCESS)
 }

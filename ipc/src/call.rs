@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::datagram::PAYLOAD_BYTES_MAX;
-use crate::types::Endpoint;
+use crate::types::{Endpoint, RecordKind};
 
 /// The interface file.
 pub const INTERFACE: &str = include_str!("../io.netd.varlink");
@@ -26,6 +26,9 @@ pub const BACKLOG: usize = 128;
 pub const BACKLOG_MAX: usize = 4096;
 /// Payload of an echo request unless the client says otherwise: what ping(8) sends.
 pub const PING_BYTES: usize = 56;
+
+/// Most that is kept of a captured frame, and what is kept unless the client says otherwise: the longest frame.
+pub const SNAP_BYTES_MAX: usize = 65_535 + 14;
 
 /// A request as it comes over the socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,6 +117,20 @@ pub enum Call {
         /// Payload.
         bytes: usize,
     },
+    /// `io.netd.Resolve`
+    Resolve {
+        /// A name, or an address.
+        name: String,
+        /// What of it.
+        kind: RecordKind,
+    },
+    /// `io.netd.Capture`
+    Capture {
+        /// Which frames.
+        filter: String,
+        /// How much of each.
+        snap_bytes: usize,
+    },
     /// `io.netd.Outcome`
     Outcome {
         /// Of which stream.
@@ -175,6 +192,14 @@ impl Call {
             "io.netd.Listen" => Call::Listen { port: fields.port_to_bind()?, backlog: fields.backlog()? },
             "io.netd.BindUdp" => Call::BindUdp { port: fields.port_to_bind()? },
             "io.netd.Ping" => fields.ping()?,
+            "io.netd.Resolve" => Call::Resolve {
+                name: fields.required("name")?,
+                kind: fields.optional("kind")?.unwrap_or_default(),
+            },
+            "io.netd.Capture" => Call::Capture {
+                filter: fields.optional("filter")?.unwrap_or_default(),
+                snap_bytes: fields.snap_bytes()?,
+            },
             "io.netd.Outcome" => Call::Outcome { id: fields.required("id")? },
             _ => return Err(not_found(method)),
         };
@@ -250,6 +275,13 @@ impl Fields {
         }
     }
 
+    fn snap_bytes(&mut self) -> Result<usize, BadCall> {
+        match self.optional("snap_bytes")?.unwrap_or(SNAP_BYTES_MAX) {
+            0 => Err(wrong("snap_bytes")),
+            bytes => Ok(bytes.min(SNAP_BYTES_MAX)),
+        }
+    }
+
     fn finish(self) -> Result<(), BadCall> {
         match self.0.into_iter().next() {
             None => Ok(()),
@@ -271,6 +303,13 @@ pub struct StreamReply {
     pub local: Endpoint,
     /// The peer.
     pub remote: Endpoint,
+    /// Index among the descriptors of the reply.
+    pub descriptor: usize,
+}
+
+/// What `Capture` returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureReply {
     /// Index among the descriptors of the reply.
     pub descriptor: usize,
 }

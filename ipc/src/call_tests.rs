@@ -198,6 +198,20 @@ fn statistics() -> Statistics {
     Statistics { uptime_seconds: 1, counters, received: copies, sent: copies }
 }
 
+fn resolved() -> Resolved {
+    Resolved {
+        name: "a.example".into(),
+        aliases: vec!["b.example".into()],
+        addresses: vec!["192.0.2.1".parse().unwrap()],
+        names: vec!["c.example".into()],
+        services: vec![Service { priority: 1, weight: 2, port: 80, target: "d.example".into() }],
+        texts: vec!["e".into()],
+        ttl_seconds: 60,
+        source: "hosts".into(),
+        incomplete: false,
+    }
+}
+
 fn clients() -> Clients {
     let one = Use { used: 1, limit: 2, refused: 3 };
     let total = TotalUse { connections: one, sockets: one, memory_bytes: one, captures: one };
@@ -234,6 +248,8 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
         ("Listen", json!({ "port": 80, "backlog": 1 }), bound.clone()),
         ("BindUdp", json!({ "port": 80 }), bound),
         ("Ping", json!({ "address": "192.0.2.1", "timeout_ms": 1, "bytes": 0 }), json!(pong)),
+        ("Resolve", json!({ "name": "a.example", "kind": "srv" }), json!(resolved())),
+        ("Capture", json!({ "filter": "tcp", "snap_bytes": 64 }), json!(CaptureReply { descriptor: 0 })),
         ("Outcome", json!({ "id": 1 }), json!(Outcome { end: StreamEnd::Open, receive_finished: true })),
     ]
 }
@@ -319,7 +335,8 @@ fn interface_file_enums_read_back_into_the_types() {
     values::<Direction>(&file, "Direction", 2);
     values::<SocketKind>(&file, "SocketKind", 3);
     values::<StreamEnd>(&file, "StreamEnd", 9);
-    assert_eq!(file.enums.len(), 9);
+    values::<RecordKind>(&file, "RecordKind", 7);
+    assert_eq!(file.enums.len(), 10);
 }
 
 #[test]
@@ -335,6 +352,8 @@ fn parse_of_wrong_parameters_names_the_first() {
         ("Connect", json!({ "address": "192.0.2.1", "port": 80, "flavour": 1 }), "flavour"),
         ("Listen", json!({ "backlog": 0 }), "backlog"),
         ("Ping", json!({ "address": "192.0.2.1", "bytes": 65_508 }), "bytes"),
+        ("Resolve", json!({ "name": "a", "kind": "mx" }), "kind"),
+        ("Capture", json!({ "snap_bytes": 0 }), "snap_bytes"),
         ("Outcome", json!({ "id": -1 }), "id"),
         ("GetStatus", json!({ "verbose": true }), "verbose"),
     ] {

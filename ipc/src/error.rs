@@ -20,6 +20,8 @@ pub enum ErrorKind {
     InvalidInput,
     /// The port is taken.
     AddrInUse,
+    /// The name, or a record of the kind asked for, does not exist.
+    NotFound,
     /// The socket has no peer (any more).
     NotConnected,
     /// The socket ended before the request was done.
@@ -50,12 +52,13 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every error of the interface.
-    pub const ALL: [ErrorKind; 18] = [
+    pub const ALL: [ErrorKind; 19] = [
         ErrorKind::Unsupported,
         ErrorKind::WouldBlock,
         ErrorKind::TimedOut,
         ErrorKind::InvalidInput,
         ErrorKind::AddrInUse,
+        ErrorKind::NotFound,
         ErrorKind::NotConnected,
         ErrorKind::Disconnected,
         ErrorKind::NoBufs,
@@ -79,6 +82,7 @@ impl ErrorKind {
             ErrorKind::TimedOut => "TimedOut",
             ErrorKind::InvalidInput => "InvalidInput",
             ErrorKind::AddrInUse => "AddrInUse",
+            ErrorKind::NotFound => "NotFound",
             ErrorKind::NotConnected => "NotConnected",
             ErrorKind::Disconnected => "Disconnected",
             ErrorKind::NoBufs => "NoBufs",
@@ -114,7 +118,9 @@ impl ErrorKind {
             ErrorKind::NoBufs => io::ErrorKind::OutOfMemory,
             ErrorKind::Internal => io::ErrorKind::Other,
             ErrorKind::DeviceUnavailable => io::ErrorKind::NetworkDown,
-            ErrorKind::InvalidSocket | ErrorKind::InvalidListener => io::ErrorKind::NotFound,
+            ErrorKind::NotFound | ErrorKind::InvalidSocket | ErrorKind::InvalidListener => {
+                io::ErrorKind::NotFound
+            }
             ErrorKind::DevnetDisabled | ErrorKind::PolicyDenied => io::ErrorKind::PermissionDenied,
             ErrorKind::QuotaExceeded => io::ErrorKind::QuotaExceeded,
             ErrorKind::ConnectionRefused => io::ErrorKind::ConnectionRefused,

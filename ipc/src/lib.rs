@@ -2,10 +2,8 @@
 //!
 //! ```no_run
 //! use std::io::{Read, Write};
-//! use std::net::SocketAddr;
 //!
-//! let client = netd_ipc::Client::connect_default()?;
-//! let mut stream = client.tcp_connect(SocketAddr::from(([192, 0, 2, 1], 7)), None)?;
+//! let mut stream = netd_ipc::TcpStream::connect("echo.example:7")?;
 //! stream.write_all(b"hello")?;
 //! stream.shutdown_write()?;
 //! let mut answer = Vec::new();
@@ -13,6 +11,8 @@
 //! stream.read_to_end(&mut answer)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! For tokio there is a module `tokio` (feature `tokio`), for C the crate in `c/`, for Python the module in `python/`.
 //!
 //! The wire side is here as well, for netd itself: [`framing`], [`passing`], [`call`], [`datagram`], [`accepted`].
 
@@ -25,8 +25,12 @@ pub mod datagram;
 pub mod error;
 pub mod framing;
 pub mod passing;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 pub mod types;
 
-pub use client::{Client, SYSTEM_SOCKET, TcpListener, TcpStream, UdpSocket, user_socket};
+pub use client::{
+    Client, Incoming, Received, SYSTEM_SOCKET, TcpListener, TcpStream, ToEndpoints, UdpSocket, user_socket,
+};
 pub use error::{Error, ErrorKind};
 pub use types::*;

@@ -497,3 +497,62 @@ pub struct Outcome {
     /// other direction later, what the client read up to the end of file is complete.
     pub receive_finished: bool,
 }
+
+/// What `Resolve` is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordKind {
+    /// Both families, as far as they are there.
+    #[default]
+    Addresses,
+    /// IPv4 addresses.
+    A,
+    /// IPv6 addresses.
+    Aaaa,
+    /// The alias itself.
+    Cname,
+    /// The names of an address.
+    Ptr,
+    /// Where a service is (RFC 2782).
+    Srv,
+    /// Text.
+    Txt,
+}
+
+/// Where a service is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Lower ones first.
+    pub priority: u16,
+    /// The share among those of one priority.
+    pub weight: u16,
+    /// Its port.
+    pub port: u16,
+    /// Its host.
+    pub target: String,
+}
+
+/// Answer of `Resolve`; what was not asked for is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resolved {
+    /// The name that was found: the one asked for, or below a domain of the search list.
+    pub name: String,
+    /// The aliases' targets, in order.
+    pub aliases: Vec<String>,
+    /// Of A and AAAA, IPv6 first.
+    pub addresses: Vec<IpAddr>,
+    /// Of CNAME and PTR.
+    pub names: Vec<String>,
+    /// Of SRV, in the order to try them.
+    pub services: Vec<Service>,
+    /// Of TXT; bytes that are no UTF-8 are replaced.
+    pub texts: Vec<String>,
+    /// How long this may be kept.
+    pub ttl_seconds: u64,
+    /// The server's address, or `literal`, `hosts`, `cache`, `multicast`.
+    pub source: String,
+    /// The other address family did not answer in time.
+    pub incomplete: bool,
+}

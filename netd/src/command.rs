@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use netd_policy::Subject;
 
+use crate::capture::Filter;
+
 /// A call that policy has let through.
 #[derive(Debug)]
 pub struct Submission {
@@ -64,6 +66,20 @@ pub enum Command {
         timeout: Duration,
         /// Payload.
         bytes: usize,
+    },
+    /// Resolves a name.
+    Resolve {
+        /// A name, or an address.
+        name: String,
+        /// What of it.
+        kind: netd_ipc::RecordKind,
+    },
+    /// Copies frames to a descriptor.
+    Capture {
+        /// Which.
+        filter: Filter,
+        /// How much of each.
+        snap_bytes: usize,
     },
     /// Says how a stream ended.
     Outcome {
@@ -125,6 +141,10 @@ pub enum Reply {
     },
     /// To [`Command::Ping`].
     Ping(netd_ipc::Pong),
+    /// To [`Command::Resolve`].
+    Resolved(Box<netd_ipc::Resolved>),
+    /// To [`Command::Capture`]: the client's end of a SOCK_STREAM socketpair that delivers pcapng.
+    Capture(OwnedFd),
     /// To [`Command::Outcome`].
     Outcome(netd_ipc::Outcome),
     /// The command failed, with an error of the interface and a sentence for the person who reads it.

@@ -6,13 +6,14 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use netd_ipc::PollMode;
 use netd_policy::{GrantConfig, Policy};
+use netd_stack::dns::{Hosts, Name};
 use netd_stack::{Addressing, Cidr, Static};
 use netd_vfio::{Bdf, Mac};
 use serde::Deserialize;
@@ -24,6 +25,8 @@ use crate::names;
 /// Where the daemon looks for its configuration unless told otherwise.
 pub const PATH_DEFAULT: &str = "/etc/netd/netd.toml";
 
+/// The names that a machine knows by itself (hosts(5)).
+const HOSTS_DEFAULT: &str = "/etc/hosts";
 /// How long DHCP asks before a configured fallback address is used.
 const DHCP_FALLBACK_SECONDS: u64 = 30;
 /// A file longer than this is not a configuration.
@@ -49,12 +52,25 @@ pub struct Config {
     pub addressing: Addressing,
     /// Sent to the DHCP server.
     pub hostname: Option<String>,
+    /// How names are resolved.
+    pub dns: Dns,
     /// Where clients connect; none means the default of the user.
     pub socket: Option<PathBuf>,
     /// The socket's permission bits.
     pub socket_mode: u32,
     /// Where evidence is written and bindings are remembered; none means the default of the user.
     pub state_directory: Option<PathBuf>,
+}
+
+/// How names are resolved.
+#[derive(Debug, Clone, Default)]
+pub struct Dns {
+    /// Servers; without any, those of the lease or of `[address]` are asked.
+    pub servers: Vec<IpAddr>,
+    /// Domains below which short names are sought; without any, those of the lease.
+    pub search: Vec<Name>,
+    /// The hosts file, as it was when the daemon started.
+    pub hosts: Hosts,
 }
 
 /// The device to drive.
@@ -120,6 +136,8 @@ struct Raw {
     dma: RawDma,
     #[serde(default)]
     address: Option<Spanned<RawAddress>>,
+    #[serde(default)]
+    dns: RawDns,
     #[serde(default)]
     ipc: RawIpc,
     #[serde(default)]
@@ -215,6 +233,20 @@ enum RawMode {
     Static,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawDns {
+    servers: Vec<IpAddr>,
+    search: Vec<Spanned<String>>,
+    hosts: PathBuf,
+}
+
+impl Default for RawDns {
+    fn default() -> Self {
+        Self { servers: Vec::new(), search: Vec::new(), hosts: PathBuf::from(HOSTS_DEFAULT) }
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawIpc {
@@ -268,7 +300,7 @@ impl Config {
         };
         let raw: Raw = toml::from_str(text)
             .map_err(|error| wrong(Complaint::at(error.span().unwrap_or(0..0), explain(text, &error))))?;
-        let Raw { network, device, dma, address, ipc, state, limits, grant } = raw;
+        let Raw { network, device, dma, address, dns, ipc, state, limits, grant } = raw;
         let policy = Policy::new(network.devnet.enabled, &grant, names::user, names::group)
             .map_err(|source| Error::Grants { path: path.to_owned(), source })?
             .with_operator(rustix::process::geteuid().as_raw());
@@ -282,6 +314,7 @@ impl Config {
             hugetlbfs: dma.hugetlbfs,
             addressing,
             hostname,
+            dns: check_dns(dns).map_err(wrong)?,
             socket: ipc.socket,
             socket_mode: check_mode(ipc.mode).map_err(wrong)?,
             state_directory: state.directory,
@@ -300,6 +333,7 @@ impl Config {
             hugetlbfs,
             addressing,
             hostname,
+            dns,
             socket,
             socket_mode,
             state_directory,
@@ -310,6 +344,7 @@ impl Config {
             ("[device]", *device == new.device && *poll == new.poll),
             ("[dma]", *hugetlbfs == new.hugetlbfs),
             ("[address]", addressing && *hostname == new.hostname),
+            ("[dns]", dns.servers == new.dns.servers && dns.search == new.dns.search),
             ("[ipc]", *socket == new.socket && *socket_mode == new.socket_mode),
             ("[state]", *state_directory == new.state_directory),
         ]
@@ -377,6 +412,18 @@ fn check_device(device: Spanned<RawDevice>) -> Result<(Device, PollMode), Compla
             Ok((Device::Software { link: link.into_inner().path, mac, mtu }, poll))
         }
     }
+}
+
+fn check_dns(dns: RawDns) -> Result<Dns, Complaint> {
+    let RawDns { servers, search, hosts } = dns;
+    let domain = |name: Spanned<String>| match Name::parse(name.get_ref()) {
+        Ok((name, _)) => Ok(name),
+        Err(error) => Err(Complaint::at(name.span(), format!("search: {error}"))),
+    };
+    let search = search.into_iter().map(domain).collect::<Result<Vec<_>, _>>()?;
+    // A machine without the file, or with one that cannot be read, has no names in it.
+    let hosts = fs::read_to_string(hosts).map(|text| Hosts::parse(&text)).unwrap_or_default();
+    Ok(Dns { servers, search, hosts })
 }
 
 fn check_limits(limits: Option<Spanned<Limits>>) -> Result<Limits, Complaint> {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bucket;
+pub mod capture;
 pub mod command;
 pub mod config;
 pub mod control;

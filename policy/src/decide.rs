@@ -58,6 +58,10 @@ pub enum Request {
         /// The peer.
         to: IpAddr,
     },
+    /// Resolving a name.
+    Resolve,
+    /// Copies of everybody's frames.
+    Capture,
     /// Looking at netd's state.
     Observe,
     /// Changing how netd itself runs.
@@ -73,17 +77,27 @@ impl Request {
             Request::UdpBind { port: _ } => Some(Capability::UdpBind),
             Request::UdpSend { remote: _ } => Some(Capability::UdpSend),
             Request::Ping { to: _ } => Some(Capability::IcmpPing),
+            Request::Resolve => Some(Capability::DnsResolve),
+            Request::Capture => Some(Capability::Capture),
             Request::Observe | Request::Operate => None,
         }
     }
 
-    /// The peer that the client chose. A request that has one is outbound: it makes netd send to that peer.
+    /// Whether it makes netd send something where a client wants it: what the devnet switch is about.
+    pub fn is_outbound(&self) -> bool {
+        // Names are asked of netd's own servers, and a name can carry anything to whoever serves its domain.
+        self.peer().is_some() || *self == Request::Resolve
+    }
+
+    /// The peer that the client chose.
     pub fn peer(&self) -> Option<IpAddr> {
         match self {
             Request::TcpConnect { remote } | Request::UdpSend { remote } => Some(remote.ip()),
             Request::Ping { to } => Some(*to),
             Request::TcpListen { port: _ }
             | Request::UdpBind { port: _ }
+            | Request::Resolve
+            | Request::Capture
             | Request::Observe
             | Request::Operate => None,
         }
@@ -102,6 +116,8 @@ impl fmt::Display for Request {
             Request::UdpBind { port } => on(f, "binding UDP port", port),
             Request::UdpSend { remote } => write!(f, "UDP datagram to {remote}"),
             Request::Ping { to } => write!(f, "echo request to {to}"),
+            Request::Resolve => f.write_str("resolving a name"),
+            Request::Capture => f.write_str("capturing frames"),
             Request::Observe => f.write_str("looking at netd's state"),
             Request::Operate => f.write_str("changing how netd runs"),
         }
@@ -222,7 +238,7 @@ impl Policy {
                 _ => Decision::Allow { rule: Rule::Observe },
             };
         };
-        if !self.devnet_enabled && request.peer().is_some() {
+        if !self.devnet_enabled && request.is_outbound() {
             return Decision::Deny {
                 error: Denial::DevnetDisabled,
                 reason: format!(

@@ -26,15 +26,21 @@ pub enum Capability {
     UdpSend,
     /// `net.icmp.ping`
     IcmpPing,
+    /// `net.dns.resolve`
+    DnsResolve,
+    /// `net.capture`
+    Capture,
 }
 
 impl Capability {
-    const ALL: [Capability; 5] = [
+    const ALL: [Capability; 7] = [
         Capability::TcpConnect,
         Capability::TcpListen,
         Capability::UdpBind,
         Capability::UdpSend,
         Capability::IcmpPing,
+        Capability::DnsResolve,
+        Capability::Capture,
     ];
 
     /// The name in the configuration.
@@ -45,6 +51,8 @@ impl Capability {
             Capability::UdpBind => "net.udp.bind",
             Capability::UdpSend => "net.udp.send",
             Capability::IcmpPing => "net.icmp.ping",
+            Capability::DnsResolve => "net.dns.resolve",
+            Capability::Capture => "net.capture",
         }
     }
 
@@ -172,7 +180,11 @@ impl Grant {
             Request::TcpListen { port: None } | Request::UdpBind { port: None } => {
                 EPHEMERAL.into_iter().all(covered)
             }
-            Request::Ping { to: _ } | Request::Observe | Request::Operate => true,
+            Request::Ping { to: _ }
+            | Request::Resolve
+            | Request::Capture
+            | Request::Observe
+            | Request::Operate => true,
         }
     }
 

@@ -168,6 +168,8 @@ fn any_grant() -> impl Strategy<Value = GrantConfig> {
         Capability::UdpBind,
         Capability::UdpSend,
         Capability::IcmpPing,
+        Capability::DnsResolve,
+        Capability::Capture,
     ]);
     let range =
         (1u16..20, 0u16..20).prop_map(|(first, more)| PortRange::new(first, first + more).expect("in order"));
@@ -204,6 +206,8 @@ fn any_request() -> impl Strategy<Value = Request> {
         any_peer().prop_map(|peer| Request::Ping { to: peer.ip() }),
         prop::option::of(1u16..40).prop_map(|port| Request::TcpListen { port }),
         prop::option::of(1u16..40).prop_map(|port| Request::UdpBind { port }),
+        Just(Request::Resolve),
+        Just(Request::Capture),
     ]
 }
 
@@ -230,7 +234,7 @@ proptest! {
         grants in prop::collection::vec(any_grant(), 0..6), subject in any_subject(), request in any_request(),
     ) {
         let decision = resolved(false, &grants).decide(&subject, &request);
-        if request.peer().is_some() {
+        if request.is_outbound() {
             let named = matches!(decision, Decision::Deny { error: Denial::DevnetDisabled, rule: Rule::Devnet, .. });
             prop_assert!(named, "{:?}", decision);
         } else {

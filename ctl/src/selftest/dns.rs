@@ -68,7 +68,7 @@ fn query(name: Name) -> Message {
 fn receive(socket: &UdpSocket, server: SocketAddr, query: &Message) -> Result<Answer, netd_ipc::Error> {
     let mut bytes = [0; ANSWER_BYTES_MAX];
     loop {
-        let (count, from) = socket.receive_from(&mut bytes)?;
+        let (count, from) = socket.recv_from(&mut bytes)?;
         if from != server {
             continue;
         }

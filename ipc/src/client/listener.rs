@@ -1,8 +1,8 @@
 //! TCP listeners: a SEQPACKET descriptor that delivers accepted streams (see [`crate::accepted`]).
 
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 use super::{Client, TcpStream, message};
@@ -22,6 +22,33 @@ pub struct TcpListener {
 impl TcpListener {
     pub(super) fn new(client: Client, socket: OwnedFd, id: u64, local: SocketAddr) -> TcpListener {
         TcpListener { client, socket, id, local, deadline: None }
+    }
+
+    /// Listens on a port through the [shared client](Client::shared); 0 lets netd choose.
+    ///
+    /// # Errors
+    /// The named error of the call, or the call failed.
+    pub fn bind(port: u16) -> Result<TcpListener, Error> {
+        Client::shared()?.tcp_listen(Some(port), None)
+    }
+
+    /// The connections, one after the other, without end.
+    pub fn incoming(&self) -> Incoming<'_> {
+        Incoming(self)
+    }
+
+    /// Another handle on the same listener, with a deadline of its own. Each connection goes to one of them.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<TcpListener> {
+        Ok(TcpListener {
+            client: self.client.clone(),
+            socket: self.socket.try_clone()?,
+            id: self.id,
+            local: self.local,
+            deadline: self.deadline,
+        })
     }
 
     /// The number under which netd lists it.
@@ -48,18 +75,54 @@ impl TcpListener {
         let mut descriptors = Vec::new();
         let mut parts = [IoSliceMut::new(&mut record)];
         let count = message::receive(&self.socket, &mut parts, &mut descriptors, self.deadline, "accepting")?;
-        if count == 0 {
+        self.accepted(record.get(..count).unwrap_or_default(), descriptors)
+    }
+
+    /// Takes a connection that is there; `WouldBlock` if none is.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn accept_now(&self) -> Result<(TcpStream, SocketAddr), Error> {
+        let mut record = [0; RECORD_BYTES];
+        let mut descriptors = Vec::new();
+        let mut parts = [IoSliceMut::new(&mut record)];
+        let count = message::receive_now(&self.socket, &mut parts, &mut descriptors)?;
+        self.accepted(record.get(..count).unwrap_or_default(), descriptors)
+    }
+
+    fn accepted(
+        &self,
+        record: &[u8],
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Result<(TcpStream, SocketAddr), Error> {
+        if record.is_empty() {
             let message = format!("netd closed the listener on port {}", self.local.port());
             return Err(Error::Refused { kind: ErrorKind::InvalidListener, message });
         }
-        let accepted = Accepted::decode(record.get(..count).unwrap_or_default())
-            .map_err(|error| Error::Protocol(error.to_string()))?;
+        let accepted = Accepted::decode(record).map_err(|error| Error::Protocol(error.to_string()))?;
         let Accepted { id, remote, local_port } = accepted;
         let socket = descriptors.pop().ok_or_else(|| {
             Error::Protocol("an accepted stream without descriptor; is the process out of them?".to_owned())
         })?;
         let local = SocketAddr::new(self.local.ip(), local_port);
         Ok((TcpStream::new(self.client.clone(), socket, id, local, remote), remote))
+    }
+}
+
+/// The connections of a listener; an error, such as a deadline that has passed, does not end it.
+#[derive(Debug)]
+pub struct Incoming<'a>(&'a TcpListener);
+
+impl Iterator for Incoming<'_> {
+    type Item = Result<TcpStream, Error>;
+
+    fn next(&mut self) -> Option<Result<TcpStream, Error>> {
+        Some(self.0.accept().map(|(stream, _)| stream))
+    }
+}
+
+/// For event loops that take numbers, such as mio's and tokio's.
+impl AsRawFd for TcpListener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 

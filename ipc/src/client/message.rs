@@ -58,3 +58,19 @@ pub(super) fn send(
         }
     }
 }
+
+/// Reads one message that is there; `WouldBlock` if none is.
+#[cfg(feature = "tokio")]
+pub(super) fn receive_now(
+    socket: &OwnedFd,
+    parts: &mut [IoSliceMut<'_>],
+    descriptors: &mut Vec<OwnedFd>,
+) -> Result<usize, Error> {
+    Ok(passing::receive(socket, parts, descriptors, RecvFlags::DONTWAIT)?)
+}
+
+/// Writes one message if it fits; `WouldBlock` if it does not.
+#[cfg(feature = "tokio")]
+pub(super) fn send_now(socket: &OwnedFd, parts: &[IoSlice<'_>]) -> Result<usize, Error> {
+    Ok(passing::send(socket, parts, &[], SendFlags::DONTWAIT)?)
+}

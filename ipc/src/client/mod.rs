@@ -8,6 +8,7 @@
 //! rule in `io.netd.varlink` on its own.
 
 mod connection;
+mod endpoints;
 mod listener;
 mod message;
 mod stream;
@@ -17,6 +18,7 @@ mod wait;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,14 +28,17 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::call::{BoundReply, CONNECT_TIMEOUT, PING_BYTES, PING_TIMEOUT, StreamReply};
+use crate::call::{BoundReply, CONNECT_TIMEOUT, CaptureReply, PING_BYTES, PING_TIMEOUT, StreamReply};
 use crate::error::{Error, ErrorKind};
-use crate::types::{Clients, Device, Interface, Neighbor, Outcome, Pong, Socket, Statistics, Status};
+use crate::types::{
+    Clients, Device, Interface, Neighbor, Outcome, Pong, RecordKind, Resolved, Socket, Statistics, Status,
+};
 
 use connection::Connection;
-pub use listener::TcpListener;
+pub use endpoints::ToEndpoints;
+pub use listener::{Incoming, TcpListener};
 pub use stream::TcpStream;
-pub use udp::UdpSocket;
+pub use udp::{Received, UdpSocket};
 
 /// Where the daemon of the system listens.
 pub const SYSTEM_SOCKET: &str = "/run/netd/netd.sock";
@@ -46,6 +51,9 @@ const IDLE_MAX: usize = 4;
 
 /// How long the daemon may take for a call that waits for no peer, and beyond the timeout of one that does.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the daemon itself takes for a name at most.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where a daemon of this user listens; none without `XDG_RUNTIME_DIR`.
 pub fn user_socket() -> Option<PathBuf> {
@@ -104,6 +112,20 @@ impl Client {
             Some(path) => Error::NoPermission { path },
             None => Error::NotRunning { tried },
         })
+    }
+
+    /// The one client that the constructors of sockets use: connected at the first use, as by
+    /// [`Client::connect_default`].
+    ///
+    /// # Errors
+    /// As [`Client::connect_default`]; the next call tries again.
+    pub fn shared() -> Result<Client, Error> {
+        static SHARED: Mutex<Option<Client>> = Mutex::new(None);
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*shared {
+            Some(client) => Ok(client.clone()),
+            None => Ok(shared.insert(Client::connect_default()?).clone()),
+        }
     }
 
     /// Where the daemon listens.
@@ -248,6 +270,35 @@ impl Client {
         let bytes = bytes.unwrap_or(PING_BYTES);
         let parameters = json!({ "address": to, "timeout_ms": milliseconds(timeout), "bytes": bytes });
         self.call("Ping", parameters, timeout + ANSWER_TIMEOUT).map(|(pong, _)| pong)
+    }
+
+    /// Resolves a name through the daemon, to addresses (IPv6 first).
+    ///
+    /// # Errors
+    /// `NotFound`, `TimedOut`, or another named error; or the call failed.
+    pub fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Error> {
+        self.resolve_records(name, RecordKind::Addresses).map(|resolved| resolved.addresses)
+    }
+
+    /// Asks for records of one kind.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`].
+    pub fn resolve_records(&self, name: &str, kind: RecordKind) -> Result<Resolved, Error> {
+        self.call("Resolve", json!({ "name": name, "kind": kind }), RESOLVE_TIMEOUT + ANSWER_TIMEOUT)
+            .map(|(resolved, _)| resolved)
+    }
+
+    /// Copies of the frames that `filter` takes, as the bytes of a pcapng file; all frames with an empty filter. Closing the
+    /// descriptor ends it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a filter that is none, `PolicyDenied`, `QuotaExceeded`, or the call failed.
+    pub fn capture(&self, filter: &str, snap_bytes: Option<usize>) -> Result<UnixStream, Error> {
+        let parameters = json!({ "filter": filter, "snap_bytes": snap_bytes });
+        let (reply, mut descriptors) = self.call("Capture", parameters, ANSWER_TIMEOUT)?;
+        let CaptureReply { descriptor } = reply;
+        pick(&mut descriptors, descriptor).map(UnixStream::from)
     }
 
     /// How the stream with this id ended.

@@ -13,7 +13,8 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, shutdown};
 
+use super::endpoints::{ToEndpoints, try_each};
 use super::{Client, wait};
 use crate::error::Error;
 use crate::passing;
@@ -42,6 +44,12 @@ pub struct TcpStream {
     remote: SocketAddr,
     read_deadline: Option<Instant>,
     write_deadline: Option<Instant>,
+    ends: Arc<Ends>,
+}
+
+/// What all clones of a stream know of its two ends.
+#[derive(Debug, Default)]
+struct Ends {
     write_shut: AtomicBool,
     /// The end of the stream was found to be the peer's orderly end; later hang-ups do not change that.
     complete: AtomicBool,
@@ -63,9 +71,42 @@ impl TcpStream {
             remote,
             read_deadline: None,
             write_deadline: None,
-            write_shut: AtomicBool::new(false),
-            complete: AtomicBool::new(false),
+            ends: Arc::default(),
         }
+    }
+
+    /// Connects through the [shared client](Client::shared), to the first address that answers.
+    ///
+    /// # Errors
+    /// The last address's error, or the name cannot be resolved.
+    pub fn connect(to: impl ToEndpoints) -> Result<TcpStream, Error> {
+        let client = Client::shared()?;
+        try_each(to, &client, |endpoint| client.tcp_connect(endpoint, None))
+    }
+
+    /// Connects to one endpoint, for so long at most.
+    ///
+    /// # Errors
+    /// `TimedOut`, or another named error of the connect.
+    pub fn connect_timeout(to: &SocketAddr, timeout: Duration) -> Result<TcpStream, Error> {
+        Client::shared()?.tcp_connect(*to, Some(timeout))
+    }
+
+    /// Another handle on the same stream, with deadlines of its own. The stream ends with the last one.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<TcpStream> {
+        Ok(TcpStream {
+            client: self.client.clone(),
+            socket: self.socket.try_clone()?,
+            id: self.id,
+            local: self.local,
+            remote: self.remote,
+            read_deadline: self.read_deadline,
+            write_deadline: self.write_deadline,
+            ends: Arc::clone(&self.ends),
+        })
     }
 
     /// The number under which netd lists it.
@@ -99,7 +140,7 @@ impl TcpStream {
     /// The stream is over already.
     pub fn shutdown_write(&self) -> Result<(), Error> {
         // Before the call: a reader on another thread that sees the hang-up has to ask, not to assume.
-        self.write_shut.store(true, Ordering::SeqCst);
+        self.ends.write_shut.store(true, Ordering::SeqCst);
         shutdown(&self.socket, Shutdown::Write).map_err(|error| self.failure(error))
     }
 
@@ -152,14 +193,34 @@ impl TcpStream {
         }
     }
 
+    /// Reads what is there; `WouldBlock` if nothing is. The end of the stream is not decided on: see `end_of_stream`.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn receive_now(&self, into: &mut [u8]) -> io::Result<usize> {
+        match rustix::io::retry_on_intr(|| recv(&self.socket, &mut *into, RecvFlags::DONTWAIT)) {
+            Ok((count, _)) => Ok(count),
+            Err(Errno::AGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Err(self.failure(error).into()),
+        }
+    }
+
+    /// Writes what fits; `WouldBlock` if nothing does.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        match passing::send(&self.socket, &[IoSlice::new(bytes)], &[], SendFlags::DONTWAIT) {
+            Ok(count) => Ok(count),
+            Err(Errno::AGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Err(self.failure(error).into()),
+        }
+    }
+
     /// Decides what an end of file means: the table at the top.
-    fn end_of_stream(&self) -> Result<(), Error> {
-        if self.complete.load(Ordering::SeqCst) {
+    pub(crate) fn end_of_stream(&self) -> Result<(), Error> {
+        if self.ends.complete.load(Ordering::SeqCst) {
             return Ok(());
         }
         let hung_up = wait::now(&self.socket, PollFlags::IN)?.contains(PollFlags::HUP);
         if hung_up {
-            let could_write = !self.write_shut.load(Ordering::SeqCst);
+            let could_write = !self.ends.write_shut.load(Ordering::SeqCst);
             match self.settled_outcome() {
                 // The FIN came, and the connection ended before this read did. Netd's word is final both ways.
                 Ok(Outcome { receive_finished: true, .. } | Outcome { end: StreamEnd::Finished, .. }) => {}
@@ -168,7 +229,7 @@ impl TcpStream {
                 Err(error) => return Err(Error::OutcomeUnknown(error.to_string())),
             }
         }
-        self.complete.store(true, Ordering::SeqCst);
+        self.ends.complete.store(true, Ordering::SeqCst);
         Ok(())
     }
 
@@ -188,7 +249,7 @@ impl TcpStream {
         if !matches!(error, Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) {
             return error.into();
         }
-        if error == Errno::PIPE && self.write_shut.load(Ordering::SeqCst) {
+        if error == Errno::PIPE && self.ends.write_shut.load(Ordering::SeqCst) {
             return error.into();
         }
         let end = self.client.outcome(self.id).map_or(StreamEnd::ConnectionReset, |outcome| outcome.end);
@@ -232,6 +293,13 @@ impl Write for &TcpStream {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// For event loops that take numbers, such as mio's and tokio's.
+impl AsRawFd for TcpStream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 

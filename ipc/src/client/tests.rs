@@ -264,10 +264,10 @@ fn udp_carries_datagrams_both_ways_and_errors_back() {
     let count = rustix::io::read(&worker, &mut bytes).unwrap();
     assert_eq!(Header::decode(&bytes[..count]), Ok((Header::data(peer), &b"question"[..])));
     write(&worker, &[&Header::data(peer).encode()[..], b"answer"].concat());
-    assert_eq!(udp.receive_from(&mut bytes).unwrap(), (6, peer));
+    assert_eq!(udp.recv_from(&mut bytes).unwrap(), (6, peer));
     assert_eq!(&bytes[..6], b"answer");
     write(&worker, &Header::error(peer, code::PORT_UNREACHABLE).encode());
-    let error = udp.receive_from(&mut bytes).unwrap_err();
+    let error = udp.recv_from(&mut bytes).unwrap_err();
     assert_eq!(error.kind(), Some(ErrorKind::ConnectionRefused));
     assert!(error.to_string().contains("192.0.2.9:53"), "{error}");
     let error = udp.send_to(&vec![0; 70_000], peer).unwrap_err();

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use netd_ipc::ErrorKind;
-use netd_ipc::call::{BoundReply, INTERFACE, Response, SERVICE_INTERFACE, StreamReply};
+use netd_ipc::call::{BoundReply, CaptureReply, INTERFACE, Response, SERVICE_INTERFACE, StreamReply};
 use netd_ipc::framing::{self, REPLY_BYTES_MAX};
 use serde::Serialize;
 use serde_json::json;
@@ -34,6 +34,8 @@ pub(super) fn of_worker(reply: Reply) -> Message {
             (returns(&BoundReply { id, local: local.into(), descriptor: 0 }).0, vec![descriptor])
         }
         Reply::Ping(pong) => returns(&pong),
+        Reply::Resolved(resolved) => returns(&resolved),
+        Reply::Capture(descriptor) => (returns(&CaptureReply { descriptor: 0 }).0, vec![descriptor]),
         Reply::Outcome(outcome) => returns(&outcome),
         Reply::Failed(kind, message) => failed(kind, &message),
     }

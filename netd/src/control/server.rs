@@ -18,6 +18,7 @@ use super::connection::{Connection, Gone, Outstanding};
 use super::disposal::Disposal;
 use super::reply::{self, Message};
 use super::{Audit, Error, WAKER, subject};
+use crate::capture::Filter;
 use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
 use crate::limits::Limits;
 use crate::log::LogLevel;
@@ -464,6 +465,11 @@ fn plan(call: Call) -> Plan {
         }
         Call::Listen { port, backlog } => (Ask::TcpListen { port }, Command::Listen { port, backlog }),
         Call::BindUdp { port } => (Ask::UdpBind { port }, Command::BindUdp { port }),
+        Call::Resolve { name, kind } => (Ask::Resolve, Command::Resolve { name, kind }),
+        Call::Capture { filter, snap_bytes } => match Filter::parse(&filter) {
+            Ok(filter) => (Ask::Capture, Command::Capture { filter, snap_bytes }),
+            Err(error) => return Plan::Local(reply::failed(ErrorKind::InvalidInput, &error.to_string())),
+        },
         Call::Ping { to, timeout, bytes } => (Ask::Ping { to }, Command::Ping { to, timeout, bytes }),
     };
     Plan::Decided(asked, Todo::Submit(command))

@@ -72,7 +72,7 @@ impl Control {
     fn start(devnet_enabled: bool) -> Control {
         let grant: GrantConfig = serde_json::from_value(json!({
             "subject": "any",
-            "allow": ["net.tcp.connect", "net.tcp.listen", "net.udp.bind", "net.icmp.ping"],
+            "allow": ["net.tcp.connect", "net.tcp.listen", "net.udp.bind", "net.icmp.ping", "net.dns.resolve", "net.capture"],
             "to": ["192.0.2.0/24"],
         }))
         .unwrap();
@@ -233,6 +233,7 @@ fn every_method_of_the_interface_file_is_served() {
         let parameters = match method {
             "Connect" => json!({ "address": "192.0.2.1", "port": 80 }),
             "Ping" => json!({ "address": "192.0.2.1" }),
+            "Resolve" => json!({ "name": "a.example" }),
             "Outcome" => json!({ "id": 1 }),
             // Answered by the control thread itself.
             "SetLogLevel" => continue,

@@ -19,6 +19,7 @@ use netd_stack::{Egress, FlowId, Instant, ListenerId, PingId, Ready, Stack, UdpI
 use rustix::net::SocketType;
 use slab::Slab;
 
+use crate::capture::{Filter, Taps};
 use crate::command::{Completion, Reply};
 use crate::worker::carried::{Carried, Flow};
 use crate::worker::datagram::{Datagrams, Gate, MESSAGE_BYTES_MAX, State};
@@ -314,18 +315,55 @@ impl Clients {
         &mut self,
         now: Instant,
         (stack, egress): (&mut Stack, &mut E),
-        (token, owner): (u64, Subject),
+        caller: (u64, Subject),
         to: IpAddr,
         (bytes, timeout): (usize, Duration),
     ) {
-        if let Err(exceeded) = self.ledger.packet(now, owner.uid) {
-            return self.completions.send(token, quota(&exceeded));
+        if !self.charge_packet(now, &caller) {
+            return;
         }
+        let token = caller.0;
         match stack.ping(now, to, bytes, timeout, egress) {
             Ok(ping) => {
                 self.pinging.insert(ping, token);
             }
             Err(error) => self.completions.send(token, error_reply(&error)),
+        }
+    }
+
+    /// Charges one packet; false if the caller was told that it may send none now.
+    pub(super) fn charge_packet(&mut self, now: Instant, (token, owner): &(u64, Subject)) -> bool {
+        let charged = self.ledger.packet(now, owner.uid);
+        if let Err(exceeded) = &charged {
+            self.completions.send(*token, quota(exceeded));
+        }
+        charged.is_ok()
+    }
+
+    /// Starts a capture.
+    pub(super) fn capture(
+        &mut self,
+        now: Instant,
+        taps: &mut Taps,
+        (token, owner): (u64, Subject),
+        (filter, snap_bytes): (Filter, usize),
+    ) {
+        if let Err(exceeded) = self.ledger.reserve_capture(now, owner.uid) {
+            return self.completions.send(token, quota(&exceeded));
+        }
+        let added = socketpair(SocketType::STREAM)
+            .map_err(std::io::Error::from)
+            .and_then(|(ours, theirs)| taps.add(owner.uid, filter, snap_bytes, ours).map(|()| theirs));
+        match added {
+            Ok(descriptor) => {
+                tracing::info!(%owner, "a capture begins");
+                self.completions.send(token, Reply::Capture(descriptor));
+            }
+            Err(error) => {
+                self.ledger.release_capture(owner.uid);
+                let message = format!("netd has no means for another capture: {error}");
+                self.completions.send(token, Reply::Failed(ErrorKind::NoBufs, message));
+            }
         }
     }
 

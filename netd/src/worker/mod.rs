@@ -20,6 +20,7 @@ mod egress;
 mod evidence;
 mod ledger;
 mod listener;
+mod names;
 mod outcome;
 mod report;
 mod stream;
@@ -34,13 +35,16 @@ use std::time::{self, Duration};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
-use netd_ipc::{ErrorKind, PollMode};
+use netd_ipc::{ErrorKind, PollMode, RecordKind};
+use netd_stack::dns::{self, Query};
 use netd_stack::{Addressing, Config as StackConfig, Instant, Limits, Ready, Stack};
 use netd_virtqueue::NetDevice;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use crate::capture::{Direction, Taps};
 use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
+use crate::config::Dns;
 use crate::control::Audit;
 use crate::device::{self, Backend};
 use crate::rules::Rules;
@@ -48,6 +52,7 @@ use crate::worker::clients::{Clients, Completions};
 use crate::worker::datagram::Gate;
 use crate::worker::egress::TxEgress;
 use crate::worker::evidence::Evidence;
+use crate::worker::names::Names;
 use crate::worker::report::About;
 
 /// Wakes the worker for commands and for its end.
@@ -83,6 +88,8 @@ pub struct Setup {
     pub addressing: Addressing,
     /// For the DHCP server.
     pub hostname: Option<String>,
+    /// How names are resolved.
+    pub dns: Dns,
     /// Decides on datagrams to new peers.
     pub rules: Arc<Rules>,
     /// Told of what it denied.
@@ -119,6 +126,7 @@ impl WorkerPort for Port {
 pub(crate) struct Live {
     driver: NetDevice,
     stack: Stack,
+    names: Names,
     mac: [u8; 6],
     link_up: bool,
     checked_at: Instant,
@@ -193,6 +201,8 @@ pub struct Worker {
     about: About,
     addressing: Addressing,
     hostname: Option<String>,
+    dns: Dns,
+    taps: Taps,
     poll: mio::Poll,
     submissions: mpsc::Receiver<Submission>,
     started: time::Instant,
@@ -217,13 +227,14 @@ impl Worker {
             poll: mode,
             addressing,
             hostname,
+            dns,
             rules,
             audit,
             state_directory,
             descriptors_max,
         } = setup;
         let about = About { rules: Arc::clone(&rules), poll: mode, resets: 0 };
-        let live = bring_up(&mut backend, &addressing, hostname.clone(), Instant::ZERO)?;
+        let live = bring_up(&mut backend, &addressing, hostname.clone(), &dns, Instant::ZERO)?;
         let gate = Gate { rules, audit };
         let listeners_max = listener::listeners_max(descriptors_max);
         let worker = Self {
@@ -240,6 +251,8 @@ impl Worker {
             about,
             addressing,
             hostname,
+            dns,
+            taps: Taps::default(),
             poll,
             submissions: commands,
             started: time::Instant::now(),
@@ -307,7 +320,7 @@ impl Worker {
     }
 
     fn execute(&mut self, now: Instant, Submission { token, owner, command }: Submission) {
-        let Self { slot, clients, backend, about, .. } = self;
+        let Self { slot, clients, backend, about, taps, .. } = self;
         let caller = (token, owner);
         match command {
             Command::Status => {
@@ -351,11 +364,22 @@ impl Worker {
             }
             Command::Ping { to, timeout, bytes } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
-                let mut egress = TxEgress(live.driver.queues().1);
+                let mut egress = TxEgress(live.driver.queues().1, taps);
                 clients.ping(now, (&mut live.stack, &mut egress), caller, to, (bytes, timeout));
+            }
+            Command::Resolve { name, kind } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                if clients.charge_packet(now, &caller) {
+                    let query = Query { name, kind: record_kind(kind) };
+                    live.names.start(now, token, &query, &clients.completions);
+                }
+            }
+            Command::Capture { filter, snap_bytes } => {
+                clients.capture(now, taps, caller, (filter, snap_bytes));
             }
             Command::Cancel => {
                 if let Slot::Live(live) = slot {
+                    live.names.cancel(token);
                     clients.cancel(now, &mut live.stack, token);
                 }
             }
@@ -364,12 +388,18 @@ impl Worker {
 
     /// Frames, clients and timers.
     fn network(&mut self, now: Instant, events: &Events) -> Result<bool, device::Error> {
-        let Self { slot: Slot::Live(live), clients, backend, evidence, .. } = self else { return Ok(false) };
-        let Live { driver, stack, .. } = &mut **live;
+        let Self { slot: Slot::Live(live), clients, backend, evidence, taps, .. } = self else {
+            return Ok(false);
+        };
+        let Live { driver, stack, names, .. } = &mut **live;
         let (rx, tx) = driver.queues();
         tx.reclaim();
-        let mut egress = TxEgress(tx);
-        let mut worked = rx.poll(RX_BUDGET, |frame| stack.handle_frame(now, frame, &mut egress))? > 0;
+        let mut egress = TxEgress(tx, taps);
+        let received = rx.poll(RX_BUDGET, |frame| {
+            egress.1.offer(Direction::Received, frame);
+            stack.handle_frame(now, frame, &mut egress);
+        })?;
+        let mut worked = received > 0;
         for event in events {
             clients.on_event(now, stack, &mut egress, event);
         }
@@ -377,13 +407,20 @@ impl Worker {
         worked |= stack.poll(now, &mut egress);
         while let Some(ready) = stack.next_ready() {
             worked = true;
+            if matches!(ready, Ready::Lease | Ready::Addresses) {
+                names.network_changed(now, stack);
+            }
             if ready == Ready::Lease {
                 evidence.address_changed(&stack.lease());
-            } else {
+            } else if !names.on_ready(now, stack, ready) {
                 clients.on_ready(now, stack, ready);
             }
         }
         clients.on_time(now, stack);
+        worked |= names.drive(now, stack, &mut egress, &clients.completions);
+        for uid in egress.1.reap() {
+            clients.ledger.release_capture(uid);
+        }
         // What the clients just wrote, and the windows they just opened, go out with this turn.
         worked |= stack.poll(now, &mut egress);
         tx.flush()?;
@@ -399,7 +436,11 @@ impl Worker {
     fn fail(&mut self, now: Instant, error: &device::Error) {
         let reason = error.to_string();
         tracing::error!(%reason, "the device failed and will be reset");
-        self.clients.fail_all(&format!("the network device failed: {reason}"));
+        let told = format!("the network device failed: {reason}");
+        self.clients.fail_all(&told);
+        if let Slot::Live(live) = &mut self.slot {
+            live.names.fail_all(&told, &self.clients.completions);
+        }
         let backoff = RETRY_FIRST;
         // The driver is dropped here, which resets the device before its memory can be used again.
         self.slot = Slot::Down(Down { reason, retry_at: now + backoff, backoff });
@@ -411,7 +452,7 @@ impl Worker {
         if now < down.retry_at {
             return;
         }
-        match bring_up(&mut self.backend, &self.addressing, self.hostname.clone(), now) {
+        match bring_up(&mut self.backend, &self.addressing, self.hostname.clone(), &self.dns, now) {
             Ok(live) => {
                 tracing::info!("the device is up again");
                 self.about.resets += 1;
@@ -442,7 +483,7 @@ impl Worker {
         let due = match &mut self.slot {
             Slot::Down(down) => Some(down.retry_at),
             Slot::Live(live) => match live.driver.arm() {
-                Ok(false) => live.stack.poll_timeout(),
+                Ok(false) => live.stack.poll_timeout().into_iter().chain(live.names.next_deadline()).min(),
                 Ok(true) => return Duration::ZERO,
                 Err(fault) => {
                     self.fail(now, &fault.into());
@@ -476,7 +517,7 @@ impl Worker {
             let (_, tx) = driver.queues();
             tx.reclaim();
             // Resets for the peers. They are a courtesy: a device that cannot take them any more is stopped all the same.
-            stack.poll(now, &mut TxEgress(tx));
+            stack.poll(now, &mut TxEgress(tx, &mut self.taps));
             if tx.flush().is_ok() {
                 let _ = self.backend.service();
             }
@@ -514,6 +555,7 @@ fn bring_up(
     backend: &mut Backend,
     addressing: &Addressing,
     hostname: Option<String>,
+    dns: &Dns,
     now: Instant,
 ) -> Result<Live, Error> {
     let driver = backend.bring_up()?;
@@ -536,7 +578,10 @@ fn bring_up(
     };
     let stack = Stack::new(config, now)?;
     let link_up = driver.link_up().map_err(device::Error::from)?;
-    Ok(Live { driver, stack, mac, link_up, checked_at: now })
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|_| device::Error::Random)?;
+    let names = Names::new(dns, secret, now, &stack);
+    Ok(Live { driver, stack, names, mac, link_up, checked_at: now })
 }
 
 /// What the kernel holds for a client at most in each direction of a descriptor. As large as Linux's default of 208 KiB
@@ -552,6 +597,19 @@ fn socketpair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), Errno> {
         sockopt::set_socket_send_buffer_size(end, KERNEL_BUFFER_BYTES as usize / 2)?;
     }
     Ok((ours, theirs))
+}
+
+/// The interface's word in the resolver's.
+fn record_kind(kind: RecordKind) -> dns::Kind {
+    match kind {
+        RecordKind::Addresses => dns::Kind::Addresses,
+        RecordKind::A => dns::Kind::A,
+        RecordKind::Aaaa => dns::Kind::Aaaa,
+        RecordKind::Cname => dns::Kind::Cname,
+        RecordKind::Ptr => dns::Kind::Ptr,
+        RecordKind::Srv => dns::Kind::Srv,
+        RecordKind::Txt => dns::Kind::Txt,
+    }
 }
 
 /// The stack's error as the interface names it.

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -10,7 +10,7 @@ use netd_ipc::{
     AbsentFeature, AddressSource, Copies, Device, DeviceState, Direction, Endpoint, Interface, Isolation,
     Neighbor, PollMode, Queue, Route, Socket, SocketKind, Statistics, Status, Traffic, Transport,
 };
-use netd_stack::{AddressState, Cidr, FlowState, Instant, Stack};
+use netd_stack::{AddressState, AddressStatus, Cidr, FlowState, Instant, Stack};
 use netd_virtqueue::{DeviceInfo, QueueCounters, TransportKind};
 use serde::Serialize;
 
@@ -43,7 +43,7 @@ pub(super) fn status(about: &About, slot: &Slot, clients: &Clients, now: Instant
         device: state(slot),
         link_up: live.is_some_and(|live| live.link_up),
         address_source: source(address.as_ref()),
-        addresses: address.as_ref().and_then(cidr).into_iter().collect(),
+        addresses: live.map(|live| addresses(&live.stack)).unwrap_or_default(),
         gateway: address.as_ref().and_then(gateway),
         sockets: u32::try_from(clients.len()).unwrap_or(u32::MAX),
         received: traffic(rx),
@@ -95,30 +95,26 @@ pub(super) fn interfaces(slot: &Slot, now: Instant) -> Vec<Interface> {
         mtu: live.stack.mtu(),
         link_up: live.link_up,
         address_source: source(Some(&address)),
-        addresses: cidr(&address).into_iter().collect(),
+        addresses: addresses(&live.stack),
         gateway: gateway(&address),
-        routes: Vec::new(),
-        dns: Vec::new(),
+        routes: routes(&live.stack),
+        dns: live.stack.name_servers(),
         ntp: Vec::new(),
         hostname: None,
         domain: None,
-        search: Vec::new(),
+        search: live.stack.search_domains(),
         dhcp_server: None,
         lease_seconds: None,
         renew_in_seconds: None,
         rebind_in_seconds: None,
         expires_in_seconds: None,
     };
-    interface.routes = routes(&address);
     match address {
-        AddressState::Searching => {}
-        AddressState::Static(fixed) | AddressState::Fallback(fixed) => interface.dns = addresses(&fixed.dns),
+        AddressState::Searching | AddressState::Static(_) | AddressState::Fallback(_) => {}
         AddressState::Bound(lease) => {
-            interface.dns = addresses(&lease.dns);
-            interface.ntp = addresses(&lease.ntp);
+            interface.ntp = lease.ntp.iter().copied().map(IpAddr::V4).collect();
             interface.hostname = lease.hostname;
             interface.domain = lease.domain;
-            interface.search = lease.search;
             interface.dhcp_server = Some(lease.server.into());
             interface.lease_seconds = Some(lease.lease_seconds.into());
             let until = |at: Instant| Some(at.saturating_duration_since(now).as_secs());
@@ -130,25 +126,24 @@ pub(super) fn interfaces(slot: &Slot, now: Instant) -> Vec<Interface> {
     vec![interface]
 }
 
-/// Every route as the stack follows it: the link's own prefix, what the lease says, and the way to everything else.
-fn routes(address: &AddressState) -> Vec<Route> {
-    let on_link = |net: IpNet| Route { destination: net.trunc(), gateway: None };
-    let mut routes: Vec<Route> = cidr(address).map(on_link).into_iter().collect();
-    if let AddressState::Bound(lease) = address {
-        routes.extend(lease.routes.iter().filter_map(route));
-    }
-    if let Some(gateway) = gateway(address) {
-        let reached = |route: &Route| route.gateway.is_none() && route.destination.contains(&gateway);
-        if !routes.iter().any(reached) {
-            routes.push(on_link(gateway.into()));
-        }
-        if !routes.iter().any(|route| route.destination.prefix_len() == 0) {
-            routes.push(Route { destination: IpNet::V4(Ipv4Net::default()), gateway: Some(gateway) });
-        }
-    }
+/// Every route as the stack follows it.
+fn routes(stack: &Stack) -> Vec<Route> {
+    let mut routes: Vec<Route> = stack
+        .routes()
+        .filter_map(|route| {
+            let destination = IpNet::new(route.destination, route.prefix_len).ok()?;
+            Some(Route { destination, gateway: route.via })
+        })
+        .collect();
     routes.sort_by_key(|route| Reverse(route.destination.prefix_len()));
-    routes.dedup();
     routes
+}
+
+/// The addresses in use, with their prefixes.
+fn addresses(stack: &Stack) -> Vec<IpNet> {
+    let used = |status| matches!(status, AddressStatus::Preferred | AddressStatus::Deprecated);
+    let in_use = stack.addresses().filter(|info| used(info.status));
+    in_use.filter_map(|info| IpNet::new(info.address, info.prefix_len).ok()).collect()
 }
 
 pub(super) fn neighbors(slot: &Slot) -> Vec<Neighbor> {
@@ -270,16 +265,8 @@ pub(super) fn gateway(address: &AddressState) -> Option<IpAddr> {
     }
 }
 
-fn route(route: &netd_stack::Route) -> Option<Route> {
-    Some(Route { destination: net(route.destination)?, gateway: route.via.map(IpAddr::V4) })
-}
-
 fn net(cidr: Cidr) -> Option<IpNet> {
     Ipv4Net::new(cidr.address(), cidr.prefix_len()).ok().map(IpNet::V4)
-}
-
-fn addresses(addresses: &[Ipv4Addr]) -> Vec<IpAddr> {
-    addresses.iter().copied().map(IpAddr::V4).collect()
 }
 
 fn traffic(counters: QueueCounters) -> Traffic {

@@ -84,7 +84,10 @@ impl Stream {
         if let Some(end) = self.deliver(stack) {
             return Some(self.outcome(end));
         }
-        self.collect(stack);
+        if self.collect(stack) {
+            stack.tcp_abort(self.flow);
+            return Some(self.outcome(StreamEnd::Aborted));
+        }
         let Ok(status) = stack.tcp_status(self.flow) else {
             return Some(self.outcome(StreamEnd::DeviceUnavailable));
         };
@@ -158,11 +161,12 @@ impl Stream {
         None
     }
 
-    /// From the client to the peer.
-    fn collect(&mut self, stack: &mut Stack) {
+    /// From the client to the peer. True if the client closed its end with bytes of the peer unread: the peer is told by a reset
+    /// (RFC 1122, 4.2.2.13).
+    fn collect(&mut self, stack: &mut Stack) -> bool {
         let descriptor = self.descriptor.as_fd();
         while self.readable && !self.client_finished {
-            let (mut blocked, mut finished) = (false, false);
+            let (mut blocked, mut finished, mut broken) = (false, false, false);
             let taken = stack.tcp_send(self.flow, |room| {
                 if room.is_empty() {
                     return 0;
@@ -171,12 +175,15 @@ impl Stream {
                     Ok((_, 0)) => finished = true,
                     Ok((_, count)) => return count,
                     Err(Errno::AGAIN) => blocked = true,
-                    // A reset of the socketpair: the client closed with unread bytes. What it wrote before is lost to us.
-                    Err(_) => finished = true,
+                    // A reset of the socketpair, which is how the kernel tells of unread bytes.
+                    Err(_) => broken = true,
                 }
                 0
             });
             self.sent_bytes += *taken.as_ref().unwrap_or(&0) as u64;
+            if broken {
+                return true;
+            }
             if blocked {
                 self.readable = false;
             }
@@ -189,6 +196,7 @@ impl Stream {
                 break;
             }
         }
+        false
     }
 }
 

@@ -58,6 +58,7 @@ fn fixed(address: Ipv4Addr) -> Static {
 /// The peer: a stack whose frames go through the link's socket, on a thread of its own.
 struct Peer {
     stack: Arc<Mutex<Stack>>,
+    link: Arc<Mutex<Option<UnixStream>>>,
     started: Clock,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -81,24 +82,44 @@ impl Egress for Wire<'_> {
     }
 }
 
+struct OwnedWire(UnixStream);
+
+impl Egress for OwnedWire {
+    fn ready(&self) -> bool {
+        true
+    }
+
+    fn transmit(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        Wire(&self.0).transmit(len, fill)
+    }
+}
+
 impl Peer {
     fn start(listener: UnixListener) -> Self {
         let stack = Arc::new(Mutex::new(Stack::new(stack_at(PEER), Instant::ZERO).unwrap()));
         let (stop, started) = (Arc::new(AtomicBool::new(false)), Clock::now());
+        let link = Arc::new(Mutex::new(None::<UnixStream>));
         let thread = thread::spawn({
-            let (stack, stop) = (Arc::clone(&stack), Arc::clone(&stop));
+            let (stack, stop, link) = (Arc::clone(&stack), Arc::clone(&stop), Arc::clone(&link));
             move || {
                 while !stop.load(Ordering::Relaxed) {
-                    let Ok((link, _)) = listener.accept() else { return };
+                    let Ok((accepted, _)) = listener.accept() else { return };
+                    *link.lock().unwrap() = Some(accepted.try_clone().unwrap());
+                    let link = accepted;
                     serve(&link, &stack, &stop, started);
                 }
             }
         });
-        Self { stack, started, stop, thread: Some(thread) }
+        Self { stack, started, stop, link, thread: Some(thread) }
     }
 
     fn now(&self) -> Instant {
         Instant::from_micros(self.started.elapsed().as_micros() as u64)
+    }
+
+    /// A way to the worker for what cannot wait for the peer's own thread.
+    fn wire(&self) -> OwnedWire {
+        OwnedWire(self.link.lock().unwrap().as_ref().unwrap().try_clone().unwrap())
     }
 
     /// Waits until `look` finds something in the peer's stack.
@@ -157,6 +178,7 @@ fn setup(directory: &Path, link: PathBuf, poll: PollMode) -> Setup {
         poll,
         addressing: Addressing::Static(fixed(WORKER)),
         hostname: None,
+        dns: config::Dns { servers: vec![PEER.into()], ..config::Dns::default() },
         rules: Arc::new(Rules::new(policy(), crate::limits::Limits::default())),
         audit: Arc::new(Audit::new(Box::new(std::io::sink()))),
         state_directory: directory.to_owned(),

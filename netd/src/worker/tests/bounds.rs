@@ -195,3 +195,50 @@ fn statistics_count_payload_and_what_was_copied_for_it() {
     // Once, with headers; nothing is lost on this wire.
     assert!((5000..6000).contains(&sent.user_copied_bytes), "{sent:?}");
 }
+
+#[test]
+fn capture_shows_frames_both_ways_and_ends_with_its_descriptor() {
+    let mut lab = Lab::new();
+    let filter = crate::capture::Filter::parse("icmp").unwrap();
+    let command = Command::Capture { filter, snap_bytes: 1000 };
+    let Reply::Capture(descriptor) = lab.call(command.clone()) else { panic!("no capture") };
+    assert_eq!(refusal(&lab.call(command)).0, ErrorKind::QuotaExceeded);
+    lab.call(Command::Ping { to: PEER.into(), timeout: PATIENCE, bytes: 8 });
+    let mut stream = UnixStream::from(descriptor);
+    let mut packets = 0;
+    while packets < 2 {
+        let mut head = [0; 8];
+        stream.read_exact(&mut head).unwrap();
+        let [kind, len] = [0, 4].map(|at| u32::from_ne_bytes(head[at..at + 4].try_into().unwrap()));
+        stream.read_exact(&mut vec![0; len as usize - 8]).unwrap();
+        packets += u32::from(kind == 6);
+    }
+    drop(stream);
+    wait("the end of the capture", || (lab.clients().total.captures.used == 0).then_some(()));
+}
+
+#[test]
+fn name_is_asked_of_the_server_and_its_answer_told() {
+    let mut lab = Lab::new();
+    let (server, _) = lab.peer.stack.lock().unwrap().udp_bind(Some(53)).unwrap();
+    let token = lab.submit(Command::Resolve { name: "a.example.".into(), kind: netd_ipc::RecordKind::A });
+    let (asker, query) = lab.peer.wait("the question", |stack| {
+        let mut asked = None;
+        let take = |meta: netd_stack::UdpMeta, bytes: &[u8]| {
+            asked = Some((meta.from, bytes.to_vec()));
+            true
+        };
+        stack.udp_receive(server, take).unwrap();
+        asked
+    });
+    // The question as it was asked (RFC 1035, 4.1), no additional records, and one answer: A 192.0.2.9 for a minute.
+    let question_end = 12 + 1 + 1 + 1 + 7 + 1 + 4;
+    let mut answer = query[..question_end].to_vec();
+    answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 9]);
+    let now = lab.peer.now();
+    lab.peer.stack.lock().unwrap().udp_send(now, server, asker, None, &answer, &mut lab.peer.wire()).unwrap();
+    let Reply::Resolved(resolved) = lab.answer(token) else { panic!("not resolved") };
+    assert_eq!(resolved.addresses, ["192.0.2.9".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!((resolved.source.as_str(), resolved.ttl_seconds), ("10.0.0.1", 60));
+}
