@@ -345,3 +345,6 @@ fn read_mtu(transport: &dyn Transport, features: &Negotiation) -> Result<u16, Er
     transport.read_config(config::MTU, &mut mtu)?;
     Ok(u16::from_le_bytes(mtu).max(MTU_MIN))
 }
+
+#[cfg(test)]
+mod tests;
