@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Ping(Ping),
     /// Resolve a name, or find the name of an address
     Resolve(Resolve),
+    /// Show the routers on the way to a host
+    Traceroute(Traceroute),
     /// Send one datagram, or receive some
     Udp {
         #[command(subcommand)]
@@ -170,6 +172,22 @@ pub(crate) enum Kind {
     Ptr,
     Srv,
     Txt,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Traceroute {
+    /// Name or IP address
+    #[arg(value_parser = Host::parse)]
+    pub(crate) host: Host,
+    /// The longest way
+    #[arg(short = 'm', long, default_value_t = 30, value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) max_ttl: u8,
+    /// Datagrams for each step
+    #[arg(short = 'q', long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=10))]
+    pub(crate) probes: u8,
+    /// Seconds to wait for each answer
+    #[arg(short = 'W', long, default_value = "1", value_parser = seconds)]
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Subcommand)]

@@ -14,6 +14,7 @@ mod ping;
 mod pipe;
 mod selftest;
 mod stream;
+mod traceroute;
 mod udp;
 
 use std::process::ExitCode;
@@ -55,6 +56,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
         Command::Clients => operate::clients(&client, output),
         Command::Log(arguments) => operate::log(&client, output, &arguments),
         Command::Resolve(arguments) => names::resolve(&client, output, &arguments),
+        Command::Traceroute(arguments) => traceroute::run(&client, output, &arguments),
         Command::Udp { command: Udp::Send(arguments) } => udp::send(&client, output, &arguments),
         Command::Udp { command: Udp::Recv(arguments) } => udp::receive_all(&client, output, &arguments),
         Command::Capture(arguments) => capture::run(&client, output, &arguments),

@@ -283,3 +283,54 @@ fn selftest_with_devnet_off_passes_the_denial_and_claims_nothing_else() {
         );
     }
 }
+
+fn resolved(address: &str) -> (Value, Vec<OwnedFd>) {
+    let parameters = json!({
+        "name": "www.example.", "aliases": [], "addresses": [address], "names": [], "services": [], "texts": [],
+        "ttl_seconds": 60, "source": "cache", "incomplete": false,
+    });
+    (json!({ "parameters": parameters }), vec![])
+}
+
+#[test]
+fn ping_and_resolve_take_names() {
+    let daemon = daemon(|method| match method {
+        "Resolve" => resolved("192.0.2.1"),
+        _ => (json!({ "parameters": { "from": "192.0.2.1", "rtt_us": 1, "ttl": 64, "bytes": 56 } }), vec![]),
+    });
+    let output = netctl(&daemon, &["ping", "www.example", "-c", "1"], b"");
+    assert!(text(&output.stdout).contains("from 192.0.2.1"), "{}", text(&output.stderr));
+    let output = netctl(&daemon, &["resolve", "www.example"], b"");
+    assert!(text(&output.stdout).starts_with("192.0.2.1\n# www.example. from cache"));
+}
+
+#[test]
+fn capture_to_standard_output_passes_the_stream_on_as_it_is() {
+    let stream = [&6u32.to_ne_bytes()[..], &16u32.to_ne_bytes(), b"body", &16u32.to_ne_bytes()].concat();
+    let expected = stream.clone();
+    let daemon = daemon(move |_| {
+        let (ours, theirs) = pair(SocketType::STREAM);
+        write_all(&ours, &stream);
+        (json!({ "parameters": { "descriptor": 0 } }), vec![theirs])
+    });
+    let output = netctl(&daemon, &["capture", "-w", "-", "tcp", "port", "80"], b"");
+    assert_eq!((output.stdout, output.status.code()), (expected, Some(0)));
+}
+
+#[test]
+fn udp_send_reports_a_refusal_that_comes_back() {
+    let keep = Mutex::new(None);
+    let daemon = daemon(move |_| {
+        let (ours, theirs) = pair(SocketType::SEQPACKET);
+        let peer = "192.0.2.1:9".parse().unwrap();
+        let refusal =
+            netd_ipc::datagram::Header::error(peer, netd_ipc::datagram::code::PORT_UNREACHABLE).encode();
+        passing::send(&ours, &[IoSlice::new(&refusal)], &[], SendFlags::empty()).unwrap();
+        *keep.lock().unwrap() = Some(ours);
+        let local = json!({ "address": "192.0.2.5", "port": 50_000 });
+        (json!({ "parameters": { "id": 1, "local": local, "descriptor": 0 } }), vec![theirs])
+    });
+    let output = netctl(&daemon, &["udp", "send", "192.0.2.1", "9", "hello"], b"");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("ConnectionRefused"), "{}", text(&output.stderr));
+}

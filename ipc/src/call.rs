@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::datagram::PAYLOAD_BYTES_MAX;
-use crate::types::{Endpoint, RecordKind};
+use crate::types::{Endpoint, RecordKind, TcpOptions, UdpOptions};
 
 /// The interface file.
 pub const INTERFACE: &str = include_str!("../io.netd.varlink");
@@ -108,6 +108,20 @@ pub enum Call {
         /// The port; none leaves the choice to netd.
         port: Option<u16>,
     },
+    /// `io.netd.SetTcpOptions`
+    SetTcpOptions {
+        /// Of which stream.
+        id: u64,
+        /// What is to be set.
+        options: TcpOptions,
+    },
+    /// `io.netd.SetUdpOptions`
+    SetUdpOptions {
+        /// Of which socket.
+        id: u64,
+        /// What is to be set.
+        options: UdpOptions,
+    },
     /// `io.netd.Ping`
     Ping {
         /// The peer.
@@ -191,6 +205,25 @@ impl Call {
             "io.netd.Connect" => fields.connect()?,
             "io.netd.Listen" => Call::Listen { port: fields.port_to_bind()?, backlog: fields.backlog()? },
             "io.netd.BindUdp" => Call::BindUdp { port: fields.port_to_bind()? },
+            "io.netd.SetTcpOptions" => Call::SetTcpOptions {
+                id: fields.required("id")?,
+                options: TcpOptions {
+                    nodelay: fields.optional("nodelay")?,
+                    keepalive_seconds: fields.optional("keepalive_seconds")?,
+                    linger_seconds: fields.optional("linger_seconds")?,
+                },
+            },
+            "io.netd.SetUdpOptions" => Call::SetUdpOptions {
+                id: fields.required("id")?,
+                options: UdpOptions {
+                    peer: fields.optional("peer")?,
+                    broadcast: fields.optional("broadcast")?,
+                    ttl: fields.optional("ttl")?,
+                    multicast_ttl: fields.optional("multicast_ttl")?,
+                    join: fields.optional("join")?,
+                    leave: fields.optional("leave")?,
+                },
+            },
             "io.netd.Ping" => fields.ping()?,
             "io.netd.Resolve" => Call::Resolve {
                 name: fields.required("name")?,

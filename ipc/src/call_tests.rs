@@ -248,6 +248,19 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
         ("Listen", json!({ "port": 80, "backlog": 1 }), bound.clone()),
         ("BindUdp", json!({ "port": 80 }), bound),
         ("Ping", json!({ "address": "192.0.2.1", "timeout_ms": 1, "bytes": 0 }), json!(pong)),
+        (
+            "SetTcpOptions",
+            json!({ "id": 1, "nodelay": true, "keepalive_seconds": 60, "linger_seconds": 0 }),
+            json!({}),
+        ),
+        (
+            "SetUdpOptions",
+            json!({
+                "id": 1, "peer": endpoint(), "broadcast": true, "ttl": 1, "multicast_ttl": 2, "join": "224.0.0.251",
+                "leave": "224.0.0.251",
+            }),
+            json!({}),
+        ),
         ("Resolve", json!({ "name": "a.example", "kind": "srv" }), json!(resolved())),
         ("Capture", json!({ "filter": "tcp", "snap_bytes": 64 }), json!(CaptureReply { descriptor: 0 })),
         ("Outcome", json!({ "id": 1 }), json!(Outcome { end: StreamEnd::Open, receive_finished: true })),

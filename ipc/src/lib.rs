@@ -30,7 +30,8 @@ pub mod tokio;
 pub mod types;
 
 pub use client::{
-    Client, Incoming, Received, SYSTEM_SOCKET, TcpListener, TcpStream, ToEndpoints, UdpSocket, user_socket,
+    Client, Event, Incoming, Received, SYSTEM_SOCKET, TcpListener, TcpStream, ToEndpoints, UdpSocket,
+    user_socket,
 };
 pub use error::{Error, ErrorKind};
 pub use types::*;

@@ -556,3 +556,33 @@ pub struct Resolved {
     /// The other address family did not answer in time.
     pub incomplete: bool,
 }
+
+/// What `SetTcpOptions` sets; what is absent stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcpOptions {
+    /// Whether small segments leave at once.
+    pub nodelay: Option<bool>,
+    /// After how many idle seconds the peer is asked whether it is there; 0 is never.
+    pub keepalive_seconds: Option<u32>,
+    /// How long a closed connection may go on to deliver; 0 makes closing a reset.
+    pub linger_seconds: Option<u32>,
+}
+
+/// What `SetUdpOptions` sets; what is absent stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UdpOptions {
+    /// The one peer; with port 0, everybody again.
+    pub peer: Option<Endpoint>,
+    /// Whether it may send to everybody on the link.
+    pub broadcast: Option<bool>,
+    /// Time to live towards hosts.
+    pub ttl: Option<u8>,
+    /// Time to live towards groups.
+    pub multicast_ttl: Option<u8>,
+    /// A group to join.
+    pub join: Option<IpAddr>,
+    /// A group to leave.
+    pub leave: Option<IpAddr>,
+}

@@ -37,6 +37,8 @@ with client.open("io.netd") as netd:
     # This library drops the descriptors that come beside a reply, so the stream ends at once.
     outcome = call("Outcome", id=connected["id"])
     assert outcome["end"] in ("open", "finished", "aborted", "connection_reset"), outcome
+    fails("io.netd.InvalidSocket", "SetTcpOptions", id=1, nodelay=True)
+    fails("io.netd.InvalidSocket", "SetUdpOptions", id=1, ttl=3)
     assert call("Listen", port=0, backlog=4)["local"]["port"]
     assert call("BindUdp")["local"]["port"]
     assert isinstance(call("ListSockets")["sockets"], list)

@@ -67,6 +67,20 @@ pub enum Command {
         /// Payload.
         bytes: usize,
     },
+    /// Sets options of a TCP connection.
+    TcpOptions {
+        /// The id from [`Reply::Stream`].
+        id: u64,
+        /// What is to be set.
+        options: netd_ipc::TcpOptions,
+    },
+    /// Sets options of a UDP socket.
+    UdpOptions {
+        /// The id from [`Reply::Udp`].
+        id: u64,
+        /// What is to be set.
+        options: netd_ipc::UdpOptions,
+    },
     /// Resolves a name.
     Resolve {
         /// A name, or an address.
@@ -141,6 +155,8 @@ pub enum Reply {
     },
     /// To [`Command::Ping`].
     Ping(netd_ipc::Pong),
+    /// To [`Command::TcpOptions`] and [`Command::UdpOptions`].
+    Done,
     /// To [`Command::Resolve`].
     Resolved(Box<netd_ipc::Resolved>),
     /// To [`Command::Capture`]: the client's end of a SOCK_STREAM socketpair that delivers pcapng.

@@ -32,13 +32,14 @@ use crate::call::{BoundReply, CONNECT_TIMEOUT, CaptureReply, PING_BYTES, PING_TI
 use crate::error::{Error, ErrorKind};
 use crate::types::{
     Clients, Device, Interface, Neighbor, Outcome, Pong, RecordKind, Resolved, Socket, Statistics, Status,
+    TcpOptions, UdpOptions,
 };
 
 use connection::Connection;
 pub use endpoints::ToEndpoints;
 pub use listener::{Incoming, TcpListener};
 pub use stream::TcpStream;
-pub use udp::{Received, UdpSocket};
+pub use udp::{Event, Received, UdpSocket};
 
 /// Where the daemon of the system listens.
 pub const SYSTEM_SOCKET: &str = "/run/netd/netd.sock";
@@ -257,7 +258,7 @@ impl Client {
     pub fn udp_bind(&self, port: Option<u16>) -> Result<UdpSocket, Error> {
         let (reply, mut descriptors) = self.call("BindUdp", json!({ "port": port }), ANSWER_TIMEOUT)?;
         let BoundReply { id, local, descriptor } = reply;
-        Ok(UdpSocket::new(pick(&mut descriptors, descriptor)?, id, local.into()))
+        Ok(UdpSocket::new(self.clone(), pick(&mut descriptors, descriptor)?, id, local.into()))
     }
 
     /// Sends one echo request and waits for the answer; `timeout` is [`PING_TIMEOUT`] unless given, `bytes`
@@ -270,6 +271,23 @@ impl Client {
         let bytes = bytes.unwrap_or(PING_BYTES);
         let parameters = json!({ "address": to, "timeout_ms": milliseconds(timeout), "bytes": bytes });
         self.call("Ping", parameters, timeout + ANSWER_TIMEOUT).map(|(pong, _)| pong)
+    }
+
+    fn set_tcp_options(&self, id: u64, options: TcpOptions) -> Result<(), Error> {
+        let TcpOptions { nodelay, keepalive_seconds, linger_seconds } = options;
+        let parameters = json!({
+            "id": id, "nodelay": nodelay, "keepalive_seconds": keepalive_seconds, "linger_seconds": linger_seconds,
+        });
+        self.ask("SetTcpOptions", parameters).map(|Nothing {}| ())
+    }
+
+    fn set_udp_options(&self, id: u64, options: UdpOptions) -> Result<(), Error> {
+        let UdpOptions { peer, broadcast, ttl, multicast_ttl, join, leave } = options;
+        let parameters = json!({
+            "id": id, "peer": peer, "broadcast": broadcast, "ttl": ttl, "multicast_ttl": multicast_ttl, "join": join,
+            "leave": leave,
+        });
+        self.ask("SetUdpOptions", parameters).map(|Nothing {}| ())
     }
 
     /// Resolves a name through the daemon, to addresses (IPv6 first).
@@ -358,6 +376,10 @@ impl Client {
         }
     }
 }
+
+/// What a method returns that returns nothing.
+#[derive(Deserialize)]
+struct Nothing {}
 
 fn what_happened(error: Errno) -> String {
     match error {

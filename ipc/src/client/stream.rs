@@ -27,7 +27,7 @@ use super::endpoints::{ToEndpoints, try_each};
 use super::{Client, wait};
 use crate::error::Error;
 use crate::passing;
-use crate::types::{Outcome, StreamEnd};
+use crate::types::{Outcome, StreamEnd, TcpOptions};
 
 /// How often, and how far apart, netd is asked about a stream that hung up and is open in its books: it closes the
 /// descriptor and settles the outcome in one turn of its loop, which takes far less.
@@ -107,6 +107,36 @@ impl TcpStream {
             write_deadline: self.write_deadline,
             ends: Arc::clone(&self.ends),
         })
+    }
+
+    /// Whether small segments leave at once, as they do from the start, or wait until earlier ones are acknowledged.
+    ///
+    /// # Errors
+    /// The stream is over, or the call failed; so for the options below.
+    pub fn set_nodelay(&self, nodelay: bool) -> Result<(), Error> {
+        self.client.set_tcp_options(self.id, TcpOptions { nodelay: Some(nodelay), ..TcpOptions::default() })
+    }
+
+    /// After how long in silence the peer is asked whether it is there, in whole seconds; none never asks.
+    ///
+    /// # Errors
+    /// As [`set_nodelay`](Self::set_nodelay).
+    pub fn set_keepalive(&self, idle: Option<Duration>) -> Result<(), Error> {
+        let seconds = idle.map_or(0, |idle| idle.as_secs().clamp(1, u32::MAX.into()) as u32);
+        self.client.set_tcp_options(
+            self.id,
+            TcpOptions { keepalive_seconds: Some(seconds), ..TcpOptions::default() },
+        )
+    }
+
+    /// How long the stream, once closed, may go on to deliver what was written, in whole seconds; zero makes closing a reset.
+    ///
+    /// # Errors
+    /// As [`set_nodelay`](Self::set_nodelay).
+    pub fn set_linger(&self, linger: Duration) -> Result<(), Error> {
+        let seconds = linger.as_secs().min(u32::MAX.into()) as u32;
+        self.client
+            .set_tcp_options(self.id, TcpOptions { linger_seconds: Some(seconds), ..TcpOptions::default() })
     }
 
     /// The number under which netd lists it.

@@ -1,17 +1,19 @@
 //! UDP sockets: a SEQPACKET descriptor whose messages are datagrams with a header (see [`crate::datagram`]).
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 use super::{Client, message};
 use crate::datagram::{HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_MAX, code};
 use crate::error::{Error, ErrorKind};
+use crate::types::UdpOptions;
 
 /// A UDP socket.
 #[derive(Debug)]
 pub struct UdpSocket {
+    client: Client,
     socket: OwnedFd,
     id: u64,
     local: SocketAddr,
@@ -20,6 +22,22 @@ pub struct UdpSocket {
     peer: Option<SocketAddr>,
     /// 0 leaves it to netd.
     ttl: u8,
+}
+
+/// What comes over a UDP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A datagram.
+    Datagram(Received),
+    /// An earlier datagram of ours failed.
+    Failed {
+        /// Where it was sent.
+        to: SocketAddr,
+        /// Why: see [`code`].
+        code: u32,
+        /// Who said so, a router perhaps; none if it was netd itself.
+        reporter: Option<IpAddr>,
+    },
 }
 
 /// A datagram that came, without its payload.
@@ -36,8 +54,8 @@ pub struct Received {
 }
 
 impl UdpSocket {
-    pub(super) fn new(socket: OwnedFd, id: u64, local: SocketAddr) -> UdpSocket {
-        UdpSocket { socket, id, local, read_deadline: None, write_deadline: None, peer: None, ttl: 0 }
+    pub(super) fn new(client: Client, socket: OwnedFd, id: u64, local: SocketAddr) -> UdpSocket {
+        UdpSocket { client, socket, id, local, read_deadline: None, write_deadline: None, peer: None, ttl: 0 }
     }
 
     /// Binds a port through the [shared client](Client::shared); 0 lets netd choose.
@@ -48,10 +66,51 @@ impl UdpSocket {
         Client::shared()?.udp_bind(Some(port))
     }
 
-    /// Makes `peer` the only one that [`send`](Self::send) and [`recv`](Self::recv) deal with; datagrams of others are passed
-    /// over from now on.
-    pub fn connect(&mut self, peer: SocketAddr) {
+    /// Makes `peer` the only one that the socket hears from now on, and the one of [`send`](Self::send) and
+    /// [`recv`](Self::recv).
+    ///
+    /// # Errors
+    /// netd closed the socket, or the call failed; so for the options below.
+    pub fn connect(&mut self, peer: SocketAddr) -> Result<(), Error> {
+        self.set(UdpOptions { peer: Some(peer.into()), ..UdpOptions::default() })?;
         self.peer = Some(peer);
+        Ok(())
+    }
+
+    /// Whether it may send to everybody on the link; at first it may not.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn set_broadcast(&self, allowed: bool) -> Result<(), Error> {
+        self.set(UdpOptions { broadcast: Some(allowed), ..UdpOptions::default() })
+    }
+
+    /// The time to live of datagrams to multicast groups; 1 at first, which is the link.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn set_multicast_ttl(&self, ttl: u8) -> Result<(), Error> {
+        self.set(UdpOptions { multicast_ttl: Some(ttl), ..UdpOptions::default() })
+    }
+
+    /// Receives what is sent to a multicast group at this socket's port.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), and `InvalidInput` for an address that is no group.
+    pub fn join_multicast(&self, group: IpAddr) -> Result<(), Error> {
+        self.set(UdpOptions { join: Some(group), ..UdpOptions::default() })
+    }
+
+    /// Leaves a multicast group.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn leave_multicast(&self, group: IpAddr) -> Result<(), Error> {
+        self.set(UdpOptions { leave: Some(group), ..UdpOptions::default() })
+    }
+
+    fn set(&self, options: UdpOptions) -> Result<(), Error> {
+        self.client.set_udp_options(self.id, options)
     }
 
     /// Whom it is connected to.
@@ -74,8 +133,9 @@ impl UdpSocket {
     /// # Errors
     /// The process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<UdpSocket> {
-        let UdpSocket { socket, id, local, read_deadline, write_deadline, peer, ttl } = self;
+        let UdpSocket { client, socket, id, local, read_deadline, write_deadline, peer, ttl } = self;
         Ok(UdpSocket {
+            client: client.clone(),
             socket: socket.try_clone()?,
             id: *id,
             local: *local,
@@ -167,12 +227,30 @@ impl UdpSocket {
     /// # Errors
     /// As [`recv_from`](Self::recv_from).
     pub fn recv_message(&self, into: &mut [u8]) -> Result<Received, Error> {
+        self.recv_event(into)?.into_datagram()
+    }
+
+    /// Waits for the next datagram, or for the news that an earlier one of ours failed.
+    ///
+    /// # Errors
+    /// netd closed its end, or the deadline has passed.
+    pub fn recv_event(&self, into: &mut [u8]) -> Result<Event, Error> {
         let mut header = [0; HEADER_BYTES];
-        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(into)];
+        let mut reporter = [0; 16];
         let mut unasked = Vec::new();
+        // Room for the reporter's address even if the caller has none.
+        let small = into.len() < reporter.len();
+        let payload: &mut [u8] = if small { &mut reporter } else { &mut *into };
+        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(payload)];
         let count =
             message::receive(&self.socket, &mut parts, &mut unasked, self.read_deadline, "receiving")?;
-        self.received(&header, count)
+        let event = self.event(&header, payload, count)?;
+        if small && let Event::Datagram(received) = event {
+            let len = received.len.min(into.len());
+            into[..len].copy_from_slice(&reporter[..len]);
+            return Ok(Event::Datagram(Received { len, ..received }));
+        }
+        Ok(event)
     }
 
     /// Takes a datagram that is there; `WouldBlock` if none is.
@@ -181,10 +259,10 @@ impl UdpSocket {
         let mut header = [0; HEADER_BYTES];
         let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(into)];
         let count = message::receive_now(&self.socket, &mut parts, &mut Vec::new())?;
-        self.received(&header, count)
+        self.event(&header, into, count)?.into_datagram()
     }
 
-    fn received(&self, header: &[u8; HEADER_BYTES], count: usize) -> Result<Received, Error> {
+    fn event(&self, header: &[u8; HEADER_BYTES], payload: &[u8], count: usize) -> Result<Event, Error> {
         if count == 0 {
             let message = format!("netd closed the UDP socket on port {}", self.local.port());
             return Err(Error::Refused { kind: ErrorKind::InvalidSocket, message });
@@ -192,9 +270,16 @@ impl UdpSocket {
         let (Header { kind, peer, ecn, ttl }, _) =
             Header::decode(header.get(..count.min(HEADER_BYTES)).unwrap_or_default())
                 .map_err(|error| Error::Protocol(error.to_string()))?;
+        let len = count - HEADER_BYTES;
         match kind {
-            Kind::Data => Ok(Received { len: count - HEADER_BYTES, from: peer, ttl, ecn }),
-            Kind::Error(code) => Err(refusal(code, peer)),
+            Kind::Data => Ok(Event::Datagram(Received { len, from: peer, ttl, ecn })),
+            Kind::Error(code) => {
+                let reporter = payload.get(..len).and_then(|bytes| {
+                    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+                    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+                });
+                Ok(Event::Failed { to: peer, code, reporter })
+            }
         }
     }
 
@@ -203,6 +288,15 @@ impl UdpSocket {
             kind: ErrorKind::NotConnected,
             message: "the UDP socket has no peer: connect it, or use send_to and recv_from".to_owned(),
         })
+    }
+}
+
+impl Event {
+    fn into_datagram(self) -> Result<Received, Error> {
+        match self {
+            Event::Datagram(received) => Ok(received),
+            Event::Failed { to, code, reporter: _ } => Err(refusal(code, to)),
+        }
     }
 }
 

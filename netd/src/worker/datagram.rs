@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use netd_ipc::datagram::{self, Header, code};
+use netd_ipc::datagram::{self, Header, Kind, code};
 use netd_ipc::passing;
 use netd_policy::{Decision, Denial, Request, Subject};
-use netd_stack::{Egress, Error, IcmpError, Instant, Stack, UdpId};
+use netd_stack::{Egress, Error, IcmpError, Instant, Stack, UdpError, UdpId};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv};
 
@@ -88,9 +88,11 @@ impl Datagrams {
     pub(super) fn deliver(&mut self, stack: &mut Stack) {
         let Self { descriptor, id, received, received_bytes, overflowed, .. } = self;
         let mut send = |header: &Header, payload: &[u8]| {
-            let header = header.encode();
+            let (is_data, header) = (header.kind == Kind::Data, header.encode());
             let parts = [IoSlice::new(&header), IoSlice::new(payload)];
             match passing::send(&*descriptor, &parts, &[], SendFlags::DONTWAIT) {
+                // What an error carries is no payload of the peer's.
+                Ok(_) if !is_data => {}
                 Ok(_) => {
                     *received += 1;
                     *received_bytes += payload.len() as u64;
@@ -98,8 +100,12 @@ impl Datagrams {
                 Err(_) => *overflowed += 1,
             }
         };
-        while let Some((peer, error)) = stack.udp_error(*id) {
-            send(&Header::error(peer, icmp_code(error)), &[]);
+        while let Some(UdpError { to, error, offender }) = stack.udp_error_detail(*id) {
+            let header = Header::error(to, icmp_code(error));
+            match offender {
+                IpAddr::V4(reporter) => send(&header, &reporter.octets()),
+                IpAddr::V6(reporter) => send(&header, &reporter.octets()),
+            }
         }
         while let Ok(true) = stack.udp_receive(*id, |meta, payload| {
             send(&Header { ttl: meta.ttl, ecn: meta.ecn, ..Header::data(meta.from) }, payload);

@@ -21,6 +21,7 @@ mod evidence;
 mod ledger;
 mod listener;
 mod names;
+mod options;
 mod outcome;
 mod report;
 mod stream;
@@ -366,6 +367,14 @@ impl Worker {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
                 let mut egress = TxEgress(live.driver.queues().1, taps);
                 clients.ping(now, (&mut live.stack, &mut egress), caller, to, (bytes, timeout));
+            }
+            Command::TcpOptions { id, options } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                clients.set_tcp_options(&mut live.stack, caller, id, options);
+            }
+            Command::UdpOptions { id, options } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                clients.set_udp_options(now, &mut live.stack, caller, id, options);
             }
             Command::Resolve { name, kind } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };

@@ -7,3 +7,4 @@ mod bounds;
 mod examples;
 mod hostile;
 mod lab;
+mod options;
