@@ -128,9 +128,10 @@ macro_rules! getters {
         /// The handle is one of this library's, and not closed.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(handle: *const $handle) -> $result {
-            // SAFETY: needed to look at what C holds; it came from `Box::into_raw` and is not closed, as promised.
             let get: fn(&$handle) -> $result = $get;
-            get(unsafe { &*handle })
+            // SAFETY: needed to look at what C holds; it came from `Box::into_raw` and is not closed, as promised.
+            let held = unsafe { &*handle };
+            get(held)
         }
     )*};
 }

@@ -315,11 +315,11 @@ impl Clients {
         &mut self,
         now: Instant,
         (stack, egress): (&mut Stack, &mut E),
-        caller: (u64, Subject),
+        caller: &(u64, Subject),
         to: IpAddr,
         (bytes, timeout): (usize, Duration),
     ) {
-        if !self.charge_packet(now, &caller) {
+        if !self.charge_packet(now, caller) {
             return;
         }
         let token = caller.0;

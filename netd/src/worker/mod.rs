@@ -366,7 +366,7 @@ impl Worker {
             Command::Ping { to, timeout, bytes } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
                 let mut egress = TxEgress(live.driver.queues().1, taps);
-                clients.ping(now, (&mut live.stack, &mut egress), caller, to, (bytes, timeout));
+                clients.ping(now, (&mut live.stack, &mut egress), &caller, to, (bytes, timeout));
             }
             Command::TcpOptions { id, options } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
