@@ -380,7 +380,7 @@ impl Worker {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
                 if clients.charge_packet(now, &caller) {
                     let query = Query { name, kind: record_kind(kind) };
-                    live.names.start(now, token, &query, &clients.completions);
+                    live.names.start(now, (token, caller.1.uid), &query, &clients.completions);
                 }
             }
             Command::Capture { filter, snap_bytes } => {

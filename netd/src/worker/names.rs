@@ -23,6 +23,9 @@ const MULTICAST_TTL: u8 = 255;
 /// Queries under way: each has up to two exchanges of one or two sockets, and the stack has 256 UDP sockets for everybody.
 const QUERIES_MAX: usize = 32;
 
+/// Of which one user may have so many, so that names that nobody answers for leave others theirs.
+const QUERIES_PER_UID_MAX: usize = QUERIES_MAX / 2;
+
 /// A connection to a server.
 struct Connection {
     flow: FlowId,
@@ -35,7 +38,8 @@ pub(super) struct Names {
     resolver: Resolver,
     /// Configured servers and search list; without them the lease's are used.
     config: Dns,
-    callers: HashMap<QueryId, u64>,
+    /// The call of each query, and whose it is.
+    callers: HashMap<QueryId, (u64, u32)>,
     udp: HashMap<SocketKey, UdpId>,
     udp_keys: HashMap<UdpId, SocketKey>,
     tcp: HashMap<SocketKey, Connection>,
@@ -83,17 +87,28 @@ impl Names {
         }
     }
 
-    /// Begins to resolve for the call `token`.
-    pub(super) fn start(&mut self, now: Instant, token: u64, query: &Query, completions: &Completions) {
+    /// Begins to resolve for the call `token` of user `uid`.
+    pub(super) fn start(
+        &mut self,
+        now: Instant,
+        (token, uid): (u64, u32),
+        query: &Query,
+        completions: &Completions,
+    ) {
+        if self.callers.values().filter(|(_, owner)| *owner == uid).count() >= QUERIES_PER_UID_MAX {
+            let message =
+                format!("user {uid} has {QUERIES_PER_UID_MAX} names being resolved, the most at once");
+            return completions.send(token, Reply::Failed(ErrorKind::QuotaExceeded, message));
+        }
         match self.resolver.start(now, query) {
-            Ok(id) => drop(self.callers.insert(id, token)),
+            Ok(id) => drop(self.callers.insert(id, (token, uid))),
             Err(error) => completions.send(token, error_reply(&error)),
         }
     }
 
     /// The client of the call is gone.
     pub(super) fn cancel(&mut self, token: u64) {
-        let id = self.callers.iter().find(|(_, waiting)| **waiting == token).map(|(id, _)| *id);
+        let id = self.callers.iter().find(|(_, (waiting, _))| *waiting == token).map(|(id, _)| *id);
         if let Some(id) = id {
             self.callers.remove(&id);
             self.resolver.cancel(id);
@@ -102,7 +117,7 @@ impl Names {
 
     /// The device went away: every caller is told.
     pub(super) fn fail_all(&mut self, reason: &str, completions: &Completions) {
-        for (_, token) in self.callers.drain() {
+        for (_, (token, _)) in self.callers.drain() {
             completions.send(token, Reply::Failed(ErrorKind::DeviceUnavailable, reason.to_owned()));
         }
     }
@@ -181,7 +196,7 @@ impl Names {
         while let Some((id, result)) = self.resolver.next_result() {
             worked = true;
             // Not found: cancelled.
-            let Some(token) = self.callers.remove(&id) else { continue };
+            let Some((token, _)) = self.callers.remove(&id) else { continue };
             completions.send(
                 token,
                 match result {

@@ -242,3 +242,13 @@ fn name_is_asked_of_the_server_and_its_answer_told() {
     assert_eq!(resolved.addresses, ["192.0.2.9".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!((resolved.source.as_str(), resolved.ttl_seconds), ("10.0.0.1", 60));
 }
+
+#[test]
+fn names_that_nobody_answers_for_are_bounded_by_user() {
+    let mut lab = Lab::new();
+    let resolve =
+        |number| Command::Resolve { name: format!("a{number}.example."), kind: netd_ipc::RecordKind::A };
+    let tokens: Vec<u64> = (0..17).map(|number| lab.submit(resolve(number))).collect();
+    let reply = lab.answer(tokens[16]);
+    assert_eq!(refusal(&reply).0, ErrorKind::QuotaExceeded);
+}
