@@ -64,7 +64,8 @@ def send(stream, data):
         if data is not None:
             stream.sendall(data)
         else:
-            while chunk := sys.stdin.buffer.read1(65536):
+            # Not through sys.stdin's buffer: its lock would still be held if the peer ends first and the program exits.
+            while chunk := os.read(sys.stdin.fileno(), 65536):
                 stream.sendall(chunk)
         stream.shutdown(socket.SHUT_WR)
     except (BrokenPipeError, ConnectionResetError):

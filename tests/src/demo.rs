@@ -76,7 +76,7 @@ pub fn embedded() -> Result<()> {
     exchange(&format!("netctl {}", fetch.join(" ")), &mut netctl)?;
 
     narrator.step("The same from Python, with its standard library alone");
-    exchange(&format!("netd_client.py {}", fetch.join(" ")), &mut embedded.python(&fetch))?;
+    exchange(&format!("client.py {}", fetch[1..].join(" ")), &mut embedded.python(&fetch[1..]))?;
     drop(web);
 
     narrator.step("A program of the host connects to a port that a client of netd listens on");

@@ -239,7 +239,7 @@ impl Embedded {
     /// The client in Python's standard library.
     pub fn python(&self, arguments: &[&str]) -> Command {
         let mut command = self.network.command("/usr/bin/python3");
-        command.arg(self.path("netd_client.py")).args(arguments).env("NETD_SOCKET", self.path("netd.sock"));
+        command.arg(self.path("client.py")).args(arguments).env("NETD_SOCKET", self.path("netd.sock"));
         command
     }
 
@@ -282,11 +282,11 @@ impl Embedded {
 fn prepare(binaries: &Binaries, network: &Network, directory: &TempDir, options: Options) -> Result<()> {
     let path = |name: &str| directory.path().join(name);
     binaries.copy_to(directory.path(), &["netd", "netctl", "netd-peer"])?;
-    let client = binaries::workspace().join("tests/clients/netd_client.py");
-    fs::copy(&client, path("netd_client.py")).attempt(|| format!("copy {}", client.display()))?;
+    let client = binaries::workspace().join("ipc/examples/client.py");
+    fs::copy(&client, path("client.py")).attempt(|| format!("copy {}", client.display()))?;
     let configuration = configuration(directory.path(), options.devnet);
     fs::write(path("netd.toml"), configuration).attempt(|| "write netd.toml".to_owned())?;
-    for name in ["netd.toml", "netd_client.py"] {
+    for name in ["netd.toml", "client.py"] {
         fs::set_permissions(path(name), Permissions::from_mode(0o644)).attempt(|| format!("open {name}"))?;
     }
     if let Some(uid) = network.uid() {

@@ -106,7 +106,8 @@ fn programs_reading_a_stream_that_the_peer_resets_exit_with_an_error() -> Result
     for python in [false, true] {
         for bytes in CUT_AFTER_BYTES {
             let mut peer = resetting_peer(&embedded, bytes)?;
-            let mut client = if python { embedded.python(&arguments) } else { embedded.netctl(&arguments) };
+            let mut client =
+                if python { embedded.python(&arguments[1..]) } else { embedded.netctl(&arguments) };
             let (mut client, mut input) =
                 Background::spawn_with_input(&mut client, &embedded.path("client.log"))?;
             input.write_all(ACKNOWLEDGEMENT).map_err(unexpected)?;
@@ -125,7 +126,7 @@ fn programs_reading_a_stream_that_ends_in_order_exit_with_success() -> Result<()
     let embedded = start()?;
     let gateway = embedded.host_address()?;
     let arguments = ["connect", gateway.as_str(), PORT_TEXT];
-    for mut client in [embedded.netctl(&arguments), embedded.python(&arguments)] {
+    for mut client in [embedded.netctl(&arguments), embedded.python(&arguments[1..])] {
         let mut peer = orderly_peer(&embedded)?;
         let text = converse(&mut client, b"", "all\n", LIMIT)?;
         ensure!(text == "all\n", "of a clean end came {text:?}");

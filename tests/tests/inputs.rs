@@ -113,7 +113,7 @@ fn devnet_off_denies_every_outbound_flow_by_name_in_spite_of_grants() -> Result<
     let gateway = embedded.host_address()?;
     expect_refusal(&mut embedded.netctl(&["ping", &gateway]), &["DevnetDisabled"])?;
     expect_refusal(&mut embedded.netctl(&["connect", &gateway, "80"]), &["DevnetDisabled"])?;
-    expect_refusal(&mut embedded.python(&["connect", &gateway, "80"]), &["DevnetDisabled"])?;
+    expect_refusal(&mut embedded.python(&[&gateway, "80"]), &["DevnetDisabled"])?;
     let log = embedded.netd.output();
     ensure!(log.contains("net: devnet off deny"), "no marker for the denial:\n{log}");
     let status = embedded.json("status")?;

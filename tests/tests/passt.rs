@@ -44,7 +44,7 @@ fn page_of_nginx_fetched_by_netctl_and_by_python() -> Result<()> {
     nginx.offer("hello.txt", b"hello from nginx\n")?;
     let gateway = embedded.host_address()?;
     let arguments = ["connect", gateway.as_str(), "8080"];
-    for mut client in [embedded.netctl(&arguments), embedded.python(&arguments)] {
+    for mut client in [embedded.netctl(&arguments), embedded.python(&arguments[1..])] {
         let page = with_logs(&embedded, converse(&mut client, REQUEST, "hello from nginx\n", LIMIT))?;
         ensure!(page.starts_with("HTTP/1.1 200"), "not the page:\n{page}");
     }
