@@ -72,16 +72,14 @@ def send(stream, data):
         pass
 
 
-def is_complete(control, stream, identity, sent_all):
+def is_complete(control, stream, identity):
     """Whether the end of file is the peer's own end, and not a connection that was cut."""
     poll = select.poll()
     poll.register(stream, select.POLLIN)
     hung_up = any(events & select.POLLHUP for _, events in poll.poll(0))
     if not hung_up:
         return True
-    if not sent_all:
-        return False
-    # Both directions are shut now, which hangs up as well: only netd knows which it was.
+    # A reset hangs up; so does an orderly end once both directions are shut. Only netd knows which it was.
     outcome, _ = call(control, "Outcome", id=identity)
     return outcome["receive_finished"] or outcome["end"] == "finished"
 
@@ -95,15 +93,14 @@ def main():
     control = connect_to_netd()
     reply, descriptors = call(control, "Connect", address=host, port=port)
     with socket.socket(fileno=descriptors[reply["descriptor"]]) as stream:
-        sender = threading.Thread(target=send, args=(stream, data), daemon=True)
-        sender.start()
+        threading.Thread(target=send, args=(stream, data), daemon=True).start()
         try:
             while chunk := stream.recv(65536):
                 sys.stdout.buffer.write(chunk)
                 sys.stdout.buffer.flush()
         except ConnectionResetError as error:
             raise NetdError("the connection was cut: the answer may be incomplete") from error
-        if not is_complete(control, stream, reply["id"], sent_all=not sender.is_alive()):
+        if not is_complete(control, stream, reply["id"]):
             raise NetdError("the connection was cut: the answer may be incomplete")
 
 
