@@ -49,6 +49,8 @@ pub const PEERS: &[Needed] = &[
     ("/bin/ping", "iputils-ping"),
     ("/usr/bin/cpio", "cpio"),
     ("/usr/bin/tcpdump", "tcpdump"),
+    // For clients from PyPI, in environments of their own.
+    ("/usr/lib/python3.11/ensurepip/__init__.py", "python3-venv"),
 ];
 
 /// Installs what of `needed` is missing; without the right to, says what to run.
