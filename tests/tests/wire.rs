@@ -12,8 +12,8 @@ use netd_stack::{
 use netd_virtqueue::{NetDevice, Options, TxQueue};
 
 /// Seeds of each combination in the plain run, and with NETD_LONG set.
-const SEEDS: u64 = 20;
-const SEEDS_LONG: u64 = 200;
+const SEEDS: u64 = 200;
+const SEEDS_LONG: u64 = 2_000;
 /// A stream's bytes in one direction: several windows, so that losses meet a window that moves.
 const BYTES: usize = 300_000;
 /// Virtual time after which a stream has failed: at 1 % loss the slowest take half a minute.
