@@ -128,6 +128,8 @@ pub(super) struct Clients {
     pinging: HashMap<PingId, u64>,
     /// Streams whose descriptor has hung up and whose last bytes are on their way.
     hung_up: BTreeSet<usize>,
+    /// When they are looked at next.
+    hung_up_check_at: Instant,
     /// UDP sockets whose client had more to send than one turn allows.
     unfinished: Vec<usize>,
     /// UDP sockets whose client has sent as much as it may, and when it may go on.
@@ -170,6 +172,7 @@ impl Clients {
             connect_deadlines: BTreeSet::new(),
             pinging: HashMap::new(),
             hung_up: BTreeSet::new(),
+            hung_up_check_at: Instant::ZERO,
             unfinished: Vec::new(),
             throttled: BTreeSet::new(),
             starved: BTreeSet::new(),
@@ -485,8 +488,12 @@ impl Clients {
             stack.tcp_abort(flow);
             stack.tcp_release(now, flow);
         }
-        for key in self.hung_up.clone() {
-            self.pump_stream(now, stack, key);
+        // They move by events; this only notices the ones that do not move, and must not cost a busy worker every turn.
+        if now >= self.hung_up_check_at {
+            self.hung_up_check_at = now + HUNG_UP_CHECK;
+            for key in self.hung_up.clone() {
+                self.pump_stream(now, stack, key);
+            }
         }
         while let Some((at, key)) = self.throttled.first().copied()
             && at <= now
@@ -507,7 +514,7 @@ impl Clients {
     /// When [`on_time`](Self::on_time) has something to do.
     pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let connect = self.connect_deadlines.first().map(|(deadline, _)| *deadline);
-        let hung_up = (!self.hung_up.is_empty()).then(|| now + HUNG_UP_CHECK);
+        let hung_up = (!self.hung_up.is_empty()).then_some(self.hung_up_check_at);
         let throttled = self.throttled.first().map(|(at, _)| *at);
         let unfinished = (!self.unfinished.is_empty() || self.released).then_some(now);
         connect.into_iter().chain(hung_up).chain(throttled).chain(unfinished).min()
