@@ -66,15 +66,25 @@ pub(crate) trait VfioFunction: Send + Sync {
     /// The device descriptor.
     fn descriptor(&self) -> BorrowedFd<'_>;
     /// VFIO_DEVICE_GET_REGION_INFO.
-    fn region(&self, index: u32) -> io::Result<RegionInfo>;
+    fn region(&self, index: u32) -> io::Result<RegionInfo> {
+        region(self.descriptor(), index)
+    }
     /// VFIO_DEVICE_GET_IRQ_INFO: how many vectors this kind of interrupt has.
-    fn interrupt_count(&self, index: u32) -> io::Result<u32>;
+    fn interrupt_count(&self, index: u32) -> io::Result<u32> {
+        interrupt_count(self.descriptor(), index)
+    }
     /// VFIO_DEVICE_SET_IRQS: one eventfd per vector, from vector 0; none switches the kind off.
-    fn set_interrupts(&self, index: u32, eventfds: &[BorrowedFd<'_>]) -> io::Result<()>;
+    fn set_interrupts(&self, index: u32, eventfds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        set_interrupts(self.descriptor(), index, eventfds)
+    }
     /// Whether the function has a reset of its own.
-    fn can_reset(&self) -> io::Result<bool>;
+    fn can_reset(&self) -> io::Result<bool> {
+        can_reset(self.descriptor())
+    }
     /// VFIO_DEVICE_RESET.
-    fn reset(&self) -> io::Result<()>;
+    fn reset(&self) -> io::Result<()> {
+        reset(self.descriptor())
+    }
     /// Maps memory in the IOMMU; [`io::ErrorKind::Unsupported`] in no-IOMMU mode.
     fn map_dma(&self, memory: &MmapRegion, iova: u64) -> io::Result<()>;
     /// Takes a mapping back out of the IOMMU.
@@ -220,26 +230,6 @@ impl VfioFunction for IommuFunction {
         unsafe { BorrowedFd::borrow_raw(self.device.as_raw_fd()) }
     }
 
-    fn region(&self, index: u32) -> io::Result<RegionInfo> {
-        region(self.descriptor(), index)
-    }
-
-    fn interrupt_count(&self, index: u32) -> io::Result<u32> {
-        interrupt_count(self.descriptor(), index)
-    }
-
-    fn set_interrupts(&self, index: u32, eventfds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        set_interrupts(self.descriptor(), index, eventfds)
-    }
-
-    fn can_reset(&self) -> io::Result<bool> {
-        can_reset(self.descriptor())
-    }
-
-    fn reset(&self) -> io::Result<()> {
-        reset(self.descriptor())
-    }
-
     fn map_dma(&self, memory: &MmapRegion, iova: u64) -> io::Result<()> {
         // SAFETY: the region is a live mapping of exactly this size. The device may write to it from now on, which
         // breaks no reference: MmapRegion hands out volatile access only. The kernel pins the pages until they are
@@ -325,26 +315,6 @@ fn device_descriptor(group: &File, function: Bdf) -> io::Result<OwnedFd> {
 impl VfioFunction for NoIommuFunction {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
-    }
-
-    fn region(&self, index: u32) -> io::Result<RegionInfo> {
-        region(self.descriptor(), index)
-    }
-
-    fn interrupt_count(&self, index: u32) -> io::Result<u32> {
-        interrupt_count(self.descriptor(), index)
-    }
-
-    fn set_interrupts(&self, index: u32, eventfds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        set_interrupts(self.descriptor(), index, eventfds)
-    }
-
-    fn can_reset(&self) -> io::Result<bool> {
-        can_reset(self.descriptor())
-    }
-
-    fn reset(&self) -> io::Result<()> {
-        reset(self.descriptor())
     }
 
     fn map_dma(&self, _memory: &MmapRegion, _iova: u64) -> io::Result<()> {
