@@ -18,12 +18,15 @@ mod clients;
 mod datagram;
 mod egress;
 mod evidence;
+mod execute;
 mod ledger;
 mod listener;
 mod names;
-mod options;
 mod outcome;
+mod port;
+mod reply;
 mod report;
+mod slot;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -36,15 +39,13 @@ use std::time::{self, Duration};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
-use netd_ipc::{ErrorKind, PollMode, RecordKind};
-use netd_stack::dns::{self, Query};
-use netd_stack::{Addressing, Config as StackConfig, Instant, Limits, Ready, Stack};
-use netd_virtqueue::NetDevice;
+use netd_ipc::PollMode;
+use netd_stack::{Addressing, Instant, Ready};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::capture::{Direction, Taps};
-use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
+use crate::command::Submission;
 use crate::config::Dns;
 use crate::control::Audit;
 use crate::device::{self, Backend};
@@ -53,8 +54,9 @@ use crate::worker::clients::{Clients, Completions};
 use crate::worker::datagram::Gate;
 use crate::worker::egress::TxEgress;
 use crate::worker::evidence::Evidence;
-use crate::worker::names::Names;
+pub use crate::worker::port::Port;
 use crate::worker::report::About;
+use crate::worker::slot::{Down, Live, Slot, bring_up, check_health};
 
 /// Wakes the worker for commands and for its end.
 const WAKER: Token = Token(0);
@@ -73,8 +75,6 @@ const EVENTS: usize = 256;
 const SPIN_BUDGET: Duration = Duration::from_micros(50);
 /// How long it sleeps at most: what is looked at once per second must not wait longer.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-/// How often link state and device health are read: each read leaves the guest.
-const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// Between attempts to bring a failed device up again: the first, and the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
@@ -99,79 +99,6 @@ pub struct Setup {
     pub state_directory: PathBuf,
     /// RLIMIT_NOFILE.
     pub descriptors_max: u64,
-}
-
-/// The control thread's side of the queues to and from the worker.
-pub struct Port {
-    submissions: mpsc::SyncSender<Submission>,
-    completions: mpsc::Receiver<Completion>,
-    waker: Arc<mio::Waker>,
-}
-
-impl WorkerPort for Port {
-    fn submit(&self, submission: Submission) -> Result<(), Submission> {
-        self.submissions.try_send(submission).map_err(|error| match error {
-            mpsc::TrySendError::Full(submission) | mpsc::TrySendError::Disconnected(submission) => submission,
-        })?;
-        // Fails only when the worker is gone; then its calls are ended by the control thread's own end.
-        let _ = self.waker.wake();
-        Ok(())
-    }
-
-    fn completions(&self) -> impl Iterator<Item = Completion> {
-        self.completions.try_iter()
-    }
-}
-
-/// A device in operation, and the stack on it.
-pub(crate) struct Live {
-    driver: NetDevice,
-    stack: Stack,
-    names: Names,
-    mac: [u8; 6],
-    link_up: bool,
-    checked_at: Instant,
-}
-
-/// A device that failed.
-pub(crate) struct Down {
-    reason: String,
-    retry_at: Instant,
-    backoff: Duration,
-}
-
-/// The device, as far as it is there.
-pub(crate) enum Slot {
-    Live(Box<Live>),
-    Down(Down),
-}
-
-impl Slot {
-    fn live(&self) -> Option<&Live> {
-        match self {
-            Slot::Live(live) => Some(live),
-            Slot::Down(_) => None,
-        }
-    }
-
-    /// The device for a call that needs one; without one, the call is told why.
-    fn live_or_fail(&mut self, clients: &Clients, token: u64) -> Option<&mut Live> {
-        match self {
-            Slot::Live(live) => Some(live),
-            Slot::Down(down) => {
-                let reason = format!("the network device is not available: {}", down.reason);
-                clients.completions.send(token, Reply::Failed(ErrorKind::DeviceUnavailable, reason));
-                None
-            }
-        }
-    }
-
-    fn reason(&self) -> Option<&str> {
-        match self {
-            Slot::Live(_) => None,
-            Slot::Down(down) => Some(&down.reason),
-        }
-    }
 }
 
 /// What keeps a worker from starting, or from ending in order.
@@ -309,90 +236,6 @@ impl Worker {
         }
         self.recover(now);
         worked
-    }
-
-    fn take_commands(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        while let Ok(submission) = self.submissions.try_recv() {
-            any = true;
-            self.execute(now, submission);
-        }
-        any
-    }
-
-    fn execute(&mut self, now: Instant, Submission { token, owner, command }: Submission) {
-        let Self { slot, clients, backend, about, taps, .. } = self;
-        let caller = (token, owner);
-        match command {
-            Command::Status => {
-                let status = report::status(about, slot, clients, now);
-                clients.completions.send(token, Reply::Status(status));
-            }
-            Command::Device => {
-                let device = report::device(about, slot, backend);
-                clients.completions.send(token, Reply::Device(device));
-            }
-            Command::Interfaces => {
-                clients.completions.send(token, Reply::Interfaces(report::interfaces(slot, now)));
-            }
-            Command::Sockets => {
-                let sockets = report::sockets(slot, clients);
-                clients.completions.send(token, Reply::Sockets(sockets));
-            }
-            Command::Neighbors => {
-                clients.completions.send(token, Reply::Neighbors(report::neighbors(slot)));
-            }
-            Command::Statistics => {
-                let statistics = report::statistics(slot, clients, now);
-                clients.completions.send(token, Reply::Statistics(statistics));
-            }
-            Command::Clients => {
-                let report = clients.ledger.report(now);
-                clients.completions.send(token, Reply::Clients(report));
-            }
-            Command::Outcome { id } => clients.outcome(token, id, caller.1.uid),
-            Command::Connect { remote, timeout } => {
-                let Some(live) = slot.live_or_fail(clients, token) else { return };
-                clients.connect(now, &mut live.stack, caller, remote, timeout);
-            }
-            Command::Listen { port, backlog } => {
-                let Some(live) = slot.live_or_fail(clients, token) else { return };
-                clients.listen(now, &mut live.stack, caller, port, backlog);
-            }
-            Command::BindUdp { port } => {
-                let Some(live) = slot.live_or_fail(clients, token) else { return };
-                clients.bind_udp(now, &mut live.stack, caller, port);
-            }
-            Command::Ping { to, timeout, bytes } => {
-                let Some(live) = slot.live_or_fail(clients, token) else { return };
-                let mut egress = TxEgress(live.driver.queues().1, taps);
-                clients.ping(now, (&mut live.stack, &mut egress), &caller, to, (bytes, timeout));
-            }
-            Command::TcpOptions { id, options } => {
-                let Some(live) = slot.live_or_fail(clients, token) else { return };
-                clients.set_tcp_options(&mut live.stack, caller, id, options);
-            }
-            Command::UdpOptions { id, options } => {
-                let Some(live) = slot.live_or_fail(clients, token) else { return };
-                clients.set_udp_options(now, &mut live.stack, caller, id, options);
-            }
-            Command::Resolve { name, kind } => {
-                let Some(live) = slot.live_or_fail(clients, token) else { return };
-                if clients.charge_packet(now, &caller) {
-                    let query = Query { name, kind: record_kind(kind) };
-                    live.names.start(now, (token, caller.1.uid), &query, &clients.completions);
-                }
-            }
-            Command::Capture { filter, snap_bytes } => {
-                clients.capture(now, taps, caller, (filter, snap_bytes));
-            }
-            Command::Cancel => {
-                if let Slot::Live(live) = slot {
-                    live.names.cancel(token);
-                    clients.cancel(now, &mut live.stack, token);
-                }
-            }
-        }
     }
 
     /// Frames, clients and timers.
@@ -544,55 +387,6 @@ fn first_id() -> Result<u64, device::Error> {
     Ok(u64::from_le_bytes(random) >> 12)
 }
 
-/// Reads link state and device health, once in a while.
-fn check_health(live: &mut Live, now: Instant) -> Result<(), device::Error> {
-    if now.saturating_duration_since(live.checked_at) < HEALTH_INTERVAL {
-        return Ok(());
-    }
-    live.checked_at = now;
-    live.driver.check_health()?;
-    let up = live.driver.link_up()?;
-    if up != live.link_up {
-        live.link_up = up;
-        tracing::info!(up, "the link changed");
-    }
-    Ok(())
-}
-
-/// Brings the device up, and a fresh stack on it: what the old one knew of connections and neighbours is void.
-fn bring_up(
-    backend: &mut Backend,
-    addressing: &Addressing,
-    hostname: Option<String>,
-    dns: &Dns,
-    now: Instant,
-) -> Result<Live, Error> {
-    let driver = backend.bring_up()?;
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|_| device::Error::Random)?;
-    let mut mac = driver.info().mac.unwrap_or_default();
-    if mac == [0; 6] {
-        // A device that gives no address leaves the choice to its driver (virtio 1.3, 5.1.5): a local one.
-        mac.copy_from_slice(&seed[..6]);
-        mac[0] = mac[0] & !1 | 2;
-        getrandom::fill(&mut seed).map_err(|_| device::Error::Random)?;
-    }
-    let config = StackConfig {
-        mac,
-        mtu: driver.info().mtu,
-        addressing: addressing.clone(),
-        hostname,
-        seed,
-        limits: Limits::default(),
-    };
-    let stack = Stack::new(config, now)?;
-    let link_up = driver.link_up().map_err(device::Error::from)?;
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret).map_err(|_| device::Error::Random)?;
-    let names = Names::new(dns, secret, now, &stack);
-    Ok(Live { driver, stack, names, mac, link_up, checked_at: now })
-}
-
 /// What the kernel holds for a client at most in each direction of a descriptor. As large as Linux's default of 208 KiB
 /// (net.core.wmem_default) and no larger: it only has to bridge the time until the other side is scheduled. On Unix sockets the
 /// sender's buffer counts and the receiver's is not used (unix(7)), so both ends' send buffers are set.
@@ -606,39 +400,4 @@ fn socketpair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), Errno> {
         sockopt::set_socket_send_buffer_size(end, KERNEL_BUFFER_BYTES as usize / 2)?;
     }
     Ok((ours, theirs))
-}
-
-/// The interface's word in the resolver's.
-fn record_kind(kind: RecordKind) -> dns::Kind {
-    match kind {
-        RecordKind::Addresses => dns::Kind::Addresses,
-        RecordKind::A => dns::Kind::A,
-        RecordKind::Aaaa => dns::Kind::Aaaa,
-        RecordKind::Cname => dns::Kind::Cname,
-        RecordKind::Ptr => dns::Kind::Ptr,
-        RecordKind::Srv => dns::Kind::Srv,
-        RecordKind::Txt => dns::Kind::Txt,
-    }
-}
-
-/// The stack's error as the interface names it.
-fn error_reply(error: &netd_stack::Error) -> Reply {
-    use netd_stack::Error as E;
-    let kind = match error {
-        E::InvalidMac { .. } | E::InvalidMtu { .. } | E::InvalidPrefix { .. } => ErrorKind::Internal,
-        E::InvalidAddress { .. } | E::InvalidInput { .. } | E::MessageTooLong { .. } => {
-            ErrorKind::InvalidInput
-        }
-        E::Unsupported { .. } => ErrorKind::Unsupported,
-        E::InvalidSocket => ErrorKind::InvalidSocket,
-        E::InvalidListener => ErrorKind::InvalidListener,
-        E::AddrInUse { .. } => ErrorKind::AddrInUse,
-        E::PortsExhausted | E::NoBuffers => ErrorKind::NoBufs,
-        E::QuotaExceeded { .. } => ErrorKind::QuotaExceeded,
-        E::Unreachable { .. } | E::HostUnreachable { .. } => ErrorKind::Unreachable,
-        E::TimedOut => ErrorKind::TimedOut,
-        E::NotConnected { .. } => ErrorKind::NotConnected,
-        E::DeviceUnavailable => ErrorKind::DeviceUnavailable,
-    };
-    Reply::Failed(kind, error.to_string())
 }

@@ -9,10 +9,10 @@ use netd_stack::{Error, FlowId, Instant, Stack, UdpId};
 
 use crate::command::Reply;
 use crate::worker::clients::{Clients, Socket};
-use crate::worker::error_reply;
+use crate::worker::reply::error_reply;
 
 impl Clients {
-    pub(super) fn set_tcp_options(
+    pub(in crate::worker) fn set_tcp_options(
         &mut self,
         stack: &mut Stack,
         (token, owner): (u64, Subject),
@@ -30,7 +30,7 @@ impl Clients {
         self.completions.send(token, reply);
     }
 
-    pub(super) fn set_udp_options(
+    pub(in crate::worker) fn set_udp_options(
         &mut self,
         now: Instant,
         stack: &mut Stack,

@@ -1,0 +1,291 @@
+//! Everything that clients own: their sockets, and their calls that wait for the network.
+//!
+//! A socket lives here under a key (its token in the worker's poll), and is found by the stack's id for it as well. It
+//! ends when its client's last descriptor is closed, when its connection ends, or with the device. This file keeps the books;
+//! `calls` is what clients ask for, `events` what happens to their sockets, `cut` how they end otherwise.
+
+mod calls;
+mod cut;
+mod events;
+mod options;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, mpsc};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use netd_ipc::{ErrorKind, Outcome, StreamEnd};
+use netd_policy::Subject;
+use netd_stack::{FlowId, Instant, ListenerId, PingId, UdpId};
+use rustix::net::SocketType;
+use slab::Slab;
+
+use crate::command::{Completion, Reply};
+use crate::worker::carried::{Carried, Flow};
+use crate::worker::datagram::{Datagrams, Gate, MESSAGE_BYTES_MAX};
+use crate::worker::ledger::Ledger;
+use crate::worker::listener::Listener;
+use crate::worker::outcome::Outcomes;
+use crate::worker::stream::Stream;
+use crate::worker::{KERNEL_BUFFER_BYTES, TOKEN_FIRST, socketpair};
+
+/// A socket and who made it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: u64,
+    pub(super) owner: Subject,
+    pub(super) socket: Socket,
+    /// The client asked for it by naming a peer, so that the devnet switch governs it.
+    pub(super) outbound: bool,
+}
+
+/// A socket in a client's hands.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Stream(Stream),
+    Listener(Listener),
+    Datagrams(Box<Datagrams>),
+}
+
+impl Socket {
+    fn descriptor(&self) -> &OwnedFd {
+        match self {
+            Socket::Stream(stream) => stream.descriptor(),
+            Socket::Listener(listener) => listener.descriptor(),
+            Socket::Datagrams(datagrams) => datagrams.descriptor(),
+        }
+    }
+
+    /// What it has carried.
+    fn carried(&self) -> Carried {
+        match self {
+            Socket::Stream(stream) => Carried {
+                received: Flow::stream(stream.received_bytes),
+                sent: Flow::stream(stream.sent_bytes),
+            },
+            Socket::Listener(_) => Carried::default(),
+            Socket::Datagrams(datagrams) => Carried {
+                received: Flow::datagrams(datagrams.received_bytes, datagrams.received),
+                sent: Flow::datagrams(datagrams.sent_bytes, datagrams.sent),
+            },
+        }
+    }
+
+    /// What it can take at the very most.
+    fn memory_bytes(&self) -> u64 {
+        match self {
+            Socket::Stream(_) => STREAM_BYTES,
+            Socket::Listener(_) => LISTENER_BYTES,
+            Socket::Datagrams(_) => DATAGRAMS_BYTES,
+        }
+    }
+}
+
+/// A Connect that waits for its handshake.
+#[derive(Debug)]
+struct Connecting {
+    token: u64,
+    owner: Subject,
+    remote: SocketAddr,
+    deadline: Instant,
+}
+
+/// The way back to the control thread.
+#[derive(Debug)]
+pub(super) struct Completions {
+    sender: mpsc::Sender<Completion>,
+    waker: Arc<mio::Waker>,
+}
+
+impl Completions {
+    /// The queue holds at most one completion per outstanding call, whose number the control thread bounds.
+    pub(super) fn new(sender: mpsc::Sender<Completion>, waker: Arc<mio::Waker>) -> Self {
+        Self { sender, waker }
+    }
+
+    pub(super) fn send(&self, token: u64, reply: Reply) {
+        // Both fail only when the control thread is gone, and with it whoever would be interested.
+        if self.sender.send(Completion { token, reply }).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+/// All clients' sockets and calls.
+#[derive(Debug)]
+pub(super) struct Clients {
+    registry: Registry,
+    gate: Gate,
+    generation: u64,
+    pub(super) ledger: Ledger,
+    pub(super) completions: Completions,
+    sockets: Slab<Entry>,
+    by_flow: HashMap<FlowId, usize>,
+    by_listener: HashMap<ListenerId, usize>,
+    by_udp: HashMap<UdpId, usize>,
+    connecting: HashMap<FlowId, Connecting>,
+    connect_deadlines: BTreeSet<(Instant, FlowId)>,
+    pinging: HashMap<PingId, u64>,
+    /// Streams whose descriptor has hung up and whose last bytes are on their way.
+    hung_up: BTreeSet<usize>,
+    /// When they are looked at next.
+    hung_up_check_at: Instant,
+    /// UDP sockets whose client had more to send than one turn allows.
+    unfinished: Vec<usize>,
+    /// UDP sockets whose client has sent as much as it may, and when it may go on.
+    throttled: BTreeSet<(Instant, usize)>,
+    /// Listeners whose client may have no more sockets for now.
+    starved: BTreeSet<ListenerId>,
+    /// Something was given back since the starved were looked at.
+    released: bool,
+    outcomes: Outcomes,
+    /// By sockets that are no more.
+    carried: Carried,
+    next_id: u64,
+    listeners_max: usize,
+    buffer: Vec<u8>,
+}
+
+impl Clients {
+    /// `first_id` is where the ids of sockets begin. A random number, so that a client of a daemon that was restarted is
+    /// never told the end of somebody else's stream.
+    pub(super) fn new(
+        registry: Registry,
+        gate: Gate,
+        completions: Completions,
+        listeners_max: usize,
+        first_id: u64,
+    ) -> Self {
+        let generation = gate.rules.generation();
+        let ledger = Ledger::new(gate.rules.current().limits);
+        Self {
+            registry,
+            gate,
+            generation,
+            ledger,
+            completions,
+            sockets: Slab::new(),
+            by_flow: HashMap::new(),
+            by_listener: HashMap::new(),
+            by_udp: HashMap::new(),
+            connecting: HashMap::new(),
+            connect_deadlines: BTreeSet::new(),
+            pinging: HashMap::new(),
+            hung_up: BTreeSet::new(),
+            hung_up_check_at: Instant::ZERO,
+            unfinished: Vec::new(),
+            throttled: BTreeSet::new(),
+            starved: BTreeSet::new(),
+            released: false,
+            outcomes: Outcomes::default(),
+            carried: Carried::default(),
+            next_id: first_id,
+            listeners_max,
+            buffer: vec![0; MESSAGE_BYTES_MAX],
+        }
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.sockets.iter().map(|(_, entry)| entry)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Datagrams that clients did not take in time.
+    pub(super) fn overflowed(&self) -> u64 {
+        let lost = |entry: &Entry| match &entry.socket {
+            Socket::Datagrams(datagrams) => datagrams.overflowed,
+            Socket::Stream(_) | Socket::Listener(_) => 0,
+        };
+        self.entries().map(lost).sum()
+    }
+
+    /// What all sockets have carried so far.
+    pub(super) fn carried(&self) -> Carried {
+        self.entries().fold(self.carried, |mut all, entry| {
+            all += entry.socket.carried();
+            all
+        })
+    }
+
+    fn forget_connect(&mut self, flow: FlowId) -> Option<Connecting> {
+        let call = self.connecting.remove(&flow)?;
+        self.connect_deadlines.remove(&(call.deadline, flow));
+        Some(call)
+    }
+
+    /// Takes a connect off the books that came to nothing.
+    fn abandon_connect(&mut self, flow: FlowId) -> Option<Connecting> {
+        let call = self.forget_connect(flow)?;
+        self.release(call.owner.uid, STREAM_BYTES);
+        Some(call)
+    }
+
+    fn release(&mut self, uid: u32, memory_bytes: u64) {
+        self.ledger.release(uid, memory_bytes);
+        self.released = true;
+    }
+
+    fn record(&mut self, key: usize, outcome: Outcome) {
+        if let Some(entry) = self.sockets.get(key) {
+            self.outcomes.record(entry.id, entry.owner.uid, outcome);
+        }
+    }
+
+    fn end_stream(&mut self, key: usize, end: StreamEnd) {
+        if let Some(Entry { socket: Socket::Stream(stream), .. }) = self.sockets.get(key) {
+            self.record(key, stream.outcome(end));
+        }
+    }
+
+    /// The caller has charged it.
+    fn add_stream(&mut self, owner: Subject, flow: FlowId, outbound: bool) -> Option<(usize, OwnedFd)> {
+        let (ours, theirs) = socketpair(SocketType::STREAM).ok()?;
+        let key = self.add(owner, Socket::Stream(Stream::new(ours, flow)), outbound)?;
+        self.by_flow.insert(flow, key);
+        Some((key, theirs))
+    }
+
+    /// Takes a socket in and watches its descriptor. The caller has charged it.
+    fn add(&mut self, owner: Subject, socket: Socket, outbound: bool) -> Option<usize> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let key = self.sockets.insert(Entry { id, owner, socket, outbound });
+        let descriptor = self.sockets[key].socket.descriptor().as_raw_fd();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.registry.register(&mut SourceFd(&descriptor), Token(TOKEN_FIRST + key), interest).is_err() {
+            self.sockets.remove(key);
+            return None;
+        }
+        Some(key)
+    }
+
+    /// Lets a socket go; its descriptor closes, which also ends its registration.
+    fn remove(&mut self, key: usize) {
+        self.hung_up.remove(&key);
+        if let Some(entry) = self.sockets.try_remove(key) {
+            self.release(entry.owner.uid, entry.socket.memory_bytes());
+            self.carried += entry.socket.carried();
+            match entry.socket {
+                Socket::Stream(stream) => self.by_flow.remove(&stream.flow),
+                Socket::Listener(listener) => self.by_listener.remove(&listener.id),
+                Socket::Datagrams(datagrams) => self.by_udp.remove(&datagrams.id),
+            };
+        }
+    }
+}
+
+/// What sockets can take at the very most: the stack's buffers (`netd_stack::Limits`: 128 KiB per connection, and per UDP
+/// socket what it may queue), and the kernel's on both ends of the descriptor.
+const STREAM_BYTES: u64 = 128 * 1024 + 2 * KERNEL_BUFFER_BYTES;
+const DATAGRAMS_BYTES: u64 = 256 * 1024 + 2 * KERNEL_BUFFER_BYTES;
+/// A few records with descriptors, and a client's end that it never writes to.
+const LISTENER_BYTES: u64 = 2 * KERNEL_BUFFER_BYTES;
+
+fn out_of_descriptors() -> Reply {
+    Reply::Failed(ErrorKind::NoBufs, "netd has no descriptor left for another socket".to_owned())
+}

@@ -1,0 +1,109 @@
+//! The control thread's commands, each handed to whom it concerns.
+
+use netd_ipc::RecordKind;
+use netd_stack::Instant;
+use netd_stack::dns::{Kind, Query};
+
+use crate::command::{Command, Reply, Submission};
+use crate::worker::egress::TxEgress;
+use crate::worker::slot::Slot;
+use crate::worker::{Worker, report};
+
+impl Worker {
+    pub(super) fn take_commands(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Ok(submission) = self.submissions.try_recv() {
+            any = true;
+            self.execute(now, submission);
+        }
+        any
+    }
+
+    fn execute(&mut self, now: Instant, Submission { token, owner, command }: Submission) {
+        let Self { slot, clients, backend, about, taps, .. } = self;
+        let caller = (token, owner);
+        match command {
+            Command::Status => {
+                let status = report::status(about, slot, clients, now);
+                clients.completions.send(token, Reply::Status(status));
+            }
+            Command::Device => {
+                let device = report::device(about, slot, backend);
+                clients.completions.send(token, Reply::Device(device));
+            }
+            Command::Interfaces => {
+                clients.completions.send(token, Reply::Interfaces(report::interfaces(slot, now)));
+            }
+            Command::Sockets => {
+                let sockets = report::sockets(slot, clients);
+                clients.completions.send(token, Reply::Sockets(sockets));
+            }
+            Command::Neighbors => {
+                clients.completions.send(token, Reply::Neighbors(report::neighbors(slot)));
+            }
+            Command::Statistics => {
+                let statistics = report::statistics(slot, clients, now);
+                clients.completions.send(token, Reply::Statistics(statistics));
+            }
+            Command::Clients => {
+                let report = clients.ledger.report(now);
+                clients.completions.send(token, Reply::Clients(report));
+            }
+            Command::Outcome { id } => clients.outcome(token, id, caller.1.uid),
+            Command::Connect { remote, timeout } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                clients.connect(now, &mut live.stack, caller, remote, timeout);
+            }
+            Command::Listen { port, backlog } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                clients.listen(now, &mut live.stack, caller, port, backlog);
+            }
+            Command::BindUdp { port } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                clients.bind_udp(now, &mut live.stack, caller, port);
+            }
+            Command::Ping { to, timeout, bytes } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                let mut egress = TxEgress(live.driver.queues().1, taps);
+                clients.ping(now, (&mut live.stack, &mut egress), &caller, to, (bytes, timeout));
+            }
+            Command::TcpOptions { id, options } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                clients.set_tcp_options(&mut live.stack, caller, id, options);
+            }
+            Command::UdpOptions { id, options } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                clients.set_udp_options(now, &mut live.stack, caller, id, options);
+            }
+            Command::Resolve { name, kind } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                if clients.charge_packet(now, &caller) {
+                    let query = Query { name, kind: record_kind(kind) };
+                    live.names.start(now, (token, caller.1.uid), &query, &clients.completions);
+                }
+            }
+            Command::Capture { filter, snap_bytes } => {
+                clients.capture(now, taps, caller, (filter, snap_bytes));
+            }
+            Command::Cancel => {
+                if let Slot::Live(live) = slot {
+                    live.names.cancel(token);
+                    clients.cancel(now, &mut live.stack, token);
+                }
+            }
+        }
+    }
+}
+
+/// The interface's word in the resolver's.
+fn record_kind(kind: RecordKind) -> Kind {
+    match kind {
+        RecordKind::Addresses => Kind::Addresses,
+        RecordKind::A => Kind::A,
+        RecordKind::Aaaa => Kind::Aaaa,
+        RecordKind::Cname => Kind::Cname,
+        RecordKind::Ptr => Kind::Ptr,
+        RecordKind::Srv => Kind::Srv,
+        RecordKind::Txt => Kind::Txt,
+    }
+}
