@@ -76,6 +76,8 @@ pub struct Counters {
     pub drop_tcp_after_fin: u64,
     pub drop_tcp_early: u64,
     pub tcp_fin_beyond_window: u64,
+    /// Segments with data behind an old acknowledgement: overtaken on the way.
+    pub tcp_old_acknowledgements: u64,
     pub tcp_resets_sent: u64,
     pub tcp_resets_rate_limited: u64,
     pub tcp_challenges_sent: u64,

@@ -12,9 +12,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
-use smoltcp::wire::{HardwareAddress, IpEndpoint, IpListenEndpoint, Ipv4Packet, Ipv6Packet, TcpPacket};
+use smoltcp::wire::{
+    HardwareAddress, IpEndpoint, IpListenEndpoint, Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber,
+};
 
-use super::guard::{Guard, Verdict};
+use super::guard::{Guard, Standing, Verdict};
 use super::segment::{Segment, Tuple};
 use super::sequence::engine_seed_for;
 use crate::ip;
@@ -112,6 +114,10 @@ impl Engine {
                 rewritten = without_fin(packet, keep as usize);
                 &rewritten
             }
+            Verdict::WithAcknowledgement { ack, window } => {
+                rewritten = with_acknowledgement(packet, ack, window);
+                &rewritten
+            }
             Verdict::Challenge
             | Verdict::DropEarly
             | Verdict::DropSequence
@@ -132,12 +138,17 @@ impl Engine {
         if !self.guarded {
             return Verdict::Pass;
         }
-        let queued = connection.readable();
-        let established = !matches!(
-            connection.state(),
-            State::Closed | State::Listen | State::SynSent | State::SynReceived
-        );
-        connection.guard.judge(segment, queued, established)
+        let state = connection.state();
+        let standing = Standing {
+            readable: connection.readable(),
+            unacknowledged: connection.unacknowledged(),
+            established: !matches!(
+                state,
+                State::Closed | State::Listen | State::SynSent | State::SynReceived
+            ),
+            fin_acknowledged: matches!(state, State::FinWait2 | State::TimeWait),
+        };
+        connection.guard.judge(segment, &standing)
     }
 
     /// Lets the connection send at most one packet; true if it did.
@@ -265,7 +276,9 @@ impl Connection {
             let filled = fill(space).min(most);
             (filled, filled)
         });
-        filled.unwrap_or(0)
+        let filled = filled.unwrap_or(0);
+        self.guard.gave(filled);
+        filled
     }
 
     /// Lends contiguous received octets; `take` says how many it took.
@@ -330,19 +343,40 @@ fn fresh_interface(mtu: usize, seed: u64) -> Interface {
 /// Copies `packet` with only `keep` octets of payload and without its FIN. Checksums are left alone: the engine does not look.
 fn without_fin(packet: &[u8], keep: usize) -> Vec<u8> {
     let mut copy = packet.to_vec();
-    let v6 = packet[0] >> 4 == 6;
-    let header_len =
-        if v6 { ip::IPV6_HEADER_LEN } else { usize::from(Ipv4Packet::new_unchecked(packet).header_len()) };
-    let tcp_header_len = usize::from(TcpPacket::new_unchecked(&packet[header_len..]).header_len());
-    TcpPacket::new_unchecked(&mut copy[header_len..]).set_fin(false);
+    let header_len = header_len(packet);
+    let mut tcp = TcpPacket::new_unchecked(&mut copy[header_len..]);
+    tcp.set_fin(false);
+    let tcp_header_len = usize::from(tcp.header_len());
     copy.truncate(header_len + tcp_header_len + keep);
     let total_len = copy.len() as u16;
-    if v6 {
+    if is_v6(packet) {
         Ipv6Packet::new_unchecked(&mut copy[..]).set_payload_len(total_len - ip::IPV6_HEADER_LEN as u16);
     } else {
         Ipv4Packet::new_unchecked(&mut copy[..]).set_total_len(total_len);
     }
     copy
+}
+
+/// Copies `packet` with another acknowledgement and window, for the engine's eyes as well.
+fn with_acknowledgement(packet: &[u8], ack: u32, window: u16) -> Vec<u8> {
+    let mut copy = packet.to_vec();
+    let mut tcp = TcpPacket::new_unchecked(&mut copy[header_len(packet)..]);
+    tcp.set_ack_number(TcpSeqNumber(ack as i32));
+    tcp.set_window_len(window);
+    copy
+}
+
+fn is_v6(packet: &[u8]) -> bool {
+    packet[0] >> 4 == 6
+}
+
+/// Where the segment begins in a packet without extension headers.
+fn header_len(packet: &[u8]) -> usize {
+    if is_v6(packet) {
+        ip::IPV6_HEADER_LEN
+    } else {
+        usize::from(Ipv4Packet::new_unchecked(packet).header_len())
+    }
 }
 
 /// The engine's device for the length of one call.

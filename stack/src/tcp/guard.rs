@@ -11,10 +11,14 @@
 //! * resets that do not hit the next expected octet exactly: they get a challenge (RFC 5961, 3.2);
 //! * a SYN on a connection whose handshake is over: it gets a challenge too (RFC 5961, 4.2).
 //!
+//! It mends data behind an old acknowledgement, which the engine throws away: a segment that another one overtook, or that was
+//! sent before its sender saw what we sent (RFC 9293, 3.10.7.4: only the acknowledgement is ignored).
+//!
 //! On the way out it mends one thing: the sequence number of a bare ACK during a retransmission.
 
 use smoltcp::wire::{IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber};
 
+use super::engine::SEND_BUFFER;
 use super::segment::Segment;
 use crate::ip;
 
@@ -32,6 +36,11 @@ pub(crate) enum Verdict {
     WithoutFin {
         keep: u32,
     },
+    /// Hand it on as if it acknowledged `ack` and announced `window`: what the engine knows already.
+    WithAcknowledgement {
+        ack: u32,
+        window: u16,
+    },
     Challenge,
     DropEarly,
     DropSequence,
@@ -39,8 +48,27 @@ pub(crate) enum Verdict {
     DropAfterFin,
 }
 
+/// What the guard cannot know from the segments alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    /// Octets that wait for the owner.
+    pub(crate) readable: usize,
+    /// Octets of the owner that the peer has not acknowledged, sent or not.
+    pub(crate) unacknowledged: usize,
+    /// The handshake is over.
+    pub(crate) established: bool,
+    /// The peer acknowledged our FIN.
+    pub(crate) fin_acknowledged: bool,
+}
+
 #[derive(Default, Debug)]
 pub(crate) struct Guard {
+    /// Sequence number of our first data octet; `None` until our SYN left.
+    send_base: Option<u32>,
+    /// Octets that the owner gave, modulo 2^32.
+    given: u32,
+    /// The window of the newest segment of the peer, unscaled.
+    peer_window: u16,
     /// One past the highest octet sent; `None` until our SYN left.
     send_highest: Option<u32>,
     /// Sequence number of the peer's first data octet; `None` until its SYN was accepted.
@@ -70,7 +98,7 @@ impl Guard {
     /// ACK left of its window and must drop it unread; when both sides have set back, neither ever learns what the other received.
     /// So the ACK carries SND.MAX, as it does from a stack that never sets back.
     fn mend(&self, packet: &mut [u8]) {
-        let (Some((segment, _)), Some(highest)) = (Segment::parse_own(packet), self.send_highest) else {
+        let (Some(segment), Some(highest)) = (Segment::parse_own(packet), self.send_highest) else {
             return;
         };
         let bare = segment.len() == 0 && !segment.rst && segment.ack.is_some();
@@ -91,18 +119,19 @@ impl Guard {
     }
 
     fn observe(&mut self, packet: &[u8]) {
-        let Some((segment, window)) = Segment::parse_own(packet) else { return };
+        let Some(segment) = Segment::parse_own(packet) else { return };
         if segment.rst {
             return;
         }
+        self.send_base.get_or_insert(segment.seq.wrapping_add(1));
         let end = segment.seq.wrapping_add(segment.len());
         if self.send_highest.is_none_or(|highest| distance(end, highest) > 0) {
             self.send_highest = Some(end);
         }
-        self.last_window = window;
+        self.last_window = segment.window;
         if let Some(ack) = segment.ack {
             // The window is never scaled: the receive buffer is below 64 KiB.
-            self.receive_edge = ack.wrapping_add(u32::from(window));
+            self.receive_edge = ack.wrapping_add(u32::from(segment.window));
         }
     }
 
@@ -121,6 +150,10 @@ impl Guard {
 
     pub(crate) fn took(&mut self, octets: usize) {
         self.taken = self.taken.wrapping_add(octets as u32);
+    }
+
+    pub(crate) fn gave(&mut self, octets: usize) {
+        self.given = self.given.wrapping_add(octets as u32);
     }
 
     pub(crate) fn set_fin_received(&mut self) {
@@ -151,9 +184,14 @@ impl Guard {
         u16::try_from(distance(self.receive_edge, next).max(0)).unwrap_or(u16::MAX)
     }
 
-    /// Judges a segment for a connection that is not listening. `queued` is what waits for the owner; `established` says that the
-    /// handshake is over.
-    pub(crate) fn judge(&mut self, segment: &Segment, queued: usize, established: bool) -> Verdict {
+    /// The oldest octet that the peer has not acknowledged (SND.UNA).
+    fn send_unacknowledged(&self, standing: &Standing) -> Option<u32> {
+        let acknowledged = self.given.wrapping_sub(standing.unacknowledged as u32);
+        Some(self.send_base?.wrapping_add(acknowledged).wrapping_add(u32::from(standing.fin_acknowledged)))
+    }
+
+    /// Judges a segment for a connection that is not listening.
+    pub(crate) fn judge(&mut self, segment: &Segment, standing: &Standing) -> Verdict {
         let Some(send_highest) = self.send_highest else { return Verdict::DropEarly };
         if segment.ack.is_some_and(|ack| distance(ack, send_highest) > 0)
             && !segment.rst
@@ -162,10 +200,10 @@ impl Guard {
             return Verdict::DropAcknowledgement;
         }
         // Before the peer's SYN there is no window; the engine accepts nothing but an exact answer to our SYN.
-        let Some(next) = self.receive_next(queued) else { return Verdict::Pass };
+        let Some(next) = self.receive_next(standing.readable) else { return Verdict::Pass };
         // RFC 5961, 4.2 (RFC 9293, 3.10.7.4): whatever its number. A peer that restarted answers the challenge with a reset that
         // hits exactly; nobody else can.
-        if segment.syn && established {
+        if segment.syn && standing.established {
             return Verdict::Challenge;
         }
         let ahead = distance(segment.seq, next);
@@ -181,7 +219,31 @@ impl Guard {
                 _ => Verdict::DropSequence,
             };
         }
-        self.judge_text(segment, ahead, room, next)
+        match self.judge_text(segment, ahead, room, next) {
+            Verdict::Pass => self.judge_acknowledgement(segment, standing),
+            verdict => verdict,
+        }
+    }
+
+    /// Judges how old an acknowledgement is.
+    fn judge_acknowledgement(&mut self, segment: &Segment, standing: &Standing) -> Verdict {
+        let (Some(ack), Some(unacknowledged)) = (segment.ack, self.send_unacknowledged(standing)) else {
+            return Verdict::Pass;
+        };
+        let behind = distance(unacknowledged, ack);
+        if behind <= 0 {
+            self.peer_window = segment.window;
+            return Verdict::Pass;
+        }
+        // Without text there is nothing in it, and the engine drops it.
+        if !standing.established || segment.len() == 0 {
+            return Verdict::Pass;
+        }
+        // RFC 5961, 5.2: older than any window of ours, and nobody who sees the connection sent it.
+        if behind as usize > SEND_BUFFER {
+            return Verdict::Challenge;
+        }
+        Verdict::WithAcknowledgement { ack: unacknowledged, window: self.peer_window }
     }
 
     /// Judges where data and FIN lie.

@@ -93,6 +93,7 @@ impl Tcp {
             Err(Fault) => return self.fault(now, id, sequence, network, egress),
             Ok(Verdict::Pass) => {}
             Ok(Verdict::WithoutFin { .. }) => counters.tcp_fin_beyond_window += 1,
+            Ok(Verdict::WithAcknowledgement { .. }) => counters.tcp_old_acknowledgements += 1,
             Ok(Verdict::DropEarly) => return counters.drop_tcp_early += 1,
             Ok(Verdict::DropSequence) => return counters.drop_tcp_sequence += 1,
             Ok(Verdict::DropAcknowledgement) => return counters.drop_tcp_acknowledgement += 1,

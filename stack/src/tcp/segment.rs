@@ -20,6 +20,8 @@ pub(crate) struct Segment {
     pub(crate) destination_port: u16,
     pub(crate) seq: u32,
     pub(crate) ack: Option<u32>,
+    /// As it stands in the header, unscaled.
+    pub(crate) window: u16,
     pub(crate) syn: bool,
     pub(crate) fin: bool,
     pub(crate) rst: bool,
@@ -41,9 +43,9 @@ impl Segment {
     }
 
     /// Reads a segment that the engine wrote into an IP packet without options.
-    pub(crate) fn parse_own(packet: &[u8]) -> Option<(Segment, u16)> {
+    pub(crate) fn parse_own(packet: &[u8]) -> Option<Segment> {
         let tcp = TcpPacket::new_checked(packet.get(ip::own_header_len(packet)..)?).ok()?;
-        Some((Segment::from_wire(&tcp), tcp.window_len()))
+        Some(Segment::from_wire(&tcp))
     }
 
     fn from_wire(tcp: &TcpPacket<&[u8]>) -> Segment {
@@ -52,6 +54,7 @@ impl Segment {
             destination_port: tcp.dst_port(),
             seq: tcp.seq_number().0 as u32,
             ack: tcp.ack().then(|| tcp.ack_number().0 as u32),
+            window: tcp.window_len(),
             syn: tcp.syn(),
             fin: tcp.fin(),
             rst: tcp.rst(),

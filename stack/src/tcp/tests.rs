@@ -94,6 +94,20 @@ fn engine_without_guard_takes_truncated_data_for_the_end() {
 }
 
 #[test]
+fn engine_without_guard_drops_data_behind_an_old_acknowledgement() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    peer.stack.tcp_mut().engine.guarded = false;
+    write(&mut peer.stack, flow, b"question");
+    peer.poll();
+    peer.segment((4000, 80), TcpControl::None, seq.wrapping_add(6), Some(ours.wrapping_add(8)), &[]);
+    peer.segment((4000, 80), TcpControl::None, seq, Some(ours), b"answer");
+    let mut data = Vec::new();
+    // If this fails, smoltcp has mended it, and the guard's rewriting can go.
+    assert_eq!(read(&mut peer.stack, flow, &mut data), 0);
+}
+
+#[test]
 fn engine_syn_before_our_syn_left_panics_without_guard_and_is_dropped_with_it() {
     let tuple = Tuple { local: (A.into(), 5000), remote: (B.into(), 80) };
     let frame = tcp((80, 5000), TcpControl::Syn, 1, None, &[]);

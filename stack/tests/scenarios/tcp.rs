@@ -309,6 +309,61 @@ fn fin_before_data_already_received_is_dropped() {
 }
 
 #[test]
+fn data_behind_an_old_acknowledgement_is_taken() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    write(&mut peer.stack, flow, b"question");
+    peer.poll();
+    // The peer's acknowledgement of ours overtakes the data that it sent before: then a reset follows, as exact as can be.
+    peer.segment((4000, 80), TcpControl::None, seq.wrapping_add(6), Some(ours.wrapping_add(8)), &[]);
+    peer.segment((4000, 80), TcpControl::None, seq, Some(ours), b"answer");
+    let mut data = Vec::new();
+    read(&mut peer.stack, flow, &mut data);
+    assert_eq!(data, b"answer");
+    assert_eq!(peer.stack.counters().tcp_old_acknowledgements, 1);
+    peer.segment((4000, 80), TcpControl::Rst, seq.wrapping_add(6), None, &[]);
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().closed, Some(Outcome::ConnectionReset));
+}
+
+#[test]
+fn data_behind_an_old_acknowledgement_leaves_window_and_send_buffer_alone() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    write(&mut peer.stack, flow, &[1; 1000]);
+    peer.poll();
+    peer.segment((4000, 80), TcpControl::None, seq.wrapping_add(3), Some(ours.wrapping_add(600)), &[]);
+    peer.segment((4000, 80), TcpControl::None, seq, Some(ours.wrapping_add(200)), b"old");
+    assert_eq!(peer.stack.tcp_status(flow).unwrap().unacknowledged, 400);
+    // RFC 5961, 5.2: from before any window of ours it is challenged, and its data is not believed.
+    let challenges = peer.stack.counters().tcp_challenges_sent;
+    peer.segment(
+        (4000, 80),
+        TcpControl::None,
+        seq.wrapping_add(3),
+        Some(ours.wrapping_sub(70_000)),
+        b"forged",
+    );
+    assert_eq!(peer.stack.counters().tcp_challenges_sent, challenges + 1);
+    let mut data = Vec::new();
+    read(&mut peer.stack, flow, &mut data);
+    assert_eq!(data, b"old");
+}
+
+#[test]
+fn data_behind_an_acknowledgement_older_than_our_fin_is_taken() {
+    let mut peer = Scripted::new();
+    let (flow, seq, ours) = peer.accepted();
+    write(&mut peer.stack, flow, b"all");
+    peer.stack.tcp_finish(flow).unwrap();
+    peer.poll();
+    peer.segment((4000, 80), TcpControl::None, seq.wrapping_add(6), Some(ours.wrapping_add(4)), &[]);
+    peer.segment((4000, 80), TcpControl::None, seq, Some(ours), b"answer");
+    let mut data = Vec::new();
+    read(&mut peer.stack, flow, &mut data);
+    assert_eq!(data, b"answer");
+}
+
+#[test]
 fn reset_inexact_is_challenged_and_exact_is_believed() {
     let mut peer = Scripted::new();
     let (flow, seq, ours) = peer.accepted();
