@@ -207,7 +207,7 @@ impl Embedded {
         passt.args(["--foreground", "--one-off", "--socket"]).arg(path("passt.sock"));
         passt.args(["--tcp-ports", &options.forwarded_port.to_string()]);
         let mut passt = Background::spawn(&mut passt, &path("passt.log"))?;
-        passt.wait_until_ready(READY_LIMIT, |_| Ok(path("passt.sock").exists()))?;
+        passt.wait_until_ready(READY_LIMIT, |_| listens(&network, &path("passt.sock")))?;
 
         let mut netd = network.command(path("netd"));
         netd.args(["run", "--config"]).arg(path("netd.toml"));
@@ -276,6 +276,12 @@ impl Embedded {
     fn with_logs(&self, error: &Error) -> Error {
         Error::Expectation(format!("{error}\nnetd:\n{}\npasst:\n{}", self.netd.output(), self.passt.output()))
     }
+}
+
+/// Whether somebody listens on a Unix socket. That its file exists is not enough: it appears before anyone listens.
+fn listens(network: &Network, socket: &Path) -> Result<bool> {
+    let listing = run(network.command("ss").args(["-Hlx", "src"]).arg(socket))?;
+    Ok(!listing.trim().is_empty())
 }
 
 /// The private directory: programs, the Python client, the configuration; owned by the user that will use it.
