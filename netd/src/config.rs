@@ -13,6 +13,7 @@ use std::str::FromStr;
 
 use netd_ipc::PollMode;
 use netd_policy::{GrantConfig, Policy};
+use netd_softdev::INTERFACE_NAME_MAX;
 use netd_stack::dns::{Hosts, Name};
 use netd_stack::{Addressing, Cidr, Static};
 use netd_vfio::{Bdf, Mac};
@@ -83,12 +84,27 @@ pub enum Device {
     },
     /// The software device.
     Software {
-        /// The socket of the program at the other end of its link.
-        link: PathBuf,
+        /// What carries its frames.
+        link: Link,
         /// Its address; none means a random one.
         mac: Option<[u8; 6]>,
         /// Its MTU.
         mtu: u16,
+    },
+}
+
+/// What carries the frames of a software device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// A socket in QEMU's stream format.
+    Socket {
+        /// Where the program at the other end serves it.
+        path: PathBuf,
+    },
+    /// A tap of the kernel's.
+    Tap {
+        /// Its name.
+        interface: String,
     },
 }
 
@@ -190,15 +206,16 @@ enum RawPoll {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLink {
-    #[serde(rename = "kind")]
-    _kind: RawLinkKind,
-    path: PathBuf,
+    kind: RawLinkKind,
+    path: Option<PathBuf>,
+    interface: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawLinkKind {
     Socket,
+    Tap,
 }
 
 #[derive(Debug, Deserialize)]
@@ -396,7 +413,7 @@ fn check_device(device: Spanned<RawDevice>) -> Result<(Device, PollMode), Compla
         RawKind::Software => {
             refuse("function", function.map(|function| function.span()), "vfio")?;
             let link = link.ok_or_else(|| {
-                Complaint::at(span, "a software device needs a link: link = { kind = \"socket\", path = \"/path/to/passt.sock\" }")
+                Complaint::at(span, "a software device needs a link: link = { kind = \"socket\", path = \"/path/to/passt.sock\" } or { kind = \"tap\", interface = \"tap0\" }")
             })?;
             let mac = mac.map(|mac| parse_at::<Mac>(&mac, "mac: ").map(|mac| mac.0)).transpose()?;
             let mtu = mtu.map_or(Ok(SOFTWARE_MTU_DEFAULT), |mtu| {
@@ -409,7 +426,32 @@ fn check_device(device: Spanned<RawDevice>) -> Result<(Device, PollMode), Compla
                 Some(RawPoll::Busy) => PollMode::Busy,
                 Some(RawPoll::Adaptive) | None => PollMode::Adaptive,
             };
-            Ok((Device::Software { link: link.into_inner().path, mac, mtu }, poll))
+            Ok((Device::Software { link: check_link(link)?, mac, mtu }, poll))
+        }
+    }
+}
+
+fn check_link(link: Spanned<RawLink>) -> Result<Link, Complaint> {
+    let span = link.span();
+    let RawLink { kind, path, interface } = link.into_inner();
+    match (kind, path, interface) {
+        (RawLinkKind::Socket, Some(path), None) => Ok(Link::Socket { path }),
+        (RawLinkKind::Socket, ..) => Err(Complaint::at(
+            span,
+            "a socket link needs a path, and nothing else: path = \"/path/to/passt.sock\"",
+        )),
+        (RawLinkKind::Tap, None, Some(interface)) => {
+            if netd_softdev::is_interface_name(interface.get_ref()) {
+                return Ok(Link::Tap { interface: interface.into_inner() });
+            }
+            let message = format!(
+                "interface: {:?} names none: 1 to {INTERFACE_NAME_MAX} letters, digits and signs, no '/', ':' or '%'",
+                interface.get_ref()
+            );
+            Err(Complaint::at(interface.span(), message))
+        }
+        (RawLinkKind::Tap, ..) => {
+            Err(Complaint::at(span, "a tap link needs an interface, and nothing else: interface = \"tap0\""))
         }
     }
 }
@@ -590,6 +632,9 @@ mod tests {
             (VFIO.replace("0000:00:03.0", "0000:00:3"), "function: "),
             (format!("{VFIO}poll = \"lazy\"\n"), "`busy`"),
             (format!("{software}mtu = 100\n"), "between 1280 and 9216"),
+            (software.replace("path", "interface"), "a socket link needs a path"),
+            (software.replace("socket", "tap"), "a tap link needs an interface"),
+            (software.replace("socket", "tap").replace("path", "interface"), "no '/'"),
             (format!("{software}mac = \"02:00\"\n"), "mac: "),
             (format!("{VFIO}[address]\nmode = \"static\"\n"), "cidr = \"10.0.0.2/24\""),
             (format!("{VFIO}[address]\nmode = \"static\"\ncidr = \"10.0.0.300/24\"\n"), "cidr: "),

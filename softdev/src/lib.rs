@@ -4,18 +4,20 @@
 //! rings in shared memory and the same initialisation. The device has no thread: its owner calls [`SoftDevice::poll`]
 //! from the loop that polls the driver, so that a simulation is deterministic and a small machine needs no second core.
 //!
-//! What lies behind the device is a [`Link`]: [`SocketLink`] (QEMU's stream format: passt, another machine) or [`Wire`]
-//! (in-process, seeded loss, delay, reordering and duplication, in virtual time).
+//! What lies behind the device is a [`Link`]: [`SocketLink`] (QEMU's stream format: passt, another machine), [`TapLink`] (an
+//! interface of the kernel's) or [`Wire`] (in-process, seeded loss, delay, reordering and duplication, in virtual time).
 #![forbid(unsafe_code)]
 
 mod device;
 mod registers;
 mod socket;
+mod tap;
 mod wire;
 
 pub use device::{SoftDevice, create};
 pub use registers::SoftTransport;
 pub use socket::SocketLink;
+pub use tap::{INTERFACE_NAME_MAX, TapLink, is_interface_name};
 pub use wire::{Impairment, Wire, WireEnd};
 
 use std::io;
@@ -45,6 +47,18 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The tap could not be made or attached to.
+    #[error(
+        "cannot use the tap {interface}: making or setting up one needs CAP_NET_ADMIN; for another user, root makes it with \
+         `ip tuntap add dev {interface} mode tap user USER` and `ip link set {interface} up`"
+    )]
+    Tap {
+        /// The interface.
+        interface: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The driver gave the device a queue or a chain that makes no sense.
     #[error("the driver broke the protocol on queue {0}")]
     Driver(usize),
@@ -64,8 +78,46 @@ pub trait Link: Send {
     fn maintain(&mut self) {}
     /// What to wait for to learn of received frames; `None` for a link that exists in memory only.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+    /// Which descriptor that is: a number above 0 that changes when a broken link is mended with a new one.
+    fn generation(&self) -> u64 {
+        1
+    }
     /// Whether output is kept back until the descriptor is writable.
     fn wants_write(&self) -> bool {
         false
+    }
+}
+
+impl<L: Link + ?Sized> Link for Box<L> {
+    fn send(&mut self, frame: &[u8]) -> bool {
+        (**self).send(frame)
+    }
+
+    fn flush(&mut self) {
+        (**self).flush();
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        (**self).receive(buffer)
+    }
+
+    fn is_up(&self) -> bool {
+        (**self).is_up()
+    }
+
+    fn maintain(&mut self) {
+        (**self).maintain();
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        (**self).descriptor()
+    }
+
+    fn generation(&self) -> u64 {
+        (**self).generation()
+    }
+
+    fn wants_write(&self) -> bool {
+        (**self).wants_write()
     }
 }

@@ -46,11 +46,6 @@ impl SocketLink {
         Ok(Self { path: path.to_owned(), connection, generation: 1, retry_at: Instant::now() })
     }
 
-    /// Which connection this is: a new one has a new descriptor.
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
     /// Drops a connection that failed; [`Link::maintain`] makes a new one.
     fn lost<T>(&mut self) -> Option<T> {
         self.connection = None;
@@ -117,6 +112,10 @@ impl Link for SocketLink {
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.connection.as_ref().map(|connection| connection.stream.as_fd())
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
     }
 
     fn wants_write(&self) -> bool {

@@ -1,26 +1,30 @@
 //! The software device: the same driver, against a device in this process.
 
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::sync::Arc;
 
-use netd_softdev::{Link, SocketLink, SoftDevice, SoftTransport, create};
+use netd_softdev::{Link, SocketLink, SoftDevice, SoftTransport, TapLink, create};
 use netd_virtqueue::{DmaMemory, NetDevice, Options};
 
+use crate::config;
 use crate::device::Error;
 
 /// A software device with its link.
 pub struct Software {
     transport: SoftTransport,
     memory: Arc<DmaMemory>,
-    device: SoftDevice<SocketLink>,
+    device: SoftDevice<Box<dyn Link>>,
 }
 
 impl Software {
-    /// Connects the link and makes the device.
-    pub(super) fn open(link: &Path, mac: Option<[u8; 6]>, mtu: u16) -> Result<Self, Error> {
+    /// Opens the link and makes the device.
+    pub(super) fn open(link: &config::Link, mac: Option<[u8; 6]>, mtu: u16) -> Result<Self, Error> {
         let mac = mac.map_or_else(random_mac, Ok)?;
-        let (transport, memory, device) = create(mac, mtu, SocketLink::connect(link)?)?;
+        let link: Box<dyn Link> = match link {
+            config::Link::Socket { path } => Box::new(SocketLink::connect(path)?),
+            config::Link::Tap { interface } => Box::new(TapLink::open(interface, mtu)?),
+        };
+        let (transport, memory, device) = create(mac, mtu, link)?;
         Ok(Self { transport, memory, device })
     }
 

@@ -172,7 +172,7 @@ impl Drop for Peer {
 
 /// What a worker is made from here: a software device whose link goes to `link`.
 fn setup(directory: &Path, link: PathBuf, poll: PollMode) -> Setup {
-    let device = config::Device::Software { link, mac: None, mtu: 1500 };
+    let device = config::Device::Software { link: config::Link::Socket { path: link }, mac: None, mtu: 1500 };
     Setup {
         backend: Backend::open(&device, directory, poll).unwrap(),
         poll,
