@@ -3,6 +3,7 @@
 //! The file is parsed into `Raw*` types that remember where each value stands, so that every complaint names file, line
 //! and column and says what would be right. What leaves this module needs no further checks.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -17,6 +18,7 @@ use netd_softdev::INTERFACE_NAME_MAX;
 use netd_stack::dns::{Hosts, Name};
 use netd_stack::{Addressing, Cidr, Static};
 use netd_vfio::{Bdf, Mac};
+use netd_virtqueue::Switches;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub limits: Limits,
     /// The device to drive.
     pub device: Device,
+    /// Features that the driver leaves alone.
+    pub features: Switches,
     /// How the worker waits for frames.
     pub poll: PollMode,
     /// The hugetlbfs mount that DMA memory comes from.
@@ -187,6 +191,8 @@ struct RawDevice {
     mac: Option<Spanned<String>>,
     mtu: Option<Spanned<u16>>,
     poll: Option<RawPoll>,
+    #[serde(default)]
+    features: BTreeMap<Spanned<String>, bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -321,12 +327,13 @@ impl Config {
         let policy = Policy::new(network.devnet.enabled, &grant, names::user, names::group)
             .map_err(|source| Error::Grants { path: path.to_owned(), source })?
             .with_operator(rustix::process::geteuid().as_raw());
-        let (device, poll) = check_device(device).map_err(wrong)?;
+        let (device, features, poll) = check_device(device).map_err(wrong)?;
         let (addressing, hostname) = check_address(address).map_err(wrong)?;
         Ok(Self {
             policy,
             limits: check_limits(limits).map_err(wrong)?,
             device,
+            features,
             poll,
             hugetlbfs: dma.hugetlbfs,
             addressing,
@@ -346,6 +353,7 @@ impl Config {
             policy: _,
             limits: _,
             device,
+            features,
             poll,
             hugetlbfs,
             addressing,
@@ -358,7 +366,7 @@ impl Config {
         // The stack's type is not comparable; its text says everything that it holds.
         let addressing = format!("{addressing:?}") == format!("{:?}", new.addressing);
         [
-            ("[device]", *device == new.device && *poll == new.poll),
+            ("[device]", *device == new.device && *features == new.features && *poll == new.poll),
             ("[dma]", *hugetlbfs == new.hugetlbfs),
             ("[address]", addressing && *hostname == new.hostname),
             ("[dns]", dns.servers == new.dns.servers && dns.search == new.dns.search),
@@ -392,9 +400,10 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     (line, column)
 }
 
-fn check_device(device: Spanned<RawDevice>) -> Result<(Device, PollMode), Complaint> {
+fn check_device(device: Spanned<RawDevice>) -> Result<(Device, Switches, PollMode), Complaint> {
     let span = device.span();
-    let RawDevice { kind, function, link, mac, mtu, poll } = device.into_inner();
+    let RawDevice { kind, function, link, mac, mtu, poll, features } = device.into_inner();
+    let features = check_features(features)?;
     match kind {
         RawKind::Vfio => {
             refuse("link", link.map(|link| link.span()), "software")?;
@@ -408,7 +417,7 @@ fn check_device(device: Spanned<RawDevice>) -> Result<(Device, PollMode), Compla
                 Some(RawPoll::Adaptive) => PollMode::Adaptive,
                 Some(RawPoll::Busy) | None => PollMode::Busy,
             };
-            Ok((Device::Vfio { function }, poll))
+            Ok((Device::Vfio { function }, features, poll))
         }
         RawKind::Software => {
             refuse("function", function.map(|function| function.span()), "vfio")?;
@@ -426,7 +435,7 @@ fn check_device(device: Spanned<RawDevice>) -> Result<(Device, PollMode), Compla
                 Some(RawPoll::Busy) => PollMode::Busy,
                 Some(RawPoll::Adaptive) | None => PollMode::Adaptive,
             };
-            Ok((Device::Software { link: check_link(link)?, mac, mtu }, poll))
+            Ok((Device::Software { link: check_link(link)?, mac, mtu }, features, poll))
         }
     }
 }
@@ -454,6 +463,19 @@ fn check_link(link: Spanned<RawLink>) -> Result<Link, Complaint> {
             Err(Complaint::at(span, "a tap link needs an interface, and nothing else: interface = \"tap0\""))
         }
     }
+}
+
+fn check_features(features: BTreeMap<Spanned<String>, bool>) -> Result<Switches, Complaint> {
+    let mut switches = Switches::default();
+    for (name, on) in features {
+        if !switches.set(name.get_ref(), on) {
+            let known: Vec<_> = Switches::names().collect();
+            let message =
+                format!("features: no switch is called '{}': there are {}", name.get_ref(), known.join(", "));
+            return Err(Complaint::at(name.span(), message));
+        }
+    }
+    Ok(switches)
 }
 
 fn check_dns(dns: RawDns) -> Result<Dns, Complaint> {
@@ -631,6 +653,11 @@ mod tests {
         for (text, part) in [
             (VFIO.replace("0000:00:03.0", "0000:00:3"), "function: "),
             (format!("{VFIO}poll = \"lazy\"\n"), "`busy`"),
+            (
+                format!("{VFIO}features.warp = false\n"),
+                "no switch is called 'warp': there are merged_buffers, ",
+            ),
+            (format!("{VFIO}[device.features]\npacked = 0\n"), "expected a boolean"),
             (format!("{software}mtu = 100\n"), "between 1280 and 9216"),
             (software.replace("path", "interface"), "a socket link needs a path"),
             (software.replace("socket", "tap"), "a tap link needs an interface"),
@@ -661,6 +688,15 @@ mod tests {
             let said = complaint(&text);
             assert!(said.starts_with("netd.toml:") && said.contains(part), "{text}\n{said}");
         }
+    }
+
+    #[test]
+    fn feature_that_is_switched_off_is_remembered() {
+        let config = parse(&format!("{VFIO}features.packed = false\nfeatures.event_idx = true\n")).unwrap();
+        let mut expected = Switches::default();
+        assert!(expected.set("packed", false));
+        assert_eq!(config.features, expected);
+        assert_eq!(parse(VFIO).unwrap().needs_restart(&config), ["[device]"]);
     }
 
     #[test]

@@ -69,6 +69,7 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
         policy,
         limits: _,
         device,
+        features,
         poll: mode,
         hugetlbfs,
         addressing,
@@ -84,7 +85,7 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
         .map_err(|source| Error::State { path: state_directory.clone(), source })?;
     // The socket first: it tells a second daemon that it is one, before it touches the device.
     let listener = control::listen(&socket, socket_mode)?;
-    let backend = Backend::open(&device, &hugetlbfs, mode)?;
+    let backend = Backend::open(&device, features, &hugetlbfs, mode)?;
     let audit = Arc::new(Audit::default());
     let poll = Poll::new().map_err(|source| system("make a poll", source))?;
     let control_waker =

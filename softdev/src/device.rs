@@ -1,18 +1,17 @@
 //! The device: takes frames from the transmit queue to the link, and from the link to the receive queue.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::sync::Arc;
 
-use netd_virtqueue::{DmaMemory, DmaSegment, Feature, RingAddresses, status};
+use netd_virtqueue::{DmaMemory, DmaSegment, Feature, status};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use virtio_queue::{Queue, QueueT};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, MmapRegion};
 
-use crate::registers::{QUEUE_SIZE_MAX, Shared, SoftTransport};
-use crate::{Error, FRAME_LEN_MAX, Link};
+use crate::registers::{FEATURES, QUEUES, Shared, SoftTransport};
+use crate::{Broken, Buffer, DeviceRing, Error, FRAME_LEN_MAX, Link};
 
-/// Memory for rings and frames: two rings of 1,024 entries take 54 KiB, two times 256 frames of 2 KiB one MiB.
+/// Memory for rings and frames: three rings of 1,024 entries with their tables take 0.2 MiB, two times 256 frames of 2 KiB one MiB.
 const MEMORY_BYTES: usize = 4 << 20;
 /// Frames moved in each direction by one poll, so that neither starves the other.
 const POLL_BUDGET: usize = 256;
@@ -20,14 +19,31 @@ const POLL_BUDGET: usize = 256;
 const HEADER: usize = 12;
 const RECEIVEQ: usize = 0;
 const TRANSMITQ: usize = 1;
+const CONTROLQ: usize = 2;
+/// Class and command of the longest control command that is understood, and its data (5.1.6.5.1).
+const COMMAND: usize = 3;
+/// `VIRTIO_NET_CTRL_RX`, of which promiscuous and all-multicast are understood; OK and ERR.
+const CTRL_RX: u8 = 0;
+const CTRL_RX_ALLMULTI: u8 = 1;
+const CTRL_OK: u8 = 0;
+const CTRL_ERR: u8 = 1;
 
 /// A software device in operation.
 pub struct SoftDevice<L> {
     shared: Arc<Shared>,
     memory: Arc<GuestMemoryMmap>,
     link: L,
-    queues: Option<[Queue; 2]>,
+    /// The rings in use, each with the generation since when.
+    rings: [Option<(DeviceRing, u64)>; QUEUES],
     generation: u64,
+    /// MRG_RXBUF was negotiated.
+    may_merge: bool,
+    mac: [u8; 6],
+    /// Whether frames for other stations are passed on, as they are after a reset (5.1.6.5.1.1).
+    promiscuous: bool,
+    /// The buffer at hand, and those of a merged frame.
+    buffer: Buffer,
+    merged: Vec<Buffer>,
     /// Header and frame on their way from the driver.
     outgoing: Vec<u8>,
     /// Header and frame on their way to the driver; kept while no buffer is posted for them.
@@ -40,6 +56,20 @@ pub struct SoftDevice<L> {
 
 /// Makes a device on `link`: its transport and memory for the driver, and the device itself.
 pub fn create<L: Link>(
+    mac: [u8; 6],
+    mtu: u16,
+    link: L,
+) -> Result<(SoftTransport, Arc<DmaMemory>, SoftDevice<L>), Error> {
+    create_offering(FEATURES, mac, mtu, link)
+}
+
+/// The same, for a device that offers only some of its [`FEATURES`].
+///
+/// # Errors
+///
+/// When there is no memory to share.
+pub fn create_offering<L: Link>(
+    offered: u64,
     mac: [u8; 6],
     mtu: u16,
     link: L,
@@ -61,14 +91,19 @@ pub fn create<L: Link>(
         Some(FileOffset::new(file, 0)),
     )])
     .map_err(|error| failed(io::Error::other(error)))?;
-    let shared = Arc::new(Shared::new(mac, mtu));
+    let shared = Arc::new(Shared::new(mac, mtu, offered & FEATURES));
     shared.lock().link_up = link.is_up();
     let device = SoftDevice {
         shared: Arc::clone(&shared),
         memory: Arc::new(memory),
         link,
-        queues: None,
+        rings: [const { None }; QUEUES],
         generation: 0,
+        may_merge: false,
+        mac,
+        promiscuous: true,
+        buffer: Buffer::default(),
+        merged: Vec::new(),
         outgoing: vec![0; HEADER + FRAME_LEN_MAX],
         incoming: vec![0; HEADER + FRAME_LEN_MAX],
         waiting: 0,
@@ -87,16 +122,10 @@ impl<L: Link> SoftDevice<L> {
     pub fn poll(&mut self) -> Result<usize, Error> {
         self.take_over_registers()?;
         self.link.maintain();
-        let moved = match self.queues.take() {
-            Some(mut queues) => {
-                let sent = self.transmit(&mut queues[TRANSMITQ]);
-                self.link.flush();
-                let received = self.receive(&mut queues[RECEIVEQ]);
-                self.queues = Some(queues);
-                sent? + received?
-            }
-            None => 0,
-        };
+        let moved = self.transmit()?;
+        self.link.flush();
+        let moved = moved + self.receive()?;
+        self.obey()?;
         let up = self.link.is_up();
         let mut registers = self.shared.lock();
         if registers.link_up != up {
@@ -110,43 +139,58 @@ impl<L: Link> SoftDevice<L> {
         self.shared.take_bell()
     }
 
-    /// Notices a reset, or that the driver is ready.
+    /// Where the driver said it was when it last rang the bell of queue `index` (virtio 1.3, 2.9).
+    pub fn bell_position(&self, index: usize) -> Option<u16> {
+        self.shared.position(index)
+    }
+
+    /// Notices a reset of the device or of a queue, or that the driver is ready.
     fn take_over_registers(&mut self) -> Result<(), Error> {
         let registers = self.shared.lock();
         if registers.generation == self.generation {
             return Ok(());
         }
         self.generation = registers.generation;
-        self.queues = None;
-        self.congested = None;
-        if registers.status & status::DRIVER_OK == 0 {
-            return Ok(());
+        self.may_merge = registers.driver_features & Feature::MRG_RXBUF.mask() != 0;
+        if registers.status == 0 {
+            self.promiscuous = true;
         }
-        let event_idx = registers.driver_features & Feature::EVENT_IDX.mask() != 0;
-        if let [Some(rx), Some(tx)] = &registers.rings {
-            let queue = |index: usize, ring| queue(ring, event_idx, &self.memory).ok_or(Error::Driver(index));
-            self.queues = Some([queue(RECEIVEQ, rx)?, queue(TRANSMITQ, tx)?]);
+        let live = registers.status & status::DRIVER_OK != 0;
+        for (index, slot) in self.rings.iter_mut().enumerate() {
+            let told = registers.rings[index].as_ref().filter(|_| live);
+            let since = told.map(|(_, since)| *since);
+            if slot.as_ref().map(|(_, since)| *since) == since {
+                continue;
+            }
+            *slot = None;
+            if index == TRANSMITQ {
+                self.congested = None;
+            }
+            if let Some((addresses, since)) = told {
+                let ring = DeviceRing::new(addresses, registers.driver_features, &self.memory);
+                *slot = Some((ring.map_err(|Broken| Error::Driver(index))?, *since));
+            }
         }
         Ok(())
     }
 
     /// From the driver to the link.
-    fn transmit(&mut self, queue: &mut Queue) -> Result<usize, Error> {
+    fn transmit(&mut self) -> Result<usize, Error> {
+        let broken = |Broken| Error::Driver(TRANSMITQ);
         if let Some(frame) = self.congested.take()
             && !self.link.send(&frame)
         {
             self.congested = Some(frame);
             return Ok(0);
         }
-        let broken = |_| Error::Driver(TRANSMITQ);
+        let Some((ring, _)) = &mut self.rings[TRANSMITQ] else { return Ok(0) };
         let mut moved = 0;
         while moved < POLL_BUDGET && self.congested.is_none() {
-            let Some(chain) = queue.pop_descriptor_chain(&*self.memory) else { break };
-            let head = chain.head_index();
-            let mut reader = chain.reader(&self.memory).map_err(broken)?;
-            let len = reader.available_bytes().min(self.outgoing.len());
-            reader.read_exact(&mut self.outgoing[..len]).map_err(|_| Error::Driver(TRANSMITQ))?;
-            queue.add_used(&*self.memory, head, 0).map_err(broken)?;
+            if !ring.take(&self.memory, &mut self.buffer).map_err(broken)? {
+                break;
+            }
+            let len = self.buffer.read(&self.memory, &mut self.outgoing).map_err(broken)?;
+            ring.give(&self.memory, &self.buffer, 0).map_err(broken)?;
             if let Some(frame) = self.outgoing[..len].get(HEADER..)
                 && !self.link.send(frame)
             {
@@ -158,14 +202,18 @@ impl<L: Link> SoftDevice<L> {
     }
 
     /// From the link to the driver.
-    fn receive(&mut self, queue: &mut Queue) -> Result<usize, Error> {
+    fn receive(&mut self) -> Result<usize, Error> {
         let mut moved = 0;
-        while moved < POLL_BUDGET {
+        while moved < POLL_BUDGET && self.rings[RECEIVEQ].is_some() {
             if self.waiting == 0 {
                 let Some(len) = self.link.receive(&mut self.incoming[HEADER..]) else { break };
+                if !self.is_for_us(&self.incoming[HEADER..HEADER + len]) {
+                    moved += 1;
+                    continue;
+                }
                 self.waiting = HEADER + len;
             }
-            if !self.deliver(queue)? {
+            if !self.deliver().map_err(|Broken| Error::Driver(RECEIVEQ))? {
                 break;
             }
             self.waiting = 0;
@@ -174,54 +222,62 @@ impl<L: Link> SoftDevice<L> {
         Ok(moved)
     }
 
+    /// Whether a frame passes the filter; groups always do.
+    fn is_for_us(&self, frame: &[u8]) -> bool {
+        self.promiscuous || frame.first().is_none_or(|first| first & 1 == 1) || frame.starts_with(&self.mac)
+    }
+
     /// Writes the waiting frame into as many receive buffers as it needs. `false` when there are not enough; then none is used.
-    fn deliver(&mut self, queue: &mut Queue) -> Result<bool, Error> {
-        let broken = |_| Error::Driver(RECEIVEQ);
-        let before = queue.next_avail();
-        let mut chains = Vec::with_capacity(1);
-        let mut room = 0;
+    fn deliver(&mut self) -> Result<bool, Broken> {
+        let Some((ring, _)) = &mut self.rings[RECEIVEQ] else { return Ok(false) };
+        let before = ring.mark();
+        let (mut count, mut room) = (0, 0);
         while room < self.waiting {
-            let Some(chain) = queue.pop_descriptor_chain(&*self.memory) else {
-                queue.set_next_avail(before);
-                return Ok(false);
-            };
-            let head = chain.head_index();
-            let writer = chain.writer(&self.memory).map_err(broken)?;
-            let bytes = writer.available_bytes();
-            if bytes == 0 {
-                return Err(Error::Driver(RECEIVEQ));
+            if self.merged.len() == count {
+                self.merged.push(Buffer::default());
             }
-            room += bytes;
-            chains.push((head, bytes, writer));
+            let buffer = &mut self.merged[count];
+            if !ring.take(&self.memory, buffer)? {
+                ring.rewind(before);
+                return Ok(false);
+            }
+            if buffer.room() == 0 {
+                return Err(Broken);
+            }
+            room += buffer.room();
+            count += 1;
+            if !self.may_merge && room < self.waiting {
+                // One buffer for each frame was agreed on: what does not fit is dropped (5.1.6.4).
+                ring.rewind(before);
+                return Ok(true);
+            }
         }
-        let count = chains.len() as u16;
-        self.incoming[HEADER - 2..HEADER].copy_from_slice(&count.to_le_bytes());
+        self.incoming[HEADER - 2..HEADER].copy_from_slice(&(count as u16).to_le_bytes());
         let mut rest = &self.incoming[..self.waiting];
-        for (head, bytes, mut writer) in chains {
-            let (part, after) = rest.split_at(bytes.min(rest.len()));
-            rest = after;
-            writer.write_all(part).map_err(|_| Error::Driver(RECEIVEQ))?;
+        for buffer in &self.merged[..count] {
+            let written = buffer.write(&self.memory, rest)?;
+            rest = &rest[written..];
             // The driver runs on the thread that called us, so it sees all buffers of a merged frame at once (5.1.6.4).
-            queue.add_used(&*self.memory, head, part.len() as u32).map_err(broken)?;
+            ring.give(&self.memory, buffer, written as u32)?;
         }
         Ok(true)
     }
-}
 
-/// The device's side of a ring, if the ring makes sense.
-fn queue(ring: &RingAddresses, event_idx: bool, memory: &GuestMemoryMmap) -> Option<Queue> {
-    let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
-    let mut queue = Queue::new(QUEUE_SIZE_MAX).ok()?;
-    queue.set_size(ring.size);
-    let (low, high) = halves(ring.descriptors);
-    queue.set_desc_table_address(low, high);
-    let (low, high) = halves(ring.avail);
-    queue.set_avail_ring_address(low, high);
-    let (low, high) = halves(ring.used);
-    queue.set_used_ring_address(low, high);
-    queue.set_event_idx(event_idx);
-    queue.set_ready(true);
-    // Our driver polls us; we ask for doorbells all the same, since they tell the loop that there is work.
-    queue.enable_notification(memory).ok()?;
-    queue.is_valid(memory).then_some(queue)
+    /// Obeys commands, and answers them. Groups are never filtered, so that "all multicast" is what happens anyway.
+    fn obey(&mut self) -> Result<(), Error> {
+        let broken = |Broken| Error::Driver(CONTROLQ);
+        let Some((ring, _)) = &mut self.rings[CONTROLQ] else { return Ok(()) };
+        while ring.take(&self.memory, &mut self.buffer).map_err(broken)? {
+            let mut command = [0; COMMAND];
+            let len = self.buffer.read(&self.memory, &mut command).map_err(broken)?;
+            let known = len == COMMAND && command[0] == CTRL_RX && command[1] <= CTRL_RX_ALLMULTI;
+            if known && command[1] != CTRL_RX_ALLMULTI {
+                self.promiscuous = command[2] != 0;
+            }
+            let answer = if known { CTRL_OK } else { CTRL_ERR };
+            let written = self.buffer.write(&self.memory, &[answer]).map_err(broken)?;
+            ring.give(&self.memory, &self.buffer, written as u32).map_err(broken)?;
+        }
+        Ok(())
+    }
 }

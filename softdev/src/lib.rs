@@ -1,4 +1,4 @@
-//! A virtio-net device in software, on rust-vmm's `virtio-queue`, for the driver in `netd-virtqueue`.
+//! A virtio-net device in software, split and packed, for the driver in `netd-virtqueue`.
 //!
 //! The driver cannot tell it from hardware: it goes through the same [`Transport`](netd_virtqueue::Transport), the same
 //! rings in shared memory and the same initialisation. The device has no thread: its owner calls [`SoftDevice::poll`]
@@ -10,12 +10,14 @@
 
 mod device;
 mod registers;
+mod ring;
 mod socket;
 mod tap;
 mod wire;
 
-pub use device::{SoftDevice, create};
-pub use registers::SoftTransport;
+pub use device::{SoftDevice, create, create_offering};
+pub use registers::{FEATURES, SoftTransport};
+pub use ring::{Broken, Buffer, DeviceRing, Mark, Piece};
 pub use socket::SocketLink;
 pub use tap::{INTERFACE_NAME_MAX, TapLink, is_interface_name};
 pub use wire::{Impairment, Wire, WireEnd};

@@ -1,13 +1,13 @@
 //! The device's registers, shared by the driver's transport and the device. Control path only.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use netd_virtqueue::{Doorbell, Error, Feature, RingAddresses, Transport, TransportKind, status};
+use netd_virtqueue::{Doorbell, Error, Feature, Position, RingAddresses, Transport, TransportKind, status};
 
-/// Receive and transmit queue.
-pub(crate) const QUEUES: usize = 2;
+/// Receive, transmit and control queue.
+pub(crate) const QUEUES: usize = 3;
 /// Entries at most: what QEMU offers at most.
 pub(crate) const QUEUE_SIZE_MAX: u16 = 1024;
 
@@ -19,10 +19,13 @@ const LINK_UP: u16 = 1;
 pub(crate) struct Registers {
     pub(crate) status: u8,
     pub(crate) driver_features: u64,
-    pub(crate) rings: [Option<RingAddresses>; QUEUES],
-    /// Counts resets and DRIVER_OKs, so that the device notices a change by one comparison.
+    /// The rings that are enabled, each with the generation since when.
+    pub(crate) rings: [Option<(RingAddresses, u64)>; QUEUES],
+    /// Counts everything that the driver changes, so that the device notices by one comparison.
     pub(crate) generation: u64,
     pub(crate) link_up: bool,
+    /// What the device offers.
+    offered: u64,
     mac: [u8; 6],
     mtu: u16,
 }
@@ -32,20 +35,23 @@ pub(crate) struct Registers {
 pub(crate) struct Shared {
     registers: Mutex<Registers>,
     bell: AtomicBool,
+    /// Where the driver said it was when it last rang each queue's bell.
+    positions: [AtomicU16; QUEUES],
 }
 
 impl Shared {
-    pub(crate) fn new(mac: [u8; 6], mtu: u16) -> Self {
+    pub(crate) fn new(mac: [u8; 6], mtu: u16, offered: u64) -> Self {
         let registers = Registers {
             status: 0,
             driver_features: 0,
             rings: [None; QUEUES],
             generation: 0,
             link_up: false,
+            offered,
             mac,
             mtu,
         };
-        Self { registers: Mutex::new(registers), bell: AtomicBool::new(false) }
+        Self { registers: Mutex::new(registers), bell: AtomicBool::new(false), positions: Default::default() }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Registers> {
@@ -57,6 +63,11 @@ impl Shared {
     pub(crate) fn take_bell(&self) -> bool {
         self.bell.swap(false, Ordering::Acquire)
     }
+
+    /// The position that came with a queue's last doorbell.
+    pub(crate) fn position(&self, index: usize) -> Option<u16> {
+        self.positions.get(index).map(|position| position.load(Ordering::Relaxed))
+    }
 }
 
 /// The driver's way to the software device's registers.
@@ -65,15 +76,22 @@ pub struct SoftTransport {
     pub(crate) shared: Arc<Shared>,
 }
 
-impl SoftTransport {
-    /// What the device offers.
-    pub(crate) const FEATURES: u64 = Feature::VERSION_1.mask()
-        | Feature::MAC.mask()
-        | Feature::MTU.mask()
-        | Feature::STATUS.mask()
-        | Feature::MRG_RXBUF.mask()
-        | Feature::EVENT_IDX.mask();
+/// Everything that the device can do.
+pub const FEATURES: u64 = Feature::VERSION_1.mask()
+    | Feature::MAC.mask()
+    | Feature::MTU.mask()
+    | Feature::STATUS.mask()
+    | Feature::MRG_RXBUF.mask()
+    | Feature::CTRL_VQ.mask()
+    | Feature::CTRL_RX.mask()
+    | Feature::EVENT_IDX.mask()
+    | Feature::INDIRECT_DESC.mask()
+    | Feature::RING_PACKED.mask()
+    | Feature::IN_ORDER.mask()
+    | Feature::NOTIFICATION_DATA.mask()
+    | Feature::RING_RESET.mask();
 
+impl SoftTransport {
     fn slot(index: u16) -> Option<usize> {
         Some(usize::from(index)).filter(|index| *index < QUEUES)
     }
@@ -94,14 +112,14 @@ impl Transport for SoftTransport {
             registers.driver_features = 0;
             registers.rings = [None; QUEUES];
         }
-        let features_refused = registers.driver_features & !Self::FEATURES != 0;
+        let features_refused = registers.driver_features & !registers.offered != 0;
         registers.status = if features_refused { value & !status::FEATURES_OK } else { value };
         registers.generation += 1;
         Ok(())
     }
 
     fn device_features(&self) -> Result<u64, Error> {
-        Ok(Self::FEATURES)
+        Ok(self.shared.lock().offered)
     }
 
     fn set_driver_features(&mut self, features: u64) -> Result<(), Error> {
@@ -110,7 +128,10 @@ impl Transport for SoftTransport {
     }
 
     fn queue_size(&mut self, index: u16) -> Result<u16, Error> {
-        Ok(Self::slot(index).map_or(0, |_| QUEUE_SIZE_MAX))
+        // A device without the control queue has no third one (virtio 1.3, 5.1.2).
+        let control = self.shared.lock().offered & Feature::CTRL_VQ.mask() != 0;
+        let there = Self::slot(index).is_some_and(|slot| slot < QUEUES - 1 || control);
+        Ok(if there { QUEUE_SIZE_MAX } else { 0 })
     }
 
     fn queue_size_is_ours_to_choose(&self) -> bool {
@@ -123,12 +144,27 @@ impl Transport for SoftTransport {
 
     fn enable_queue(&mut self, index: u16, ring: &RingAddresses) -> Result<(), Error> {
         let slot = Self::slot(index).ok_or(Error::QueueNotEnabled(index))?;
-        self.shared.lock().rings[slot] = Some(*ring);
+        let mut registers = self.shared.lock();
+        registers.generation += 1;
+        registers.rings[slot] = Some((*ring, registers.generation));
         Ok(())
     }
 
-    fn doorbell(&self, _index: u16) -> Result<Box<dyn Doorbell>, Error> {
-        Ok(Box::new(SoftDoorbell { shared: Arc::clone(&self.shared) }))
+    fn reset_queue(&mut self, index: u16) -> Result<(), Error> {
+        let mut registers = self.shared.lock();
+        if registers.driver_features & Feature::RING_RESET.mask() == 0 {
+            return Err(Error::NoQueueReset(index));
+        }
+        // The device runs on the thread that polls it, and looks here before it touches a ring: it has stopped.
+        let slot = Self::slot(index).ok_or(Error::QueueNotEnabled(index))?;
+        registers.generation += 1;
+        registers.rings[slot] = None;
+        Ok(())
+    }
+
+    fn doorbell(&self, index: u16) -> Result<Box<dyn Doorbell>, Error> {
+        let slot = Self::slot(index).ok_or(Error::QueueNotEnabled(index))?;
+        Ok(Box::new(SoftDoorbell { shared: Arc::clone(&self.shared), slot }))
     }
 
     fn read_config(&self, offset: u8, buffer: &mut [u8]) -> Result<(), Error> {
@@ -149,10 +185,12 @@ impl Transport for SoftTransport {
 
 struct SoftDoorbell {
     shared: Arc<Shared>,
+    slot: usize,
 }
 
 impl Doorbell for SoftDoorbell {
-    fn ring(&self) -> io::Result<()> {
+    fn ring(&self, position: Position) -> io::Result<()> {
+        self.shared.positions[self.slot].store(position.0, Ordering::Relaxed);
         self.shared.bell.store(true, Ordering::Release);
         Ok(())
     }

@@ -44,6 +44,20 @@ pub enum Error {
     /// A queue was already in use by somebody after the reset, or would not be enabled.
     #[error("virtqueue {0} could not be enabled")]
     QueueNotEnabled(u16),
+    /// A single queue did not stop in time.
+    #[error("virtqueue {0} did not finish its reset within {1} ms")]
+    QueueResetTimeout(u16, u64),
+    /// The transport cannot reset a single queue.
+    #[error("virtqueue {0} cannot be reset alone: VIRTIO_F_RING_RESET was not negotiated")]
+    NoQueueReset(u16),
+    /// The device refused a control command, or did not answer it in time.
+    #[error("the device {outcome} the control command \"{command}\"")]
+    Control {
+        /// What was asked for.
+        command: &'static str,
+        /// What became of it.
+        outcome: &'static str,
+    },
     /// The device has no room for an interrupt vector.
     #[error("virtqueue {index} could not be given interrupt vector {vector}")]
     NoVector {
@@ -108,6 +122,14 @@ pub enum Fault {
         len: u32,
         /// The room there was.
         capacity: u32,
+    },
+    /// A device that promised to use buffers in order returned one whose predecessors it did not account for.
+    #[error("queue {queue}: the device returned descriptor {id} before older ones, though it promised order")]
+    OutOfOrder {
+        /// The queue's index.
+        queue: u16,
+        /// The id the device wrote.
+        id: u16,
     },
     /// A received frame is shorter than its virtio-net header.
     #[error("queue {queue}: a received buffer holds {len} bytes, less than the virtio-net header")]

@@ -24,6 +24,22 @@ impl Feature {
     pub const ANY_LAYOUT: Feature = Feature::new(27, "VIRTIO_F_ANY_LAYOUT");
     /// Doorbells and interrupts are asked for at an index (2.7.7, 2.7.10).
     pub const EVENT_IDX: Feature = Feature::new(29, "VIRTIO_F_EVENT_IDX");
+    /// A control queue takes commands (5.1.6.5).
+    pub const CTRL_VQ: Feature = Feature::new(17, "VIRTIO_NET_F_CTRL_VQ");
+    /// The control queue can filter what is received (5.1.6.5.1).
+    pub const CTRL_RX: Feature = Feature::new(18, "VIRTIO_NET_F_CTRL_RX");
+    /// Several queue pairs (5.1.3).
+    pub const MQ: Feature = Feature::new(22, "VIRTIO_NET_F_MQ");
+    /// A buffer may be a table of descriptors (2.7.5.3, 2.8.7).
+    pub const INDIRECT_DESC: Feature = Feature::new(28, "VIRTIO_F_INDIRECT_DESC");
+    /// Packed virtqueues (2.8).
+    pub const RING_PACKED: Feature = Feature::new(34, "VIRTIO_F_RING_PACKED");
+    /// Buffers are used in the order in which they were made available (2.7.9, 2.8.9).
+    pub const IN_ORDER: Feature = Feature::new(35, "VIRTIO_F_IN_ORDER");
+    /// Doorbells carry the driver's position in the ring (2.9).
+    pub const NOTIFICATION_DATA: Feature = Feature::new(38, "VIRTIO_F_NOTIFICATION_DATA");
+    /// A single queue can be reset (2.6.1).
+    pub const RING_RESET: Feature = Feature::new(40, "VIRTIO_F_RING_RESET");
     /// The device follows virtio 1.0 or later (6.1).
     pub const VERSION_1: Feature = Feature::new(32, "VIRTIO_F_VERSION_1");
     /// The device obeys the platform's IOMMU (6.1).
@@ -127,6 +143,41 @@ pub(crate) struct Circumstances {
     pub modern: bool,
     /// Descriptors carry IOVAs that an IOMMU translates.
     pub translated: bool,
+    /// What the operator does not want.
+    pub off: Switches,
+}
+
+/// The features that can be switched off, by the names of configuration. Those that are not here are needed wherever they are offered.
+const SWITCHES: &[(&str, Feature)] = &[
+    ("merged_buffers", Feature::MRG_RXBUF),
+    ("control_queue", Feature::CTRL_VQ),
+    ("rx_filter", Feature::CTRL_RX),
+    ("indirect", Feature::INDIRECT_DESC),
+    ("event_idx", Feature::EVENT_IDX),
+    ("packed", Feature::RING_PACKED),
+    ("in_order", Feature::IN_ORDER),
+    ("notification_data", Feature::NOTIFICATION_DATA),
+    ("ring_reset", Feature::RING_RESET),
+];
+
+/// Features that are declined though they are offered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Switches {
+    off: u64,
+}
+
+impl Switches {
+    /// Every feature that can be switched, by its name in configuration.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        SWITCHES.iter().map(|(name, _)| *name)
+    }
+
+    /// Switches one feature off, or on again. `false`: there is none of that name.
+    pub fn set(&mut self, name: &str, on: bool) -> bool {
+        let Some((_, feature)) = SWITCHES.iter().find(|(known, _)| *known == name) else { return false };
+        self.off = if on { self.off & !feature.mask() } else { self.off | feature.mask() };
+        true
+    }
 }
 
 /// Each feature that this driver knows how to use, and what it gains by it.
@@ -136,10 +187,20 @@ const USED: &[(Feature, &str)] = &[
     (Feature::MRG_RXBUF, "small receive buffers, large frames"),
     (Feature::STATUS, "link state is known"),
     (Feature::ANY_LAYOUT, "one descriptor per frame"),
+    (Feature::CTRL_VQ, "the device takes commands"),
+    (Feature::CTRL_RX, "frames for other stations stay with the device"),
+    (Feature::INDIRECT_DESC, "a buffer of several parts takes one entry of its ring"),
     (Feature::EVENT_IDX, "doorbells only when the device waits"),
     (Feature::VERSION_1, "the device follows virtio 1.0 or later"),
     (Feature::ACCESS_PLATFORM, "the device obeys the IOMMU"),
+    (Feature::RING_PACKED, "one cache line per buffer instead of three"),
+    (Feature::IN_ORDER, "the device gives buffers back by batches"),
+    (Feature::NOTIFICATION_DATA, "a doorbell says how far the driver got"),
+    (Feature::RING_RESET, "one queue can be mended without the others"),
 ];
+
+/// Features that mean nothing without another (virtio 1.3, 5.1.3.1).
+const NEEDS: &[(Feature, Feature)] = &[(Feature::CTRL_RX, Feature::CTRL_VQ)];
 
 impl Negotiation {
     /// Chooses from `offered`. The choice is the intersection of what is offered and what the driver uses; it fails
@@ -157,8 +218,13 @@ impl Negotiation {
             ));
         }
         let used = USED.iter().fold(0, |mask, (feature, _)| mask | feature.mask());
-        let accepted = offered & used;
-        let choices = (0..64).filter_map(|bit| choice(bit, offered, accepted)).collect();
+        let mut accepted = offered & used & !circumstances.off.off;
+        for (feature, needed) in NEEDS {
+            if accepted & needed.mask() == 0 {
+                accepted &= !feature.mask();
+            }
+        }
+        let choices = (0..64).filter_map(|bit| choice(bit, offered, accepted, circumstances.off)).collect();
         Ok(Self { offered, accepted, choices })
     }
 
@@ -168,9 +234,11 @@ impl Negotiation {
     }
 }
 
-fn choice(bit: u8, offered: u64, accepted: u64) -> Option<Choice> {
+fn choice(bit: u8, offered: u64, accepted: u64, off: Switches) -> Option<Choice> {
     let use_of = USED.iter().find(|(feature, _)| feature.bit == bit).map(|(_, gain)| *gain);
     let reason = match (offered >> bit & 1 == 1, use_of) {
+        (true, Some(_)) if off.off >> bit & 1 == 1 => "switched off by configuration",
+        (true, Some(_)) if accepted >> bit & 1 == 0 => "needs a feature that is not in use",
         (true, Some(gain)) => gain,
         (true, None) => "this driver does not use it",
         (false, Some(_)) => "not offered by the device",
@@ -189,7 +257,7 @@ fn missing(feature: Feature, why: &'static str) -> Error {
 mod tests {
     use super::*;
 
-    const PLAIN: Circumstances = Circumstances { modern: false, translated: false };
+    const PLAIN: Circumstances = Circumstances { modern: false, translated: false, off: Switches { off: 0 } };
 
     #[test]
     fn unknown_offers_are_declined_by_name() {
@@ -203,6 +271,28 @@ mod tests {
     }
 
     #[test]
+    fn feature_that_is_switched_off_is_declined_with_what_needs_it() {
+        let mut off = Switches::default();
+        assert!(off.set("control_queue", false) && off.set("packed", false) && off.set("packed", true));
+        assert!(!off.set("warp", false));
+        let offered = Feature::CTRL_VQ.mask() | Feature::CTRL_RX.mask() | Feature::RING_PACKED.mask();
+        let negotiation = Negotiation::choose(offered, Circumstances { off, ..PLAIN }).unwrap();
+        assert_eq!(negotiation.accepted, Feature::RING_PACKED.mask());
+        let reason = |feature: Feature| {
+            negotiation.choices.iter().find(|choice| choice.name == feature.name()).unwrap().reason
+        };
+        assert_eq!(reason(Feature::CTRL_VQ), "switched off by configuration");
+        assert_eq!(reason(Feature::CTRL_RX), "needs a feature that is not in use");
+    }
+
+    #[test]
+    fn every_switch_is_a_feature_that_the_driver_uses() {
+        for (name, feature) in SWITCHES {
+            assert!(USED.iter().any(|(used, _)| used == feature), "{name}");
+        }
+    }
+
+    #[test]
     fn modern_device_without_version_1_is_refused() {
         let result = Negotiation::choose(Feature::MAC.mask(), Circumstances { modern: true, ..PLAIN });
         assert!(matches!(result, Err(Error::FeatureMissing { name: "VIRTIO_F_VERSION_1", .. })));
@@ -211,7 +301,7 @@ mod tests {
     #[test]
     fn device_that_bypasses_the_iommu_is_refused() {
         let offered = Feature::VERSION_1.mask() | Feature::MAC.mask();
-        let result = Negotiation::choose(offered, Circumstances { modern: true, translated: true });
+        let result = Negotiation::choose(offered, Circumstances { modern: true, translated: true, ..PLAIN });
         assert!(matches!(result, Err(Error::FeatureMissing { name: "VIRTIO_F_ACCESS_PLATFORM", .. })));
     }
 }

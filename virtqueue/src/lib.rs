@@ -1,4 +1,4 @@
-//! A polled virtio-net driver in user space (virtio 1.3 split virtqueues, legacy and modern PCI).
+//! A polled virtio-net driver in user space (virtio 1.3: split and packed virtqueues, legacy and modern PCI).
 //!
 //! The crate knows nothing of VFIO, sockets or threads. It meets the machine through three things that the
 //! caller brings: a [`Transport`] (the registers of one device; the PCI ones stand on a [`PciFunction`]), a
@@ -7,7 +7,7 @@
 //! From the top:
 //! - [`NetDevice::bring_up`] walks the initialisation list of the specification and gives an [`RxQueue`] and a [`TxQueue`];
 //! - [`RxQueue::poll`] lends received frames in place, [`TxQueue::lend`] lends buffers to be filled and sent;
-//! - [`SplitQueue`] is the ring, with a shadow of everything it ever trusts;
+//! - [`Ring`] is a virtqueue, split or packed, with a shadow of everything it ever trusts;
 //! - a frame buffer's owner (pool, device, stack) is part of its type, so using one after it was given away does not compile.
 //!
 //! **The device is an adversary.** Whatever it writes (indices, ids, lengths, headers) is read once, compared with
@@ -18,14 +18,16 @@ mod features;
 mod frame;
 mod memory;
 mod net;
-mod split;
+mod ring;
 mod transport;
 
 pub use error::{Error, Fault};
-pub use features::{Choice, Feature, Negotiation};
+pub use features::{Choice, Feature, Negotiation, Switches};
 pub use memory::{DmaArena, DmaMemory, DmaSegment, DmaSlice};
-pub use net::{DeviceInfo, NetDevice, Options, QueueCounters, QueueInfo, RxQueue, TxFrame, TxQueue};
-pub use split::{Part, RingAddresses, RingLayout, SplitQueue, Used};
+pub use net::{
+    CommandInfo, DeviceInfo, NetDevice, Options, QueueCounters, QueueInfo, RxQueue, TxFrame, TxQueue,
+};
+pub use ring::{Part, Position, Ring, RingAddresses, RingLayout, RingOptions, Used};
 pub use transport::legacy::LegacyPci;
 pub use transport::modern::ModernPci;
 pub use transport::{Doorbell, PciFunction, Transport, TransportKind, open_pci, status};

@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use netd_ipc::{DeviceKind, PollMode};
-use netd_virtqueue::NetDevice;
+use netd_virtqueue::{NetDevice, Switches};
 
 use crate::config;
 
@@ -54,17 +54,24 @@ pub enum Backend {
 
 impl Backend {
     /// Opens the configured device; it is brought up separately, and can be again and again. One that is always polled gets no
-    /// interrupt.
+    /// interrupt; `features` are those to leave alone.
     ///
     /// # Errors
     ///
     /// When the device is not there, not ours to take, or its memory is missing.
-    pub fn open(device: &config::Device, hugetlbfs: &Path, poll: PollMode) -> Result<Self, Error> {
+    pub fn open(
+        device: &config::Device,
+        features: Switches,
+        hugetlbfs: &Path,
+        poll: PollMode,
+    ) -> Result<Self, Error> {
         let interrupts = poll != PollMode::Busy;
         Ok(match device {
-            config::Device::Vfio { function } => Backend::Vfio(Vfio::open(*function, hugetlbfs, interrupts)?),
+            config::Device::Vfio { function } => {
+                Backend::Vfio(Vfio::open(*function, features, hugetlbfs, interrupts)?)
+            }
             config::Device::Software { link, mac, mtu } => {
-                Backend::Software(Box::new(Software::open(link, *mac, *mtu)?))
+                Backend::Software(Box::new(Software::open(link, *mac, *mtu, features)?))
             }
         })
     }

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use netd_softdev::{Link, SocketLink, SoftDevice, SoftTransport, TapLink, create};
-use netd_virtqueue::{DmaMemory, NetDevice, Options};
+use netd_virtqueue::{DmaMemory, NetDevice, Options, Switches};
 
 use crate::config;
 use crate::device::Error;
@@ -14,23 +14,30 @@ pub struct Software {
     transport: SoftTransport,
     memory: Arc<DmaMemory>,
     device: SoftDevice<Box<dyn Link>>,
+    switches: Switches,
 }
 
 impl Software {
     /// Opens the link and makes the device.
-    pub(super) fn open(link: &config::Link, mac: Option<[u8; 6]>, mtu: u16) -> Result<Self, Error> {
+    pub(super) fn open(
+        link: &config::Link,
+        mac: Option<[u8; 6]>,
+        mtu: u16,
+        switches: Switches,
+    ) -> Result<Self, Error> {
         let mac = mac.map_or_else(random_mac, Ok)?;
         let link: Box<dyn Link> = match link {
             config::Link::Socket { path } => Box::new(SocketLink::connect(path)?),
             config::Link::Tap { interface } => Box::new(TapLink::open(interface, mtu)?),
         };
         let (transport, memory, device) = create(mac, mtu, link)?;
-        Ok(Self { transport, memory, device })
+        Ok(Self { transport, memory, device, switches })
     }
 
     pub(super) fn bring_up(&mut self) -> Result<NetDevice, Error> {
         let transport = Box::new(self.transport.clone());
-        Ok(NetDevice::bring_up(transport, Arc::clone(&self.memory), &Options::default())?)
+        let options = Options { switches: self.switches, ..Options::default() };
+        Ok(NetDevice::bring_up(transport, Arc::clone(&self.memory), &options)?)
     }
 
     pub(super) fn service(&mut self) -> Result<usize, Error> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use netd_vfio::{Bdf, Device, DmaPool, DmaPoolOptions, Isolation, Sysfs};
-use netd_virtqueue::{DmaMemory, DmaSegment, NetDevice, Options, PciFunction, open_pci};
+use netd_virtqueue::{DmaMemory, DmaSegment, NetDevice, Options, PciFunction, Switches, open_pci};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -23,6 +23,7 @@ pub struct Vfio {
     pool: DmaPool,
     memory: Arc<DmaMemory>,
     interrupt: Option<Interrupt>,
+    switches: Switches,
 }
 
 /// The one MSI-X vector of a function that is not always polled.
@@ -38,7 +39,12 @@ const VECTOR: u16 = 0;
 impl Vfio {
     /// Opens a function that is bound to vfio-pci, stops it, and only then replaces the memory of a predecessor. `interrupts`: it will
     /// not always be polled.
-    pub(super) fn open(function: Bdf, hugetlbfs: &Path, interrupts: bool) -> Result<Self, Error> {
+    pub(super) fn open(
+        function: Bdf,
+        switches: Switches,
+        hugetlbfs: &Path,
+        interrupts: bool,
+    ) -> Result<Self, Error> {
         let device = Arc::new(Device::open(&Sysfs::system(), function)?);
         let interrupt = if interrupts { Some(Interrupt::enable(&device)?) } else { None };
         let function: Arc<dyn PciFunction> = Arc::new(VfioFunction::new(Arc::clone(&device))?);
@@ -51,13 +57,13 @@ impl Vfio {
             device_address: segment.device_address,
         });
         let memory = Arc::new(DmaMemory::new(Arc::clone(pool.region()), segments.collect())?);
-        Ok(Self { device, function, pool, memory, interrupt })
+        Ok(Self { device, function, pool, memory, interrupt, switches })
     }
 
     pub(super) fn bring_up(&mut self) -> Result<NetDevice, Error> {
         let vector = self.interrupt.as_ref().map(|_| VECTOR);
-        let options =
-            Options { translated: self.isolation() == Isolation::Iommu, vector, ..Options::default() };
+        let translated = self.isolation() == Isolation::Iommu;
+        let options = Options { translated, vector, switches: self.switches, ..Options::default() };
         let transport = open_pci(Arc::clone(&self.function), self.interrupt.is_some())?;
         // The device may reach memory from here on; it has no addresses before its queues are set up.
         self.device.set_bus_master(true)?;
@@ -65,7 +71,7 @@ impl Vfio {
     }
 
     pub(super) fn close(self) -> Result<(), Error> {
-        let Self { device, function, pool, memory, interrupt } = self;
+        let Self { device, function, pool, memory, interrupt, switches: _ } = self;
         // Once more, and with the answer that it stopped: after this the memory belongs to nobody.
         open_pci(Arc::clone(&function), interrupt.is_some())?.reset()?;
         device.disable_msix()?;

@@ -174,7 +174,7 @@ impl Drop for Peer {
 fn setup(directory: &Path, link: PathBuf, poll: PollMode) -> Setup {
     let device = config::Device::Software { link: config::Link::Socket { path: link }, mac: None, mtu: 1500 };
     Setup {
-        backend: Backend::open(&device, directory, poll).unwrap(),
+        backend: Backend::open(&device, netd_virtqueue::Switches::default(), directory, poll).unwrap(),
         poll,
         addressing: Addressing::Static(fixed(WORKER)),
         hostname: None,

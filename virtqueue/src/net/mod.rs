@@ -1,5 +1,6 @@
 //! The virtio-net device (virtio 1.3, 5.1): initialisation, configuration, and its pair of queues.
 
+mod control;
 mod rx;
 mod tx;
 
@@ -7,20 +8,24 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use control::CommandInfo;
 pub use rx::RxQueue;
 pub use tx::{TxFrame, TxQueue};
 
+use control::{Command, ControlQueue};
+
 use crate::features::Circumstances;
-use crate::frame::FramePool;
-use crate::split::CHAIN_MAX;
+use crate::frame::{Frame, FramePool, owner};
 use crate::transport::status;
 use crate::{
-    DmaArena, DmaMemory, Error, Fault, Feature, Negotiation, RingLayout, SplitQueue, Transport, TransportKind,
+    DmaArena, DmaMemory, Doorbell, Error, Fault, Feature, Negotiation, Position, Ring, RingOptions, Switches,
+    Transport, TransportKind,
 };
 
 /// Queue indices without multiqueue (virtio 1.3, 5.1.2).
 const RECEIVEQ1: u16 = 0;
 const TRANSMITQ1: u16 = 1;
+const CONTROLQ: u16 = 2;
 
 /// `struct virtio_net_config` (5.1.4): where the fields are.
 mod config {
@@ -41,10 +46,16 @@ const HEADER_NUM_BUFFERS: usize = 10;
 /// Without merged buffers a receive buffer must hold the header and the largest Ethernet frame (5.1.6.3.1).
 const FRAME_BYTES_MIN: usize = 1526;
 
+/// What Ethernet puts around an IP packet: addresses and type, and a VLAN tag.
+const FRAME_OVERHEAD: usize = 18;
+
 /// The MTU of Ethernet, where the device does not tell its own.
 const MTU_DEFAULT: u16 = 1500;
 /// The smallest MTU a device may announce (virtio 1.3, 5.1.4.1).
 const MTU_MIN: u16 = 68;
+
+/// The largest number of descriptors that a frame takes: a header of its own and the bytes (legacy without ANY_LAYOUT).
+const FRAME_PARTS_MAX: usize = 2;
 
 /// How a device is to be driven.
 #[derive(Debug, Clone)]
@@ -59,12 +70,21 @@ pub struct Options {
     pub translated: bool,
     /// The MSI-X vector that both queues interrupt with; none for a device that is only polled.
     pub vector: Option<u16>,
+    /// Features that are not to be used though the device offers them.
+    pub switches: Switches,
 }
 
 impl Default for Options {
     fn default() -> Self {
         // 256 full frames are 3 ms of 1 Gbit/s, more than a polling loop is ever away; 2 KiB hold a frame of MTU 1500 and divide a page.
-        Self { rx_frames: 256, tx_frames: 256, frame_bytes: 2048, translated: false, vector: None }
+        Self {
+            rx_frames: 256,
+            tx_frames: 256,
+            frame_bytes: 2048,
+            translated: false,
+            vector: None,
+            switches: Switches::default(),
+        }
     }
 }
 
@@ -81,6 +101,8 @@ pub struct DeviceInfo {
     pub features: Negotiation,
     /// Receive and transmit queue.
     pub queues: Vec<QueueInfo>,
+    /// `split` or `packed`.
+    pub rings: &'static str,
 }
 
 /// One queue's shape.
@@ -118,7 +140,10 @@ pub struct NetDevice {
     transport: Box<dyn Transport>,
     rx: RxQueue,
     tx: TxQueue,
+    control: Option<ControlQueue>,
     info: DeviceInfo,
+    /// The MSI-X vector of both queues.
+    vector: Option<u16>,
     memory: Arc<DmaMemory>,
     stopped: bool,
 }
@@ -133,7 +158,10 @@ impl NetDevice {
         // 1. Reset the device.
         transport.reset()?;
         match Self::initialise(&mut *transport, &memory, options) {
-            Ok((rx, tx, info)) => Ok(Self { transport, rx, tx, info, memory, stopped: false }),
+            Ok(Queues { rx, tx, control, info }) => {
+                let vector = options.vector;
+                Ok(Self { transport, rx, tx, control, info, vector, memory, stopped: false })
+            }
             Err(error) => {
                 // 3.1.1: on a failure the driver sets FAILED; the reset then takes the memory back from the device.
                 let failed = transport.set_status(status::FAILED).and_then(|()| transport.reset());
@@ -149,7 +177,7 @@ impl NetDevice {
         transport: &mut dyn Transport,
         memory: &Arc<DmaMemory>,
         options: &Options,
-    ) -> Result<(RxQueue, TxQueue, DeviceInfo), Error> {
+    ) -> Result<Queues, Error> {
         let modern = transport.kind() != TransportKind::LegacyPci;
         // 2. and 3. Acknowledge the device, and say that we can drive it.
         let mut state = status::ACKNOWLEDGE;
@@ -158,8 +186,8 @@ impl NetDevice {
         transport.set_status(state)?;
         // 4. Read the offered features and write what we accept.
         let offered = transport.device_features()?;
-        let features =
-            Negotiation::choose(offered, Circumstances { modern, translated: options.translated })?;
+        let circumstances = Circumstances { modern, translated: options.translated, off: options.switches };
+        let features = Negotiation::choose(offered, circumstances)?;
         transport.set_driver_features(features.accepted)?;
         if modern {
             // 5. and 6. Set FEATURES_OK and see whether it stays.
@@ -182,25 +210,46 @@ impl NetDevice {
             make_queue(transport, RECEIVEQ1, options.rx_frames, &features, shape.rx_parts(), &mut arena)?;
         let rx_info = QueueInfo { index: RECEIVEQ1, size: ring.addresses().size, frames };
         let frame_bytes = options.frame_bytes.max(FRAME_BYTES_MIN);
-        let pool = FramePool::new(&mut arena, frames, frame_bytes)?;
+        // Without merged buffers each one must hold whatever the link carries.
+        let whole = if shape.merged { 0 } else { shape.header + FRAME_OVERHEAD + usize::from(mtu) };
+        let pool = FramePool::new(&mut arena, frames, frame_bytes.max(whole))?;
         let mut rx = RxQueue::new(ring, pool, shape, transport.doorbell(RECEIVEQ1)?);
         let (ring, frames) =
             make_queue(transport, TRANSMITQ1, options.tx_frames, &features, shape.tx_parts(), &mut arena)?;
         let tx_info = QueueInfo { index: TRANSMITQ1, size: ring.addresses().size, frames };
-        let pool = FramePool::new(&mut arena, frames, frame_bytes.max(shape.header + 14 + usize::from(mtu)))?;
+        let pool = FramePool::new(
+            &mut arena,
+            frames,
+            frame_bytes.max(shape.header + FRAME_OVERHEAD + usize::from(mtu)),
+        )?;
         let tx = TxQueue::new(ring, pool, shape, transport.doorbell(TRANSMITQ1)?);
+        let mut control = match features.has(Feature::CTRL_VQ) {
+            true => Some(make_control_queue(transport, &features, &mut arena)?),
+            false => None,
+        };
         // 8. The device is live; only now may its doorbells ring.
         rx.fill();
         transport.set_status(state | status::DRIVER_OK)?;
         rx.kick()?;
-        let info =
-            DeviceInfo { transport: transport.kind(), mac, mtu, features, queues: vec![rx_info, tx_info] };
-        Ok((rx, tx, info))
+        if let Some(control) = control.as_mut().filter(|_| features.has(Feature::CTRL_RX)) {
+            // A device begins promiscuous (5.1.6.5.1.1). Groups stay open: the stack joins and leaves too many for a table.
+            control.submit(Command::AllMulticast(true))?;
+            control.submit(Command::Promiscuous(false))?;
+        }
+        let rings = if features.has(Feature::RING_PACKED) { "packed" } else { "split" };
+        let queues = vec![rx_info, tx_info];
+        let info = DeviceInfo { transport: transport.kind(), mac, mtu, features, queues, rings };
+        Ok(Queues { rx, tx, control, info })
     }
 
     /// What is known of the device.
     pub fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    /// What the device was told through its control queue, and what it answered.
+    pub fn commands(&self) -> &[CommandInfo] {
+        self.control.as_ref().map_or(&[], ControlQueue::commands)
     }
 
     /// Both queues at once: while a received frame is lent, its answer can be sent.
@@ -237,9 +286,41 @@ impl NetDevice {
         Ok(u16::from_le_bytes(status) & config::LINK_UP != 0)
     }
 
-    /// Says whether the device asked to be reset, or left the bus.
-    pub fn check_health(&self) -> Result<(), Error> {
+    /// Says whether the device asked to be reset, or left the bus; looks for answers to commands.
+    ///
+    /// # Errors
+    ///
+    /// When the device needs a reset.
+    pub fn check_health(&mut self) -> Result<(), Error> {
+        if let Some(control) = &mut self.control {
+            control.poll()?;
+        }
         self.transport.check_health()
+    }
+
+    /// Stops both queues, one after the other, takes every buffer back and starts them again (virtio 1.3, 2.6.1). The device itself is not
+    /// reset: features, address and link stay. Frames that it held are lost.
+    ///
+    /// # Errors
+    ///
+    /// Without RING_RESET, and when a queue does not stop: then the device may still write, and must be reset as a whole.
+    pub fn reset_queues(&mut self) -> Result<(), Error> {
+        let able = self.info.features.has(Feature::RING_RESET);
+        for queue in [RECEIVEQ1, TRANSMITQ1] {
+            if !able {
+                return Err(Error::NoQueueReset(queue));
+            }
+            self.transport.reset_queue(queue)?;
+        }
+        self.rx.restart();
+        self.tx.restart();
+        for (queue, ring) in [(RECEIVEQ1, self.rx.addresses()), (TRANSMITQ1, self.tx.addresses())] {
+            if let Some(vector) = self.vector {
+                self.transport.set_queue_vector(queue, vector)?;
+            }
+            self.transport.enable_queue(queue, &ring)?;
+        }
+        Ok(self.rx.kick()?)
     }
 
     /// Resets the device and waits until it stopped. Afterwards no memory is in its hands.
@@ -261,6 +342,14 @@ impl Drop for NetDevice {
             std::mem::forget(Arc::clone(&self.memory));
         }
     }
+}
+
+/// What initialisation makes.
+struct Queues {
+    rx: RxQueue,
+    tx: TxQueue,
+    control: Option<ControlQueue>,
+    info: DeviceInfo,
 }
 
 /// How a frame and its header lie in descriptors.
@@ -290,41 +379,58 @@ impl FrameShape {
     }
 
     fn rx_parts(self) -> usize {
-        if self.rx_header_apart() { CHAIN_MAX } else { 1 }
+        if self.rx_header_apart() { FRAME_PARTS_MAX } else { 1 }
     }
 
     fn tx_parts(self) -> usize {
-        if self.header_apart { CHAIN_MAX } else { 1 }
+        if self.header_apart { FRAME_PARTS_MAX } else { 1 }
     }
 }
 
-type Ring = SplitQueue<crate::frame::Frame<crate::frame::owner::Device>>;
+type FrameRing = Ring<Frame<owner::Device>>;
 
-/// Makes a ring as large as the device says or, where the size is ours to choose, as `frames` need.
-fn make_queue(
+/// Makes a ring as large as the device says or, where the size is ours to choose, as `buffers` of up to `parts` parts need. Returns it
+/// with the number of buffers that it has room for.
+fn make_queue<T>(
     transport: &mut dyn Transport,
     index: u16,
-    frames: u16,
+    buffers: u16,
     features: &Negotiation,
     parts: usize,
     arena: &mut DmaArena,
-) -> Result<(Ring, u16), Error> {
+) -> Result<(Ring<T>, u16), Error> {
     let offered = transport.queue_size(index)?;
     if offered == 0 {
-        return Err(Error::QueueSize { index, size: 0, why: "every network device has this queue" });
+        return Err(Error::QueueSize { index, size: 0, why: "the features promise this queue" });
     }
+    let options = RingOptions::new(features, parts, transport.used_alignment());
     let mut size = offered;
     if transport.queue_size_is_ours_to_choose() {
-        let wanted = usize::from(frames) * parts;
+        let wanted = usize::from(buffers) * options.descriptors_max();
         let wanted = u16::try_from(wanted.next_power_of_two()).unwrap_or(u16::MAX / 2 + 1);
         // A modern device may offer a size that is no power of two for packed rings only (2.7); round down.
         size = (1 << offered.ilog2()).min(wanted);
     }
-    let alignment = transport.used_alignment();
-    RingLayout::new(index, size, alignment)?;
-    let ring = SplitQueue::new(index, size, alignment, features.has(Feature::EVENT_IDX), arena)?;
+    let ring = Ring::new(index, size, &options, arena)?;
     transport.enable_queue(index, &ring.addresses())?;
-    Ok((ring, frames.min(size / parts as u16)))
+    Ok((ring, buffers.min(size / options.descriptors_max() as u16)))
+}
+
+fn make_control_queue(
+    transport: &mut dyn Transport,
+    features: &Negotiation,
+    arena: &mut DmaArena,
+) -> Result<ControlQueue, Error> {
+    let (ring, _) = make_queue(transport, CONTROLQ, 1, features, control::PARTS, arena)?;
+    ControlQueue::new(CONTROLQ, ring, transport.doorbell(CONTROLQ)?, arena)
+}
+
+/// Rings a bell if the ring asks for it. Returns whether it did.
+fn ring_bell(bell: &dyn Doorbell, position: Option<Position>, queue: u16) -> Result<bool, Fault> {
+    let Some(position) = position else { return Ok(false) };
+    bell.ring(position)
+        .map_err(|error| Fault::Doorbell { queue, errno: error.raw_os_error().unwrap_or(0) })?;
+    Ok(true)
 }
 
 fn read_mac(transport: &dyn Transport, features: &Negotiation) -> Result<Option<[u8; 6]>, Error> {

@@ -1,15 +1,15 @@
 //! Receiving: buffers go out empty, come back full, are lent to the stack in place, and go out again.
 
 use crate::frame::{Frame, FramePool, owner};
-use crate::net::{FrameShape, HEADER_NUM_BUFFERS, QueueCounters, RECEIVEQ1, Ring};
-use crate::{Doorbell, Fault, Part, Used};
+use crate::net::{FrameRing, FrameShape, HEADER_NUM_BUFFERS, QueueCounters, RECEIVEQ1, ring_bell};
+use crate::{Doorbell, Fault, Part, RingAddresses, Used};
 
 /// The largest frame: 64 KiB of IP with its Ethernet header and a VLAN tag (virtio 1.3, 5.1.6.3.1 posts 65,562 bytes for it).
 const FRAME_LEN_MAX: usize = 65_562;
 
 /// The receive queue.
 pub struct RxQueue {
-    ring: Ring,
+    ring: FrameRing,
     pool: FramePool,
     shape: FrameShape,
     doorbell: Box<dyn Doorbell>,
@@ -19,7 +19,12 @@ pub struct RxQueue {
 }
 
 impl RxQueue {
-    pub(super) fn new(ring: Ring, pool: FramePool, shape: FrameShape, doorbell: Box<dyn Doorbell>) -> Self {
+    pub(super) fn new(
+        ring: FrameRing,
+        pool: FramePool,
+        shape: FrameShape,
+        doorbell: Box<dyn Doorbell>,
+    ) -> Self {
         Self { ring, pool, shape, doorbell, counters: QueueCounters::default(), assembly: Vec::new() }
     }
 
@@ -109,14 +114,22 @@ impl RxQueue {
 
     /// Publishes what was posted and rings the bell if the device waits for it.
     pub(super) fn kick(&mut self) -> Result<(), Fault> {
-        if self.ring.publish() {
-            self.counters.doorbells += 1;
-            self.doorbell.ring().map_err(|error| Fault::Doorbell {
-                queue: RECEIVEQ1,
-                errno: error.raw_os_error().unwrap_or(0),
-            })?;
-        }
+        let rung = ring_bell(&*self.doorbell, self.ring.publish(), RECEIVEQ1)?;
+        self.counters.doorbells += u64::from(rung);
         Ok(())
+    }
+
+    /// Where the device finds the ring.
+    pub(super) fn addresses(&self) -> RingAddresses {
+        self.ring.addresses()
+    }
+
+    /// Takes every buffer back from a queue that was reset, and posts it again.
+    pub(super) fn restart(&mut self) {
+        for frame in self.ring.drain() {
+            self.pool.put(frame.returned().into_free());
+        }
+        self.fill();
     }
 
     fn post(&mut self, frame: Frame<owner::Free>) {

@@ -30,7 +30,7 @@ struct Fake {
 struct Silent;
 
 impl Doorbell for Silent {
-    fn ring(&self) -> std::io::Result<()> {
+    fn ring(&self, _: Position) -> std::io::Result<()> {
         Ok(())
     }
 }

@@ -1,15 +1,15 @@
 //! Transmitting: a buffer is lent to be filled, sent, and taken back once another one is needed.
 
 use crate::frame::{Frame, FramePool, owner};
-use crate::net::{FrameShape, QueueCounters, Ring, TRANSMITQ1};
-use crate::{Doorbell, Fault, Part};
+use crate::net::{FrameRing, FrameShape, QueueCounters, TRANSMITQ1, ring_bell};
+use crate::{Doorbell, Fault, Part, RingAddresses};
 
 /// The transmit queue.
 ///
 /// The virtio-net header in front of each buffer was zeroed with the pool and is never written again: without offloads
 /// all its fields are zero (virtio 1.3, 5.1.6.2).
 pub struct TxQueue {
-    ring: Ring,
+    ring: FrameRing,
     pool: FramePool,
     shape: FrameShape,
     doorbell: Box<dyn Doorbell>,
@@ -19,7 +19,12 @@ pub struct TxQueue {
 }
 
 impl TxQueue {
-    pub(super) fn new(ring: Ring, pool: FramePool, shape: FrameShape, doorbell: Box<dyn Doorbell>) -> Self {
+    pub(super) fn new(
+        ring: FrameRing,
+        pool: FramePool,
+        shape: FrameShape,
+        doorbell: Box<dyn Doorbell>,
+    ) -> Self {
         Self { ring, pool, shape, doorbell, counters: QueueCounters::default(), fault: None }
     }
 
@@ -73,13 +78,8 @@ impl TxQueue {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        if self.ring.publish() {
-            self.counters.doorbells += 1;
-            self.doorbell.ring().map_err(|error| Fault::Doorbell {
-                queue: TRANSMITQ1,
-                errno: error.raw_os_error().unwrap_or(0),
-            })?;
-        }
+        let rung = ring_bell(&*self.doorbell, self.ring.publish(), TRANSMITQ1)?;
+        self.counters.doorbells += u64::from(rung);
         Ok(())
     }
 
@@ -91,6 +91,19 @@ impl TxQueue {
     /// No more interrupts.
     pub fn disarm(&mut self) {
         self.ring.silence();
+    }
+
+    /// Where the device finds the ring.
+    pub(super) fn addresses(&self) -> RingAddresses {
+        self.ring.addresses()
+    }
+
+    /// Takes every buffer back from a queue that was reset.
+    pub(super) fn restart(&mut self) {
+        for frame in self.ring.drain() {
+            self.pool.put(frame.returned().into_free());
+        }
+        self.fault = None;
     }
 
     fn post(&mut self, frame: Frame<owner::Stack>, len: usize) {

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::transport::{Doorbell, NO_VECTOR, PciFunction, Transport, TransportKind, access};
-use crate::{Error, RingAddresses};
+use crate::{Error, Position, RingAddresses};
 
 /// Where the registers are: the first BAR.
 const BAR: u8 = 0;
@@ -145,7 +145,7 @@ struct LegacyDoorbell {
 }
 
 impl Doorbell for LegacyDoorbell {
-    fn ring(&self) -> io::Result<()> {
+    fn ring(&self, _position: Position) -> io::Result<()> {
         self.function.write_u16(BAR, register::QUEUE_NOTIFY, self.index)
     }
 }

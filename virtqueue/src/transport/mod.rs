@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::{Error, Fault, RingAddresses};
+use crate::{Error, Fault, Position, RingAddresses};
 
 /// Device status bits (virtio 1.3, 2.1).
 pub mod status {
@@ -53,8 +53,8 @@ impl fmt::Display for TransportKind {
 
 /// Rings one queue's bell.
 pub trait Doorbell: Send + Sync {
-    /// Tells the device that its queue has something new. Everything published before is visible to it.
-    fn ring(&self) -> io::Result<()>;
+    /// Tells the device that its queue has something new, up to `position`. Everything published before is visible to it.
+    fn ring(&self, position: Position) -> io::Result<()>;
 }
 
 /// The registers of one device. Methods are the control path; only [`Doorbell`]s are used while frames flow.
@@ -69,7 +69,7 @@ pub trait Transport: Send {
     fn device_features(&self) -> Result<u64, Error>;
     /// Tells the device which of them we accept.
     fn set_driver_features(&mut self, features: u64) -> Result<(), Error>;
-    /// How many queues the device might have; those above are not asked for.
+    /// How many entries a queue may have; 0 where the device has no such queue.
     fn queue_size(&mut self, index: u16) -> Result<u16, Error>;
     /// Whether the driver may choose a smaller size than [`queue_size`](Self::queue_size) says (not on legacy devices).
     fn queue_size_is_ours_to_choose(&self) -> bool;
@@ -84,6 +84,11 @@ pub trait Transport: Send {
     }
     /// The bell of a queue that was enabled.
     fn doorbell(&self, index: u16) -> Result<Box<dyn Doorbell>, Error>;
+    /// Stops one queue and waits until the device says that it did (virtio 1.3, 2.6.1); needs RING_RESET. Afterwards the device does not
+    /// touch the queue's memory, until [`enable_queue`](Self::enable_queue) gives it a ring again.
+    fn reset_queue(&mut self, index: u16) -> Result<(), Error> {
+        Err(Error::NoQueueReset(index))
+    }
     /// Reads `buffer.len()` bytes of the device-specific configuration from `offset`, consistently where the transport
     /// has a configuration generation.
     fn read_config(&self, offset: u8, buffer: &mut [u8]) -> Result<(), Error>;

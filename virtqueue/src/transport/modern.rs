@@ -2,9 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
 
-use crate::transport::{Doorbell, NO_VECTOR, PciFunction, Transport, TransportKind, access};
-use crate::{Error, RingAddresses};
+use crate::transport::{
+    Doorbell, NO_VECTOR, PciFunction, RESET_POLL, RESET_TIMEOUT, Transport, TransportKind, access,
+};
+use crate::{Error, Feature, Position, RingAddresses};
 
 /// PCI configuration space: offset of the status register, its capability list bit, and the list's head (PCI 3.0, 6.7).
 const PCI_STATUS: u16 = 0x06;
@@ -37,7 +41,9 @@ mod common {
     pub(super) const QUEUE_DESC: u64 = 32;
     pub(super) const QUEUE_DRIVER: u64 = 40;
     pub(super) const QUEUE_DEVICE: u64 = 48;
+    /// Fields that a device before virtio 1.2 does not have end here.
     pub(super) const LEN: u64 = 56;
+    pub(super) const QUEUE_RESET: u64 = 58;
 }
 
 /// A device whose configuration changed this often while it was read is not going to stop.
@@ -65,6 +71,8 @@ pub struct ModernPci {
     notify: Window,
     notify_multiplier: u32,
     device: Option<Window>,
+    /// NOTIFICATION_DATA was negotiated.
+    notification_data: bool,
 }
 
 impl ModernPci {
@@ -90,7 +98,14 @@ impl ModernPci {
         match (common, notify) {
             (None, None) => Ok(None),
             (Some(common), Some((notify, notify_multiplier))) if common.len >= common::LEN => {
-                Ok(Some(Self { function, common, notify, notify_multiplier, device }))
+                Ok(Some(Self {
+                    function,
+                    common,
+                    notify,
+                    notify_multiplier,
+                    device,
+                    notification_data: false,
+                }))
             }
             (common, notify) => Err(Error::Capabilities(format!(
                 "common configuration {}, notification {}",
@@ -174,7 +189,9 @@ impl Transport for ModernPci {
         self.write_u32(common::DRIVER_FEATURE_SELECT, 0)?;
         self.write_u32(common::DRIVER_FEATURE, features as u32)?;
         self.write_u32(common::DRIVER_FEATURE_SELECT, 1)?;
-        self.write_u32(common::DRIVER_FEATURE, (features >> 32) as u32)
+        self.write_u32(common::DRIVER_FEATURE, (features >> 32) as u32)?;
+        self.notification_data = features & Feature::NOTIFICATION_DATA.mask() != 0;
+        Ok(())
     }
 
     fn queue_size(&mut self, index: u16) -> Result<u16, Error> {
@@ -217,13 +234,33 @@ impl Transport for ModernPci {
         self.select(index)?;
         // cap.offset + queue_notify_off * notify_off_multiplier (4.1.4.4); the multiplier may be 0.
         let at = u64::from(self.read_u16(common::QUEUE_NOTIFY_OFF)?) * u64::from(self.notify_multiplier);
-        let (bar, offset) = self.notify.at(at, 2).ok_or_else(|| {
+        // With NOTIFICATION_DATA the doorbell is 32 bits wide (4.1.5.2).
+        let width = if self.notification_data { 4 } else { 2 };
+        let (bar, offset) = self.notify.at(at, width).ok_or_else(|| {
             Error::Capabilities(format!(
                 "queue {index} notifies at {at:#x}, outside of a structure of {:#x} bytes",
                 self.notify.len
             ))
         })?;
-        Ok(Box::new(ModernDoorbell { function: Arc::clone(&self.function), bar, offset, index }))
+        let function = Arc::clone(&self.function);
+        Ok(Box::new(ModernDoorbell { function, bar, offset, index, with_data: self.notification_data }))
+    }
+
+    fn reset_queue(&mut self, index: u16) -> Result<(), Error> {
+        if self.common.len < common::QUEUE_RESET + 2 {
+            return Err(Error::NoQueueReset(index));
+        }
+        self.select(index)?;
+        self.write_u16(common::QUEUE_RESET, 1)?;
+        // The reset is done when the field reads 0 and the queue is disabled (2.6.1.1, 4.1.4.3.1).
+        let deadline = Instant::now() + RESET_TIMEOUT;
+        while self.read_u16(common::QUEUE_RESET)? != 0 || self.read_u16(common::QUEUE_ENABLE)? != 0 {
+            if Instant::now() >= deadline {
+                return Err(Error::QueueResetTimeout(index, RESET_TIMEOUT.as_millis() as u64));
+            }
+            thread::sleep(RESET_POLL);
+        }
+        Ok(())
     }
 
     fn read_config(&self, offset: u8, buffer: &mut [u8]) -> Result<(), Error> {
@@ -251,10 +288,17 @@ struct ModernDoorbell {
     bar: u8,
     offset: u64,
     index: u16,
+    /// NOTIFICATION_DATA was negotiated.
+    with_data: bool,
 }
 
 impl Doorbell for ModernDoorbell {
-    fn ring(&self) -> io::Result<()> {
+    fn ring(&self, position: Position) -> io::Result<()> {
+        if self.with_data {
+            // Queue number below, position above (2.9, 4.1.5.2).
+            let value = u32::from(self.index) | u32::from(position.0) << 16;
+            return self.function.write_u32(self.bar, self.offset, value);
+        }
         self.function.write_u16(self.bar, self.offset, self.index)
     }
 }

@@ -97,7 +97,7 @@ fn doorbell_outside_its_structure_is_refused() {
     let function = Fake::with(&[COMMON, NOTIFY]);
     let transport = ModernPci::discover(Arc::clone(&function)).unwrap().unwrap();
     function.write_u16(4, common::QUEUE_NOTIFY_OFF, 1).unwrap();
-    transport.doorbell(0).unwrap().ring().unwrap();
+    transport.doorbell(0).unwrap().ring(Position(0)).unwrap();
     function.write_u16(4, common::QUEUE_NOTIFY_OFF, 2).unwrap();
     assert!(matches!(transport.doorbell(0), Err(Error::Capabilities(_))));
 }

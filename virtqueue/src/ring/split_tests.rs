@@ -50,11 +50,24 @@ impl Device {
     }
 }
 
+const PLAIN: RingOptions = RingOptions {
+    packed: false,
+    event_idx: false,
+    in_order: false,
+    indirect: false,
+    parts_max: 2,
+    used_alignment: 4096,
+};
+
 fn ring(size: u16, event_idx: bool) -> (SplitQueue<u32>, Device) {
+    ring_with(size, RingOptions { event_idx, ..PLAIN })
+}
+
+fn ring_with(size: u16, options: RingOptions) -> (SplitQueue<u32>, Device) {
     let region = Arc::new(MmapRegion::new(1 << 20).unwrap());
     let segment = DmaSegment { offset: 0, len: 1 << 20, device_address: 0 };
     let memory = DmaMemory::new(Arc::clone(&region), vec![segment]).unwrap();
-    let queue = SplitQueue::new(7, size, 4096, event_idx, &mut DmaArena::new(Arc::new(memory))).unwrap();
+    let queue = SplitQueue::new(7, size, &options, &mut DmaArena::new(Arc::new(memory))).unwrap();
     let layout = queue.layout;
     (queue, Device { region, layout, next_avail: 0, used: 0 })
 }
@@ -78,7 +91,7 @@ fn chain_of_two_is_linked_and_both_descriptors_come_back() {
     let (mut queue, mut device) = ring(4, false);
     let header = Part { device_address: 0xabcd_0000_1111, len: 10, device_writes: true };
     queue.push(&[header, writable(1500)], 42).unwrap();
-    assert!(queue.publish());
+    assert!(queue.publish().is_some());
     let head = device.next().unwrap();
     let at = 16 * usize::from(head);
     assert_eq!([device.load(at), device.load(at + 2), device.load(at + 4)], [0x1111, 0, 0xabcd]);
@@ -104,7 +117,7 @@ fn doorbell_is_not_rung_when_the_device_says_so() {
     let (mut queue, device) = ring(4, false);
     device.store(device.layout.used, USED_F_NO_NOTIFY);
     queue.push(&[writable(1)], 1).unwrap();
-    assert!(!queue.publish());
+    assert!(queue.publish().is_none());
 }
 
 #[test]
@@ -113,10 +126,10 @@ fn doorbell_with_event_idx_is_rung_at_the_event_only() {
     let avail_event = device.layout.used + 4 + 8 * 8;
     device.store(avail_event, 1);
     queue.push(&[writable(1)], 1).unwrap();
-    assert!(!queue.publish(), "the device waits for entry 1, this was entry 0");
+    assert!(queue.publish().is_none(), "the device waits for entry 1, this was entry 0");
     queue.push(&[writable(1)], 2).unwrap();
-    assert!(queue.publish());
-    assert!(!queue.publish(), "nothing new");
+    assert!(queue.publish().is_some());
+    assert!(queue.publish().is_none(), "nothing new");
 }
 
 #[test]
@@ -178,8 +191,108 @@ fn used_index_that_jumps_is_a_fault() {
 fn used_index_that_goes_back_is_a_fault() {
     let (mut queue, device) = ring(4, false);
     queue.push(&[writable(64)], 1).unwrap();
+    queue.publish();
     device.store(device.layout.used + 2, u16::MAX);
     assert!(matches!(queue.pop(), Err(Fault::UsedIndexJump { by: u16::MAX, .. })));
+}
+
+#[test]
+fn buffer_that_was_never_published_cannot_come_back() {
+    let (mut queue, mut device) = ring(4, false);
+    queue.push(&[writable(64)], 1).unwrap();
+    queue.publish();
+    let published = device.next().unwrap();
+    queue.push(&[writable(64)], 2).unwrap();
+    let hidden = 1 - published;
+    device.complete(hidden.into(), 1);
+    assert_eq!(queue.pop().unwrap_err(), Fault::UnknownId { queue: 7, id: hidden.into() });
+    let (mut queue, mut device) = ring(4, false);
+    queue.push(&[writable(64)], 1).unwrap();
+    device.complete(0, 1);
+    assert_eq!(queue.pop().unwrap_err(), Fault::UsedIndexJump { queue: 7, by: 1, in_flight: 0 });
+}
+
+#[test]
+fn ordered_batch_is_returned_by_its_last_element() {
+    let (mut queue, mut device) = ring_with(4, RingOptions { in_order: true, ..PLAIN });
+    for round in 0..10_000 {
+        for number in 0..3 {
+            queue.push(&[writable(64)], 3 * round + number).unwrap();
+        }
+        queue.publish();
+        let heads = [(); 3].map(|()| device.next().unwrap());
+        // One element for three buffers, at the place of the first (2.7.9).
+        device.complete(heads[2].into(), 9);
+        device.used = device.used.wrapping_add(2);
+        device.store(device.layout.used + 2, device.used);
+        for (number, written) in [64, 64, 9].into_iter().enumerate() {
+            let used = queue.pop().unwrap().unwrap();
+            assert_eq!((used.token, used.written), (3 * round + number as u32, written));
+        }
+        assert!(queue.pop().unwrap().is_none());
+    }
+}
+
+#[test]
+fn ordered_descriptors_are_used_in_ring_order() {
+    let (mut queue, mut device) = ring_with(4, RingOptions { in_order: true, ..PLAIN });
+    for round in 0..100u16 {
+        queue.push(&[writable(64)], 0).unwrap();
+        queue.publish();
+        let head = device.next().unwrap();
+        assert_eq!(head, round % 4);
+        device.complete(head.into(), 1);
+        queue.pop().unwrap().unwrap();
+    }
+}
+
+#[test]
+fn device_that_promised_order_and_does_not_keep_it_is_a_fault() {
+    let (mut queue, mut device) = ring_with(4, RingOptions { in_order: true, ..PLAIN });
+    queue.push(&[writable(64)], 1).unwrap();
+    queue.push(&[writable(64)], 2).unwrap();
+    queue.publish();
+    device.complete(1, 1);
+    assert_eq!(queue.pop().unwrap_err(), Fault::OutOfOrder { queue: 7, id: 1 });
+}
+
+#[test]
+fn indirect_buffer_takes_one_descriptor_that_names_its_table() {
+    let (mut queue, mut device) = ring_with(2, RingOptions { indirect: true, ..PLAIN });
+    let header = Part { device_address: 0x5000, len: 12, device_writes: false };
+    queue.push(&[header, writable(1500)], 1).unwrap();
+    queue.push(&[header, writable(1501)], 2).unwrap();
+    queue.publish();
+    device.next().unwrap();
+    let at = 16 * usize::from(device.next().unwrap());
+    assert_eq!([device.load(at + 8), device.load(at + 12)], [32, DESC_F_INDIRECT]);
+    let table = usize::from(device.load(at)) | usize::from(device.load(at + 2)) << 16;
+    assert_eq!(
+        [device.load(table), device.load(table + 8), device.load(table + 12)],
+        [0x5000, 12, DESC_F_NEXT]
+    );
+    assert_eq!(device.load(table + 14), 1);
+    assert_eq!([device.load(table + 16 + 8), device.load(table + 16 + 12)], [1501, DESC_F_WRITE]);
+}
+
+#[test]
+fn drained_ring_begins_anew() {
+    let (mut queue, mut device) = ring(4, false);
+    for token in 0..3 {
+        queue.push(&[writable(64)], token).unwrap();
+    }
+    queue.publish();
+    let head = device.next().unwrap();
+    device.complete(head.into(), 1);
+    queue.pop().unwrap().unwrap();
+    assert_eq!(queue.drain().len(), 2);
+    (device.next_avail, device.used) = (0, 0);
+    assert!(device.next().is_none());
+    queue.push(&[writable(64)], 9).unwrap();
+    queue.publish();
+    let head = device.next().unwrap();
+    device.complete(head.into(), 5);
+    assert_eq!(queue.pop().unwrap().unwrap().token, 9);
 }
 
 #[test]
@@ -187,6 +300,7 @@ fn id_that_is_not_in_flight_is_a_fault() {
     for id in [3, 4, 0x1_0000, u32::MAX] {
         let (mut queue, mut device) = ring(4, false);
         queue.push(&[writable(64)], 1).unwrap();
+        queue.publish();
         device.complete(id, 1);
         assert_eq!(queue.pop().unwrap_err(), Fault::UnknownId { queue: 7, id });
     }
