@@ -61,7 +61,7 @@ impl Host {
 pub(crate) fn resolve(client: &Client, output: &Output, arguments: &cli::Resolve) -> Result<ExitCode, Error> {
     let is_address = arguments.name.parse::<IpAddr>().is_ok();
     let kind = arguments.kind.unwrap_or(if is_address { cli::Kind::Ptr } else { cli::Kind::Addresses });
-    let resolved = client.resolve_records(&arguments.name, record(kind))?;
+    let resolved = client.resolve_records(&arguments.name, record(kind), None)?;
     output.result(&resolved, || text(&resolved))?;
     Ok(ExitCode::SUCCESS)
 }

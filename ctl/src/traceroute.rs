@@ -29,14 +29,14 @@ struct Probe {
 pub(crate) fn run(client: &Client, output: &Output, arguments: &cli::Traceroute) -> Result<ExitCode, Error> {
     let cli::Traceroute { ref host, max_ttl, probes, timeout } = *arguments;
     let to = *host.addresses(client)?.first().ok_or(Error::Usage("the name has no address"))?;
-    let mut socket = client.udp_bind(None)?;
+    let socket = client.udp_bind(None)?;
     let mut all = Vec::new();
     let mut port = PORT_FIRST;
     'hops: for ttl in 1..=max_ttl {
         socket.set_ttl(ttl);
         let first = all.len();
         for _ in 0..probes {
-            all.push(probe(&mut socket, SocketAddr::new(to, port), ttl, timeout)?);
+            all.push(probe(&socket, SocketAddr::new(to, port), ttl, timeout)?);
             port = port.wrapping_add(1).max(PORT_FIRST);
         }
         let hop = &all[first..];
@@ -52,7 +52,7 @@ pub(crate) fn run(client: &Client, output: &Output, arguments: &cli::Traceroute)
     Ok(if arrived { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn probe(socket: &mut UdpSocket, to: SocketAddr, ttl: u8, timeout: Duration) -> Result<Probe, Error> {
+fn probe(socket: &UdpSocket, to: SocketAddr, ttl: u8, timeout: Duration) -> Result<Probe, Error> {
     let start = Instant::now();
     socket.send_to(b"netctl traceroute", to)?;
     socket.set_read_deadline(Some(start + timeout));

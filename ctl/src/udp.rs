@@ -23,7 +23,7 @@ pub(crate) fn send(client: &Client, output: &Output, arguments: &cli::UdpSend) -
         Some(text) => text.clone().into_bytes(),
         None => standard_input()?,
     };
-    let mut socket = client.udp_bind(*local)?;
+    let socket = client.udp_bind(*local)?;
     let address = host.addresses(client)?.first().copied();
     let to = SocketAddr::new(address.ok_or(Error::Usage("the name has no address"))?, *port);
     socket.send_to(&payload, to)?;
@@ -43,7 +43,7 @@ pub(crate) fn receive_all(
     arguments: &cli::UdpRecv,
 ) -> Result<ExitCode, Error> {
     let cli::UdpRecv { port, count, wait } = arguments;
-    let mut socket = client.udp_bind(Some(*port))?;
+    let socket = client.udp_bind(Some(*port))?;
     if *port == 0 {
         output.note(&format!("receiving on {}", socket.local_addr()));
     }

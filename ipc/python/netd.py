@@ -7,7 +7,9 @@
 
 Stream, Listener and UdpSocket are socket.socket objects: they can be selected on, have timeouts and work with modules that take
 sockets. What they add: addresses are those of the network, a stream that was cut short raises ConnectionResetError instead of
-looking complete, and datagrams come without netd's header.
+looking complete, datagrams come without netd's header, setsockopt sets netd's options, and set_deadline bounds every call
+until further notice. Errors of netd are netd.Error and what programs catch already: ConnectionRefusedError, TimeoutError,
+PermissionError and so on.
 
 netd's socket is $NETD_SOCKET, else /run/netd/netd.sock, else $XDG_RUNTIME_DIR/netd/netd.sock.
 """
@@ -20,16 +22,24 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 
-__all__ = ["Client", "Error", "Listener", "Stream", "UdpSocket", "client", "create_connection", "create_server", "resolve"]
+__all__ = [
+    "Client", "Error", "Listener", "Stream", "UdpSocket", "bind_udp", "client", "create_connection", "create_server", "ping",
+    "resolve",
+]
 
 # The accepted-stream record and the datagram header, in the machine's own byte order; see io.netd.varlink.
 _RECORD = struct.Struct("=QB3xHH16s")
 _HEADER = struct.Struct("=BBBBHHII16s")
 # The largest datagram (65507) with its header.
 _MESSAGE_BYTES_MAX = 65507 + _HEADER.size
+# struct linger of socket(7).
+_LINGER = struct.Struct("=ii")
+# What netd does unless told otherwise: see io.netd.varlink at SetTcpOptions.
+_KEEPALIVE_SECONDS = _LINGER_SECONDS = 60
 _DATAGRAM_ERRORS = {
     1: (errno.ECONNREFUSED, "nobody listens there"),
     2: (errno.EHOSTUNREACH, "it is unreachable"),
@@ -45,11 +55,14 @@ _ERRNO = {
     "AddrInUse": errno.EADDRINUSE,
     "ConnectionRefused": errno.ECONNREFUSED,
     "ConnectionReset": errno.ECONNRESET,
+    "InvalidListener": errno.EBADF,
+    "InvalidSocket": errno.EBADF,
+    "NotConnected": errno.ENOTCONN,
     "DevnetDisabled": errno.EACCES,
     "DeviceUnavailable": errno.ENETDOWN,
     "InvalidInput": errno.EINVAL,
     "NoBufs": errno.ENOBUFS,
-    "NotFound": errno.ENOENT,
+    "NotFound": socket.EAI_NONAME,
     "PolicyDenied": errno.EACCES,
     "QuotaExceeded": errno.EDQUOT,
     "TimedOut": errno.ETIMEDOUT,
@@ -66,13 +79,46 @@ class Error(OSError):
         self.name = name
 
 
+# By name, errors that are also what a socket of the kernel would raise.
+_KINDS = {
+    name: type(name, (Error, kind), {"__doc__": kind.__doc__})
+    for name, kind in {
+        "ConnectionRefused": ConnectionRefusedError,
+        "ConnectionReset": ConnectionResetError,
+        "DevnetDisabled": PermissionError,
+        "NotFound": socket.gaierror,
+        "PolicyDenied": PermissionError,
+        "TimedOut": TimeoutError,
+        "WouldBlock": BlockingIOError,
+    }.items()
+}
+
+
+def _error(name, message):
+    return _KINDS.get(name, Error)(name, message)
+
+
+def _left(deadline):
+    """What is left until a moment of time.monotonic(); None is for ever."""
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise _error("TimedOut", "the deadline has passed")
+    return left
+
+
+def _deadline(timeout):
+    return None if timeout is None else time.monotonic() + timeout
+
+
 def _pack(address):
     ip = ipaddress.ip_address(address.partition("%")[0])
     return (4 if ip.version == 4 else 6), ip.packed.ljust(16, b"\0")
 
 
 def _unpack(family, packed):
-    return str(ipaddress.ip_address(packed[:4] if family == 4 else packed))
+    return str(ipaddress.ip_address(packed[: 4 if family == 4 else 16]))
 
 
 class Client:
@@ -102,7 +148,7 @@ class Client:
             except OSError as error:
                 control.close()
                 tried.append(f"{path} ({error.strerror})")
-        raise Error("NotRunning", "no netd answers at " + " or ".join(tried))
+        raise _error("NotRunning", "no netd answers at " + " or ".join(tried))
 
     def _take(self):
         with self._lock:
@@ -114,18 +160,21 @@ class Client:
                 control.close()
         return self._connect()
 
-    def call(self, method, **parameters):
+    def call(self, method, _deadline=None, **parameters):
         """Calls a method of io.netd; returns what it returns, and the descriptors that came with it."""
+        left = _left(_deadline)
         parameters = {name: value for name, value in parameters.items() if value is not None}
         control = self._take()
         try:
+            control.settimeout(left)
             request = {"method": f"io.netd.{method}", "parameters": parameters}
             control.sendall(json.dumps(request).encode() + b"\0")
             reply, descriptors = b"", []
             while not reply.endswith(b"\0"):
+                control.settimeout(_left(_deadline))
                 data, received, _flags, _address = socket.recv_fds(control, 65536, 4)
                 if not data:
-                    raise Error("Disconnected", "netd closed the connection without an answer")
+                    raise _error("Disconnected", "netd closed the connection without an answer")
                 reply += data
                 descriptors += received
         except BaseException:
@@ -140,20 +189,22 @@ class Client:
         reply = json.loads(reply[:-1])
         if "error" in reply:
             detail = reply.get("parameters") or {}
-            raise Error(reply["error"].rpartition(".")[2], detail.get("message") or str(detail))
+            raise _error(reply["error"].rpartition(".")[2], detail.get("message") or str(detail))
         return reply.get("parameters", {}), descriptors
 
-    def resolve(self, name, kind="addresses"):
+    def resolve(self, name, kind="addresses", timeout=None):
         """The addresses of a name, in the order to try them; with another kind, the whole answer of Resolve."""
-        answer, _ = self.call("Resolve", name=name, kind=kind)
+        answer, _ = self.call("Resolve", _deadline(timeout), name=name, kind=kind)
         return answer["addresses"] if kind == "addresses" else answer
 
     def connect(self, address, timeout=None):
-        """A Stream to (host, port). A host may be a name; its addresses are tried in turn."""
+        """A Stream to (host, port). A host may be a name; its addresses are tried in turn. The timeout is for all of it."""
         host, port = address[:2]
-        timeout_ms = None if timeout is None else max(1, int(timeout * 1000))
-        failure = Error("NotFound", f"'{host}' has no address")
-        for ip in self._addresses(host):
+        deadline = _deadline(timeout)
+        failure = _error("NotFound", f"'{host}' has no address")
+        for ip in self._addresses(host, timeout):
+            left = _left(deadline)
+            timeout_ms = None if left is None else min(max(1, int(left * 1000)), 600000)
             try:
                 reply, descriptors = self.call("Connect", address=ip, port=port, timeout_ms=timeout_ms)
             except Error as error:
@@ -163,11 +214,16 @@ class Client:
             return Stream(self, descriptors[reply["descriptor"]], reply["id"], *ends)
         raise failure
 
-    def _addresses(self, host):
+    def _addresses(self, host, timeout=None):
         try:
             return [str(ipaddress.ip_address(host))]
         except ValueError:
-            return self.resolve(host)
+            return self.resolve(host, timeout=timeout)
+
+    def ping(self, address, timeout=1, size=56):
+        """Sends one echo request; returns the round trip in seconds."""
+        reply, _ = self.call("Ping", address=address, timeout_ms=max(1, int(timeout * 1000)), bytes=size)
+        return reply["rtt_us"] / 1e6
 
     def listen(self, port=0, backlog=None):
         """A Listener on a port; 0 lets netd choose."""
@@ -179,39 +235,114 @@ class Client:
         """A UdpSocket on a port; 0 lets netd choose."""
         reply, descriptors = self.call("BindUdp", port=port)
         local = (reply["local"]["address"], reply["local"]["port"])
-        return UdpSocket(descriptors[reply["descriptor"]], local)
+        return UdpSocket(self, descriptors[reply["descriptor"]], reply["id"], local)
 
 
-class Stream(socket.socket):
-    """A TCP connection. recv returns b"" at the peer's orderly end, and only then."""
+class _Socket(socket.socket):
+    """What all three have in common: netd's options, and deadlines."""
 
-    def __init__(self, client, descriptor, identity, local, remote):
+    def __init__(self, client, descriptor, local):
         super().__init__(fileno=descriptor)
-        self._client, self.id, self._local, self._remote = client, identity, local, remote
-        self._write_shut = self._complete = False
+        self._client, self._local = client, local
+        self._options = {}
+        self._deadline = None
 
     def getsockname(self):
         return self._local
 
+    def set_deadline(self, deadline):
+        """From this moment of time.monotonic() on every call raises TimeoutError and does nothing; None takes it back."""
+        self._deadline = deadline
+        self.settimeout(None)
+
+    def _begin(self):
+        """Before anything is done: lets it take as long as the deadline allows."""
+        if self._deadline is not None:
+            self.settimeout(_left(self._deadline))
+
+    def setsockopt(self, level, option, *value):
+        """Options of the network are set in netd; what it has not raises OSError (ENOPROTOOPT). Others are the descriptor's."""
+        if level == socket.SOL_SOCKET and (level, option) not in self._SETTERS:
+            return super().setsockopt(level, option, *value)
+        setter = self._SETTERS.get((level, option))
+        if setter is None:
+            raise OSError(errno.ENOPROTOOPT, "netd has no such option")
+        setter(self, value[0])
+        self._options[level, option] = value[0]
+
+    def getsockopt(self, level, option, *size):
+        """What was set, or netd's own choice; of other levels what the descriptor says."""
+        if (level, option) in self._SETTERS:
+            return self._options.get((level, option), self._DEFAULTS.get((level, option), 0))
+        if level == socket.SOL_SOCKET:
+            return super().getsockopt(level, option, *size)
+        raise OSError(errno.ENOPROTOOPT, "netd has no such option")
+
+    _SETTERS = {}
+    _DEFAULTS = {}
+
+
+def _number(value):
+    """The value of an option, which may come as the bytes of an int."""
+    return value if isinstance(value, int) else int.from_bytes(value[:4], sys.byteorder, signed=True)
+
+
+class Stream(_Socket):
+    """A TCP connection. recv returns b"" at the peer's orderly end, and only then."""
+
+    def __init__(self, client, descriptor, identity, local, remote):
+        super().__init__(client, descriptor, local)
+        self.id, self._remote = identity, remote
+        self._write_shut = self._complete = False
+
     def getpeername(self):
         return self._remote
 
-    def setsockopt(self, *arguments):
-        """Options of TCP have no place on a Unix socket; programs that set them get what they would see: nothing."""
-        if arguments[0] not in (socket.IPPROTO_TCP, socket.IPPROTO_IP):
-            super().setsockopt(*arguments)
+    def _set(self, **options):
+        self._client.call("SetTcpOptions", id=self.id, **options)
+
+    def _set_linger(self, value):
+        on, seconds = _LINGER.unpack(value)
+        self._set(linger_seconds=seconds if on else _LINGER_SECONDS)
+
+    def _set_keepalive(self, value):
+        idle = self._options.get((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), _KEEPALIVE_SECONDS)
+        self._set(keepalive_seconds=_number(idle) if _number(value) else 0)
+
+    _SETTERS = {
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY): lambda self, value: self._set(nodelay=bool(_number(value))),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): lambda self, value: self._set(keepalive_seconds=_number(value)),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE): _set_keepalive,
+        (socket.SOL_SOCKET, socket.SO_LINGER): _set_linger,
+    }
+    _DEFAULTS = {
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY): 1,
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): _KEEPALIVE_SECONDS,
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+        (socket.SOL_SOCKET, socket.SO_LINGER): _LINGER.pack(1, _LINGER_SECONDS),
+    }
+
+    def send(self, data, flags=0):
+        self._begin()
+        return super().send(data, flags)
+
+    def sendall(self, data, flags=0):
+        self._begin()
+        return super().sendall(data, flags)
 
     def shutdown(self, how):
         self._write_shut |= how in (socket.SHUT_WR, socket.SHUT_RDWR)
         super().shutdown(how)
 
     def recv(self, count, flags=0):
+        self._begin()
         data = super().recv(count, flags)
         if not data and count:
             self._check_end()
         return data
 
     def recv_into(self, buffer, nbytes=0, flags=0):
+        self._begin()
         count = super().recv_into(buffer, nbytes, flags)
         if not count and (nbytes or len(buffer)):
             self._check_end()
@@ -244,20 +375,14 @@ class Stream(socket.socket):
         return outcome
 
 
-class Listener(socket.socket):
+class Listener(_Socket):
     """A TCP listener; accept returns a Stream and the peer's address."""
 
-    def __init__(self, client, descriptor, local):
-        super().__init__(fileno=descriptor)
-        self._client, self._local = client, local
-
-    def getsockname(self):
-        return self._local
-
     def accept(self):
+        self._begin()
         record, ancillary, _flags, _address = self.recvmsg(_RECORD.size, socket.CMSG_LEN(4))
         if not record:
-            raise Error("InvalidListener", f"netd closed the listener on port {self._local[1]}")
+            raise _error("InvalidListener", f"netd closed the listener on port {self._local[1]}")
         descriptors = array.array("i")
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -267,15 +392,12 @@ class Listener(socket.socket):
         return Stream(self._client, descriptors[0], identity, (self._local[0], local_port), remote), remote
 
 
-class UdpSocket(socket.socket):
+class UdpSocket(_Socket):
     """A UDP socket. recvfrom raises OSError for a datagram of ours that failed."""
 
-    def __init__(self, descriptor, local):
-        super().__init__(fileno=descriptor)
-        self._local, self._peer, self.ttl = local, None, 0
-
-    def getsockname(self):
-        return self._local
+    def __init__(self, client, descriptor, identity, local):
+        super().__init__(client, descriptor, local)
+        self.id, self._peer, self.ttl = identity, None, 0
 
     def getpeername(self):
         if self._peer is None:
@@ -283,22 +405,69 @@ class UdpSocket(socket.socket):
         return self._peer
 
     def connect(self, address):
-        """Names the peer of send and recv; datagrams of others are passed over."""
-        self._peer = (str(ipaddress.ip_address(address[0])), address[1])
+        """Makes (host, port) the only peer: the one of send and recv, and nobody else is heard."""
+        ip, port = self._client._addresses(address[0])[0], address[1]
+        self._set(peer={"address": ip, "port": port})
+        self._peer = (ip, port)
+
+    def disconnect(self):
+        """Hears everybody again."""
+        self._set(peer={"address": self._local[0], "port": 0})
+        self._peer = None
+
+    def join(self, group):
+        """Receives what is sent to a multicast group at this socket's port."""
+        self._set(join=group)
+
+    def leave(self, group):
+        """Leaves a multicast group."""
+        self._set(leave=group)
+
+    def _set(self, **options):
+        self._client.call("SetUdpOptions", id=self.id, **options)
+
+    def _set_ttl(self, value):
+        # -1 is the system's own choice, as of ip(7).
+        self.ttl = max(0, _number(value))
+
+    # The group comes first in struct ip_mreq, ip_mreqn and ipv6_mreq.
+    _SETTERS = {
+        (socket.SOL_SOCKET, socket.SO_BROADCAST): lambda self, value: self._set(broadcast=bool(_number(value))),
+        (socket.IPPROTO_IP, socket.IP_TTL): _set_ttl,
+        (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS): _set_ttl,
+        (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL): lambda self, value: self._set(multicast_ttl=_number(value)),
+        (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS): lambda self, value: self._set(multicast_ttl=_number(value)),
+        (socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP): lambda self, value: self.join(_unpack(4, value)),
+        (socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP): lambda self, value: self.leave(_unpack(4, value)),
+        (socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP): lambda self, value: self.join(_unpack(6, value)),
+        (socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP): lambda self, value: self.leave(_unpack(6, value)),
+    }
+    _DEFAULTS = {
+        (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL): 1,
+        (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS): 1,
+    }
 
     def sendto(self, payload, *arguments):
+        self._begin()
         address, port = arguments[-1][:2]
         family, packed = _pack(address)
         header = _HEADER.pack(0, family, 0, self.ttl, port, 0, 0, 0, packed)
-        return self.sendmsg([header, payload]) - _HEADER.size
+        try:
+            return self.sendmsg([header, payload]) - _HEADER.size
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._closed() from None
 
     def send(self, payload, flags=0):
         return self.sendto(payload, self.getpeername())
 
     def recvfrom(self, count, flags=0):
-        message = super().recv(_MESSAGE_BYTES_MAX, flags)
+        self._begin()
+        try:
+            message = super().recv(_MESSAGE_BYTES_MAX, flags)
+        except ConnectionResetError:
+            message = b""
         if not message:
-            raise Error("InvalidSocket", f"netd closed the UDP socket on port {self._local[1]}")
+            raise self._closed()
         kind, family, _ecn, _ttl, port, _flags, _scope, code, packed = _HEADER.unpack_from(message)
         peer = (_unpack(family, packed), port)
         if kind == 1:
@@ -311,6 +480,10 @@ class UdpSocket(socket.socket):
             payload, peer = self.recvfrom(count, flags)
             if peer == self.getpeername():
                 return payload
+
+
+    def _closed(self):
+        return _error("InvalidSocket", f"netd closed the UDP socket on port {self._local[1]}")
 
 
 _shared = None
@@ -336,6 +509,16 @@ def create_server(port, backlog=None):
     return client().listen(port, backlog)
 
 
-def resolve(name):
+def bind_udp(port=0):
+    """A UdpSocket on a port; 0 lets netd choose."""
+    return client().bind_udp(port)
+
+
+def resolve(name, timeout=None):
     """The addresses of a name."""
-    return client().resolve(name)
+    return client().resolve(name, timeout=timeout)
+
+
+def ping(address, timeout=1):
+    """Sends one echo request; returns the round trip in seconds."""
+    return client().ping(address, timeout)

@@ -31,7 +31,7 @@ pub mod types;
 
 pub use client::{
     Client, Event, Incoming, Received, SYSTEM_SOCKET, TcpListener, TcpStream, ToEndpoints, UdpSocket,
-    user_socket,
+    resolve, user_socket,
 };
 pub use error::{Error, ErrorKind};
 pub use types::*;

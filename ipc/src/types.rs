@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -567,6 +568,21 @@ pub struct TcpOptions {
     pub keepalive_seconds: Option<u32>,
     /// How long a closed connection may go on to deliver; 0 makes closing a reset.
     pub linger_seconds: Option<u32>,
+}
+
+impl TcpOptions {
+    /// Keepalive alone, in whole seconds; none is never.
+    pub(crate) fn keepalive(idle: Option<Duration>) -> TcpOptions {
+        let seconds = idle.map_or(0, |idle| u32::try_from(idle.as_secs()).unwrap_or(u32::MAX).max(1));
+        TcpOptions { keepalive_seconds: Some(seconds), ..TcpOptions::default() }
+    }
+
+    /// Linger alone, in whole seconds, rounded up: 0 means something else.
+    pub(crate) fn linger(linger: Duration) -> TcpOptions {
+        let seconds = linger.as_secs().saturating_add(u64::from(linger.subsec_nanos() > 0));
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        TcpOptions { linger_seconds: Some(seconds), ..TcpOptions::default() }
+    }
 }
 
 /// What `SetUdpOptions` sets; what is absent stays.

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """What sockets of the Python module do: module.py OUR_SOCKET THEIR_SOCKET PEER"""
 
+import errno
 import os
 import select
 import socket
+import struct
 import sys
 import threading
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../python"))
 import netd
@@ -36,6 +39,39 @@ accepted.shutdown(socket.SHUT_WR)
 select.select([stream], [], [], 5)
 assert stream.recv(100) == b"answer" and stream.recv(100) == b"" and stream.recv(100) == b""
 
+# Options are netd's own, and what it has not is refused.
+stream = ours.connect((peer, listener.getsockname()[1]), timeout=30)
+accepted, _ = listener.accept()
+assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+error = raises(OSError, lambda: stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 500))
+assert error.errno == errno.ENOPROTOOPT, error
+# That they arrive is seen by the one that shows: closing with linger 0 is a reset.
+stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+stream.close()
+raises(ConnectionResetError, lambda: accepted.recv(100))
+error = raises(netd.Error, lambda: stream._client.call("SetTcpOptions", id=stream.id, nodelay=True))
+assert error.name == "InvalidSocket", error
+
+# A deadline that has passed takes nothing, and one that has not is no obstacle.
+stream = ours.connect((peer, listener.getsockname()[1]))
+accepted, _ = listener.accept()
+accepted.sendall(b"there")
+select.select([stream], [], [], 30)
+stream.set_deadline(time.monotonic() - 1)
+raises(TimeoutError, lambda: stream.recv(100))
+raises(TimeoutError, lambda: stream.sendall(b"x"))
+stream.set_deadline(time.monotonic() + 30)
+assert stream.recv(100) == b"there"
+listener.set_deadline(time.monotonic() + 0.05)
+raises(TimeoutError, listener.accept)
+listener.set_deadline(None)
+raises(TimeoutError, lambda: ours.resolve("nobody.invalid", timeout=0))
+
 # A stream that is cut short is an error, and not an end.
 stream = ours.connect((peer, listener.getsockname()[1]))
 accepted, _ = listener.accept()
@@ -45,6 +81,7 @@ accepted.close()
 raises(ConnectionResetError, lambda: [stream.recv(100), stream.recv(100)])
 
 # Refusals have names and the errno that programs know.
+raises(ConnectionRefusedError, lambda: ours.connect((peer, 1)))
 error = raises(netd.Error, lambda: ours.connect((peer, 1)))
 assert error.name == "ConnectionRefused" and isinstance(error, OSError), error
 error = raises(netd.Error, lambda: ours.resolve("nobody.invalid"))
@@ -58,9 +95,31 @@ payload, source = server.recvfrom(100)
 assert payload == b"ping" and source == client.getsockname(), source
 server.sendto(b"pong", source)
 assert client.recv(100) == b"pong"
+client.disconnect()
 client.sendto(b"nobody", (peer, 9))
 client.settimeout(10)
 raises(ConnectionRefusedError, lambda: client.recvfrom(100))
+
+# A connected socket hears its peer alone; groups and broadcast by setsockopt.
+server, client, stranger = theirs.bind_udp(), ours.bind_udp(), theirs.bind_udp()
+client.connect((peer, server.getsockname()[1]))
+ours_address = client._client.call("ListInterfaces")[0]["interfaces"][0]["addresses"][0].partition("/")[0]
+stranger.sendto(b"stranger", (ours_address, client.getsockname()[1]))
+server.sendto(b"friend", (ours_address, client.getsockname()[1]))
+client.set_deadline(time.monotonic() + 30)
+assert client.recvfrom(100)[0] == b"friend"
+member = ours.bind_udp()
+member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.2.3") + bytes(4))
+stranger.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 3)
+stranger.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+stranger.sendto(b"to all", ("239.1.2.3", member.getsockname()[1]))
+member.settimeout(30)
+assert member.recvfrom(100)[0] == b"to all"
+member.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, socket.inet_aton("239.1.2.3") + bytes(4))
+raises(OSError, lambda: member.join(peer))
+stranger.sendto(b"to everybody", ("255.255.255.255", member.getsockname()[1]))
+assert member.recvfrom(100)[0] == b"to everybody"
+assert ours.ping(peer, timeout=30) > 0
 
 # Calls from threads do not wait for each other.
 threads = [threading.Thread(target=ours.call, args=("GetStatus",)) for _ in range(8)]

@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod device;
+mod disposal;
 pub mod limits;
 pub mod log;
 mod names;

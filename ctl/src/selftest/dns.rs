@@ -44,7 +44,7 @@ pub(super) fn address_of(client: &Client, server: IpAddr, name: &str) -> Result<
     let query = query(name);
     let bytes = query.to_vec().map_err(|error| Failure::Encode(error.to_string()))?;
     let server = SocketAddr::new(server, PORT);
-    let mut socket = client.udp_bind(None)?;
+    let socket = client.udp_bind(None)?;
     for _ in 0..TRIES {
         socket.send_to(&bytes, server)?;
         socket.set_read_deadline(Some(Instant::now() + TRY_TIMEOUT));

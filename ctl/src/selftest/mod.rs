@@ -154,7 +154,7 @@ fn check_listen(client: &Client, output: &Output, arguments: &cli::Selftest) -> 
             "nobody was asked to connect: give --listen-port, and connect to it from another machine",
         );
     };
-    let mut listener = match client.tcp_listen(Some(port), None) {
+    let listener = match client.tcp_listen(Some(port), None) {
         Ok(listener) => listener,
         Err(error) => return refused(&error),
     };

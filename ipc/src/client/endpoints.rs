@@ -2,24 +2,25 @@
 //! netd, over its own network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::time::Instant;
 
 use super::Client;
 use crate::error::{Error, ErrorKind};
 
 /// Something that names one or more endpoints.
 pub trait ToEndpoints {
-    /// The endpoints, in the order to try them.
+    /// The endpoints, in the order to try them; finding them ends at the deadline.
     ///
     /// # Errors
     /// A name that cannot be resolved, or text that is neither name nor address with a port.
-    fn to_endpoints(&self, client: &Client) -> Result<Vec<SocketAddr>, Error>;
+    fn to_endpoints(&self, client: &Client, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error>;
 }
 
 /// Types that need no resolving.
 macro_rules! plain {
     ($($type:ty),*) => {$(
         impl ToEndpoints for $type {
-            fn to_endpoints(&self, _client: &Client) -> Result<Vec<SocketAddr>, Error> {
+            fn to_endpoints(&self, _client: &Client, _deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error> {
                 Ok(vec![SocketAddr::from(*self)])
             }
         }
@@ -29,24 +30,24 @@ macro_rules! plain {
 plain!(SocketAddr, SocketAddrV4, SocketAddrV6, (IpAddr, u16), (Ipv4Addr, u16), (Ipv6Addr, u16));
 
 impl ToEndpoints for (&str, u16) {
-    fn to_endpoints(&self, client: &Client) -> Result<Vec<SocketAddr>, Error> {
+    fn to_endpoints(&self, client: &Client, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error> {
         let (host, port) = *self;
         let addresses = match host.parse() {
             Ok(address) => vec![address],
-            Err(_) => client.resolve(host)?,
+            Err(_) => client.resolve_deadline(host, deadline)?,
         };
         Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
     }
 }
 
 impl ToEndpoints for (String, u16) {
-    fn to_endpoints(&self, client: &Client) -> Result<Vec<SocketAddr>, Error> {
-        (self.0.as_str(), self.1).to_endpoints(client)
+    fn to_endpoints(&self, client: &Client, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error> {
+        (self.0.as_str(), self.1).to_endpoints(client, deadline)
     }
 }
 
 impl ToEndpoints for str {
-    fn to_endpoints(&self, client: &Client) -> Result<Vec<SocketAddr>, Error> {
+    fn to_endpoints(&self, client: &Client, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error> {
         if let Ok(address) = self.parse() {
             return Ok(vec![address]);
         }
@@ -57,25 +58,25 @@ impl ToEndpoints for str {
                 "'{self}' is no endpoint: expected HOST:PORT, such as example.org:443 or [2001:db8::1]:443"
             ),
         })?;
-        (host, port).to_endpoints(client)
+        (host, port).to_endpoints(client, deadline)
     }
 }
 
 impl ToEndpoints for String {
-    fn to_endpoints(&self, client: &Client) -> Result<Vec<SocketAddr>, Error> {
-        self.as_str().to_endpoints(client)
+    fn to_endpoints(&self, client: &Client, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error> {
+        self.as_str().to_endpoints(client, deadline)
     }
 }
 
 impl ToEndpoints for [SocketAddr] {
-    fn to_endpoints(&self, _client: &Client) -> Result<Vec<SocketAddr>, Error> {
+    fn to_endpoints(&self, _client: &Client, _deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error> {
         Ok(self.to_vec())
     }
 }
 
 impl<T: ToEndpoints + ?Sized> ToEndpoints for &T {
-    fn to_endpoints(&self, client: &Client) -> Result<Vec<SocketAddr>, Error> {
-        (**self).to_endpoints(client)
+    fn to_endpoints(&self, client: &Client, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error> {
+        (**self).to_endpoints(client, deadline)
     }
 }
 
@@ -83,10 +84,11 @@ impl<T: ToEndpoints + ?Sized> ToEndpoints for &T {
 pub(super) fn try_each<T>(
     to: impl ToEndpoints,
     client: &Client,
+    deadline: Option<Instant>,
     mut try_one: impl FnMut(SocketAddr) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let mut last = None;
-    for endpoint in to.to_endpoints(client)? {
+    for endpoint in to.to_endpoints(client, deadline)? {
         match try_one(endpoint) {
             Ok(done) => return Ok(done),
             Err(error) => last = Some(error),

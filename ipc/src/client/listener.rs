@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Instant;
 
+use super::wait::Patience;
 use super::{Client, TcpStream, message};
 use crate::accepted::{Accepted, RECORD_BYTES};
 use crate::error::{Error, ErrorKind};
@@ -16,12 +17,12 @@ pub struct TcpListener {
     socket: OwnedFd,
     id: u64,
     local: SocketAddr,
-    deadline: Option<Instant>,
+    patience: Patience,
 }
 
 impl TcpListener {
     pub(super) fn new(client: Client, socket: OwnedFd, id: u64, local: SocketAddr) -> TcpListener {
-        TcpListener { client, socket, id, local, deadline: None }
+        TcpListener { client, socket, id, local, patience: Patience::default() }
     }
 
     /// Listens on a port through the [shared client](Client::shared); 0 lets netd choose.
@@ -47,7 +48,7 @@ impl TcpListener {
             socket: self.socket.try_clone()?,
             id: self.id,
             local: self.local,
-            deadline: self.deadline,
+            patience: self.patience.clone(),
         })
     }
 
@@ -62,8 +63,13 @@ impl TcpListener {
     }
 
     /// From then on, accepting fails with `TimedOut`.
-    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.deadline = deadline;
+    pub fn set_deadline(&self, deadline: Option<Instant>) {
+        self.patience.set_deadline(deadline);
+    }
+
+    /// Whether accepting fails with `WouldBlock` where it would wait, for event loops; this handle's own.
+    pub fn set_nonblocking(&self, nonblocking: bool) {
+        self.patience.set_none(nonblocking);
     }
 
     /// Waits for the next connection.
@@ -74,7 +80,8 @@ impl TcpListener {
         let mut record = [0; RECORD_BYTES];
         let mut descriptors = Vec::new();
         let mut parts = [IoSliceMut::new(&mut record)];
-        let count = message::receive(&self.socket, &mut parts, &mut descriptors, self.deadline, "accepting")?;
+        let count =
+            message::receive(&self.socket, &mut parts, &mut descriptors, &self.patience, "accepting")?;
         self.accepted(record.get(..count).unwrap_or_default(), descriptors)
     }
 

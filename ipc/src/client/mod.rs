@@ -21,14 +21,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::call::{BoundReply, CONNECT_TIMEOUT, CaptureReply, PING_BYTES, PING_TIMEOUT, StreamReply};
+use crate::call::{
+    BoundReply, CONNECT_TIMEOUT, CaptureReply, PING_BYTES, PING_TIMEOUT, StreamReply, TIMEOUT_MAX,
+};
 use crate::error::{Error, ErrorKind};
 use crate::types::{
     Clients, Device, Interface, Neighbor, Outcome, Pong, RecordKind, Resolved, Socket, Statistics, Status,
@@ -240,6 +242,18 @@ impl Client {
         Ok(TcpStream::new(self.clone(), socket, id, local.into(), remote.into()))
     }
 
+    /// Opens a TCP connection to the first address that answers; finding the addresses and trying all of them ends at the
+    /// deadline.
+    ///
+    /// # Errors
+    /// `TimedOut`, the last address's error, or the name cannot be resolved.
+    pub fn tcp_connect_deadline(&self, to: impl ToEndpoints, deadline: Instant) -> Result<TcpStream, Error> {
+        endpoints::try_each(to, self, Some(deadline), |endpoint| {
+            let timeout = wait::left(Some(deadline), TIMEOUT_MAX, "connecting")?;
+            self.tcp_connect(endpoint, Some(timeout))
+        })
+    }
+
     /// Listens on a TCP port; without one the daemon chooses.
     ///
     /// # Errors
@@ -273,7 +287,7 @@ impl Client {
         self.call("Ping", parameters, timeout + ANSWER_TIMEOUT).map(|(pong, _)| pong)
     }
 
-    fn set_tcp_options(&self, id: u64, options: TcpOptions) -> Result<(), Error> {
+    pub(crate) fn set_tcp_options(&self, id: u64, options: TcpOptions) -> Result<(), Error> {
         let TcpOptions { nodelay, keepalive_seconds, linger_seconds } = options;
         let parameters = json!({
             "id": id, "nodelay": nodelay, "keepalive_seconds": keepalive_seconds, "linger_seconds": linger_seconds,
@@ -281,7 +295,7 @@ impl Client {
         self.ask("SetTcpOptions", parameters).map(|Nothing {}| ())
     }
 
-    fn set_udp_options(&self, id: u64, options: UdpOptions) -> Result<(), Error> {
+    pub(crate) fn set_udp_options(&self, id: u64, options: UdpOptions) -> Result<(), Error> {
         let UdpOptions { peer, broadcast, ttl, multicast_ttl, join, leave } = options;
         let parameters = json!({
             "id": id, "peer": peer, "broadcast": broadcast, "ttl": ttl, "multicast_ttl": multicast_ttl, "join": join,
@@ -295,16 +309,30 @@ impl Client {
     /// # Errors
     /// `NotFound`, `TimedOut`, or another named error; or the call failed.
     pub fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Error> {
-        self.resolve_records(name, RecordKind::Addresses).map(|resolved| resolved.addresses)
+        self.resolve_deadline(name, None)
     }
 
-    /// Asks for records of one kind.
+    /// As [`Client::resolve`], until the deadline.
     ///
     /// # Errors
     /// As [`Client::resolve`].
-    pub fn resolve_records(&self, name: &str, kind: RecordKind) -> Result<Resolved, Error> {
-        self.call("Resolve", json!({ "name": name, "kind": kind }), RESOLVE_TIMEOUT + ANSWER_TIMEOUT)
-            .map(|(resolved, _)| resolved)
+    pub fn resolve_deadline(&self, name: &str, deadline: Option<Instant>) -> Result<Vec<IpAddr>, Error> {
+        self.resolve_records(name, RecordKind::Addresses, deadline).map(|resolved| resolved.addresses)
+    }
+
+    /// Asks for records of one kind, until the deadline.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`].
+    pub fn resolve_records(
+        &self,
+        name: &str,
+        kind: RecordKind,
+        deadline: Option<Instant>,
+    ) -> Result<Resolved, Error> {
+        // netd gives up by itself. Giving up earlier closes the connection, which is how it learns that.
+        let timeout = wait::left(deadline, RESOLVE_TIMEOUT + ANSWER_TIMEOUT, "resolving")?;
+        self.call("Resolve", json!({ "name": name, "kind": kind }), timeout).map(|(resolved, _)| resolved)
     }
 
     /// Copies of the frames that `filter` takes, as the bytes of a pcapng file; all frames with an empty filter. Closing the
@@ -375,6 +403,14 @@ impl Client {
             idle.push(connection);
         }
     }
+}
+
+/// Resolves a name through the [shared client](Client::shared), to addresses in the order to try them; until the deadline.
+///
+/// # Errors
+/// As [`Client::resolve`].
+pub fn resolve(name: &str, deadline: Option<Instant>) -> Result<Vec<IpAddr>, Error> {
+    Client::shared()?.resolve_deadline(name, deadline)
 }
 
 /// What a method returns that returns nothing.

@@ -23,8 +23,9 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, shutdown};
 
+use super::Client;
 use super::endpoints::{ToEndpoints, try_each};
-use super::{Client, wait};
+use super::wait::{self, Patience};
 use crate::error::Error;
 use crate::passing;
 use crate::types::{Outcome, StreamEnd, TcpOptions};
@@ -42,8 +43,8 @@ pub struct TcpStream {
     id: u64,
     local: SocketAddr,
     remote: SocketAddr,
-    read_deadline: Option<Instant>,
-    write_deadline: Option<Instant>,
+    reading: Patience,
+    writing: Patience,
     ends: Arc<Ends>,
 }
 
@@ -69,8 +70,8 @@ impl TcpStream {
             id,
             local,
             remote,
-            read_deadline: None,
-            write_deadline: None,
+            reading: Patience::default(),
+            writing: Patience::default(),
             ends: Arc::default(),
         }
     }
@@ -81,7 +82,15 @@ impl TcpStream {
     /// The last address's error, or the name cannot be resolved.
     pub fn connect(to: impl ToEndpoints) -> Result<TcpStream, Error> {
         let client = Client::shared()?;
-        try_each(to, &client, |endpoint| client.tcp_connect(endpoint, None))
+        try_each(to, &client, None, |endpoint| client.tcp_connect(endpoint, None))
+    }
+
+    /// As [`connect`](Self::connect); finding the addresses and trying all of them ends at the deadline.
+    ///
+    /// # Errors
+    /// `TimedOut`, or as [`connect`](Self::connect).
+    pub fn connect_deadline(to: impl ToEndpoints, deadline: Instant) -> Result<TcpStream, Error> {
+        Client::shared()?.tcp_connect_deadline(to, deadline)
     }
 
     /// Connects to one endpoint, for so long at most.
@@ -103,8 +112,8 @@ impl TcpStream {
             id: self.id,
             local: self.local,
             remote: self.remote,
-            read_deadline: self.read_deadline,
-            write_deadline: self.write_deadline,
+            reading: self.reading.clone(),
+            writing: self.writing.clone(),
             ends: Arc::clone(&self.ends),
         })
     }
@@ -122,11 +131,7 @@ impl TcpStream {
     /// # Errors
     /// As [`set_nodelay`](Self::set_nodelay).
     pub fn set_keepalive(&self, idle: Option<Duration>) -> Result<(), Error> {
-        let seconds = idle.map_or(0, |idle| idle.as_secs().clamp(1, u32::MAX.into()) as u32);
-        self.client.set_tcp_options(
-            self.id,
-            TcpOptions { keepalive_seconds: Some(seconds), ..TcpOptions::default() },
-        )
+        self.client.set_tcp_options(self.id, TcpOptions::keepalive(idle))
     }
 
     /// How long the stream, once closed, may go on to deliver what was written, in whole seconds; zero makes closing a reset.
@@ -134,9 +139,13 @@ impl TcpStream {
     /// # Errors
     /// As [`set_nodelay`](Self::set_nodelay).
     pub fn set_linger(&self, linger: Duration) -> Result<(), Error> {
-        let seconds = linger.as_secs().min(u32::MAX.into()) as u32;
-        self.client
-            .set_tcp_options(self.id, TcpOptions { linger_seconds: Some(seconds), ..TcpOptions::default() })
+        self.client.set_tcp_options(self.id, TcpOptions::linger(linger))
+    }
+
+    /// Where its calls go.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The number under which netd lists it.
@@ -155,13 +164,19 @@ impl TcpStream {
     }
 
     /// From then on, reading fails with `TimedOut` and takes nothing.
-    pub fn set_read_deadline(&mut self, deadline: Option<Instant>) {
-        self.read_deadline = deadline;
+    pub fn set_read_deadline(&self, deadline: Option<Instant>) {
+        self.reading.set_deadline(deadline);
     }
 
     /// From then on, writing fails with `TimedOut` and writes nothing.
-    pub fn set_write_deadline(&mut self, deadline: Option<Instant>) {
-        self.write_deadline = deadline;
+    pub fn set_write_deadline(&self, deadline: Option<Instant>) {
+        self.writing.set_deadline(deadline);
+    }
+
+    /// Whether reading and writing fail with `WouldBlock` where they would wait, for event loops; this handle's own.
+    pub fn set_nonblocking(&self, nonblocking: bool) {
+        self.reading.set_none(nonblocking);
+        self.writing.set_none(nonblocking);
     }
 
     /// Says that nothing more will be written: the peer sees the end once it has read everything before.
@@ -179,21 +194,27 @@ impl TcpStream {
     /// # Errors
     /// The stream was cut short, its outcome cannot be learned, or the read deadline has passed.
     pub fn receive(&self, into: &mut [u8]) -> Result<usize, Error> {
+        self.read_with(into, RecvFlags::empty())
+    }
+
+    /// As [`receive`](Self::receive), and leaves it there for the next read.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn peek(&self, into: &mut [u8]) -> Result<usize, Error> {
+        self.read_with(into, RecvFlags::PEEK)
+    }
+
+    fn read_with(&self, into: &mut [u8], flags: RecvFlags) -> Result<usize, Error> {
         if into.is_empty() {
             return Ok(0);
         }
-        if wait::has_passed(self.read_deadline) {
-            return Err(wait::timed_out("reading"));
-        }
+        self.reading.check("reading")?;
         loop {
-            match rustix::io::retry_on_intr(|| recv(&self.socket, &mut *into, RecvFlags::DONTWAIT)) {
+            match rustix::io::retry_on_intr(|| recv(&self.socket, &mut *into, RecvFlags::DONTWAIT | flags)) {
                 Ok((0, _)) => return self.end_of_stream().map(|()| 0),
                 Ok((count, _)) => return Ok(count),
-                Err(Errno::AGAIN) => {
-                    if !wait::until(&self.socket, PollFlags::IN, self.read_deadline)? {
-                        return Err(wait::timed_out("reading"));
-                    }
-                }
+                Err(Errno::AGAIN) => self.reading.wait(&self.socket, PollFlags::IN, "reading")?,
                 Err(error) => return Err(self.failure(error)),
             }
         }
@@ -207,17 +228,11 @@ impl TcpStream {
         if bytes.is_empty() {
             return Ok(0);
         }
-        if wait::has_passed(self.write_deadline) {
-            return Err(wait::timed_out("writing"));
-        }
+        self.writing.check("writing")?;
         loop {
             match passing::send(&self.socket, &[IoSlice::new(bytes)], &[], SendFlags::DONTWAIT) {
                 Ok(count) => return Ok(count),
-                Err(Errno::AGAIN) => {
-                    if !wait::until(&self.socket, PollFlags::OUT, self.write_deadline)? {
-                        return Err(wait::timed_out("writing"));
-                    }
-                }
+                Err(Errno::AGAIN) => self.writing.wait(&self.socket, PollFlags::OUT, "writing")?,
                 Err(error) => return Err(self.failure(error)),
             }
         }

@@ -3,12 +3,16 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use super::endpoints::{ToEndpoints, try_each};
+use super::wait::Patience;
 use super::{Client, message};
 use crate::datagram::{HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_MAX, code};
 use crate::error::{Error, ErrorKind};
-use crate::types::UdpOptions;
+use crate::types::{Endpoint, UdpOptions};
 
 /// A UDP socket.
 #[derive(Debug)]
@@ -17,11 +21,11 @@ pub struct UdpSocket {
     socket: OwnedFd,
     id: u64,
     local: SocketAddr,
-    read_deadline: Option<Instant>,
-    write_deadline: Option<Instant>,
-    peer: Option<SocketAddr>,
+    reading: Patience,
+    writing: Patience,
+    peer: Mutex<Option<SocketAddr>>,
     /// 0 leaves it to netd.
-    ttl: u8,
+    ttl: AtomicU8,
 }
 
 /// What comes over a UDP socket.
@@ -55,7 +59,17 @@ pub struct Received {
 
 impl UdpSocket {
     pub(super) fn new(client: Client, socket: OwnedFd, id: u64, local: SocketAddr) -> UdpSocket {
-        UdpSocket { client, socket, id, local, read_deadline: None, write_deadline: None, peer: None, ttl: 0 }
+        let (reading, writing) = (Patience::default(), Patience::default());
+        UdpSocket {
+            client,
+            socket,
+            id,
+            local,
+            reading,
+            writing,
+            peer: Mutex::default(),
+            ttl: AtomicU8::new(0),
+        }
     }
 
     /// Binds a port through the [shared client](Client::shared); 0 lets netd choose.
@@ -67,14 +81,31 @@ impl UdpSocket {
     }
 
     /// Makes `peer` the only one that the socket hears from now on, and the one of [`send`](Self::send) and
-    /// [`recv`](Self::recv).
+    /// [`recv`](Self::recv). Of a name, the first address that netd takes.
     ///
     /// # Errors
     /// netd closed the socket, or the call failed; so for the options below.
-    pub fn connect(&mut self, peer: SocketAddr) -> Result<(), Error> {
-        self.set(UdpOptions { peer: Some(peer.into()), ..UdpOptions::default() })?;
-        self.peer = Some(peer);
+    pub fn connect(&self, peer: impl ToEndpoints) -> Result<(), Error> {
+        try_each(peer, &self.client, None, |peer| {
+            self.set(UdpOptions { peer: Some(peer.into()), ..UdpOptions::default() })?;
+            self.set_peer(Some(peer));
+            Ok(())
+        })
+    }
+
+    /// Hears everybody again.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn disconnect(&self) -> Result<(), Error> {
+        let nobody = Endpoint { address: self.local.ip(), port: 0 };
+        self.set(UdpOptions { peer: Some(nobody), ..UdpOptions::default() })?;
+        self.set_peer(None);
         Ok(())
+    }
+
+    pub(crate) fn set_peer(&self, peer: Option<SocketAddr>) {
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = peer;
     }
 
     /// Whether it may send to everybody on the link; at first it may not.
@@ -115,17 +146,17 @@ impl UdpSocket {
 
     /// Whom it is connected to.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.peer
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The time to live of what is sent from now on; 0 leaves it to netd.
-    pub fn set_ttl(&mut self, ttl: u8) {
-        self.ttl = ttl;
+    /// The time to live of what is sent from now on over this handle; 0 leaves it to netd.
+    pub fn set_ttl(&self, ttl: u8) {
+        self.ttl.store(ttl, Ordering::Relaxed);
     }
 
     /// The time to live of what is sent; 0 leaves it to netd.
     pub fn ttl(&self) -> u8 {
-        self.ttl
+        self.ttl.load(Ordering::Relaxed)
     }
 
     /// Another handle on the same socket, with deadlines, peer and time to live of its own. Each datagram goes to one of them.
@@ -133,16 +164,16 @@ impl UdpSocket {
     /// # Errors
     /// The process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<UdpSocket> {
-        let UdpSocket { client, socket, id, local, read_deadline, write_deadline, peer, ttl } = self;
+        let UdpSocket { client, socket, id, local, reading, writing, peer: _, ttl: _ } = self;
         Ok(UdpSocket {
             client: client.clone(),
             socket: socket.try_clone()?,
             id: *id,
             local: *local,
-            read_deadline: *read_deadline,
-            write_deadline: *write_deadline,
-            peer: *peer,
-            ttl: *ttl,
+            reading: reading.clone(),
+            writing: writing.clone(),
+            peer: Mutex::new(self.peer_addr()),
+            ttl: AtomicU8::new(self.ttl()),
         })
     }
 
@@ -157,13 +188,19 @@ impl UdpSocket {
     }
 
     /// From then on, receiving fails with `TimedOut`.
-    pub fn set_read_deadline(&mut self, deadline: Option<Instant>) {
-        self.read_deadline = deadline;
+    pub fn set_read_deadline(&self, deadline: Option<Instant>) {
+        self.reading.set_deadline(deadline);
     }
 
     /// From then on, sending fails with `TimedOut`.
-    pub fn set_write_deadline(&mut self, deadline: Option<Instant>) {
-        self.write_deadline = deadline;
+    pub fn set_write_deadline(&self, deadline: Option<Instant>) {
+        self.writing.set_deadline(deadline);
+    }
+
+    /// Whether sending and receiving fail with `WouldBlock` where they would wait, for event loops; this handle's own.
+    pub fn set_nonblocking(&self, nonblocking: bool) {
+        self.reading.set_none(nonblocking);
+        self.writing.set_none(nonblocking);
     }
 
     /// Hands one datagram to netd. That it was sent, let alone that it arrived, is not known: a refusal comes back as an
@@ -174,14 +211,19 @@ impl UdpSocket {
     pub fn send_to(&self, payload: &[u8], to: SocketAddr) -> Result<(), Error> {
         let header = self.header(payload, to)?;
         let parts = [IoSlice::new(&header), IoSlice::new(payload)];
-        message::send(&self.socket, &parts, self.write_deadline, "sending").map(|_| ())
+        if message::send(&self.socket, &parts, &self.writing, "sending")? {
+            Ok(())
+        } else {
+            Err(self.closed())
+        }
     }
 
     /// As [`send_to`](Self::send_to) if it fits; `WouldBlock` if it does not.
     #[cfg(feature = "tokio")]
     pub(crate) fn send_now(&self, payload: &[u8], to: SocketAddr) -> Result<(), Error> {
         let header = self.header(payload, to)?;
-        message::send_now(&self.socket, &[IoSlice::new(&header), IoSlice::new(payload)]).map(|_| ())
+        let parts = [IoSlice::new(&header), IoSlice::new(payload)];
+        if message::send_now(&self.socket, &parts)? { Ok(()) } else { Err(self.closed()) }
     }
 
     fn header(&self, payload: &[u8], to: SocketAddr) -> Result<[u8; HEADER_BYTES], Error> {
@@ -189,7 +231,7 @@ impl UdpSocket {
             let message = format!("a datagram of {} bytes: {PAYLOAD_BYTES_MAX} is the most", payload.len());
             return Err(Error::Refused { kind: ErrorKind::InvalidInput, message });
         }
-        Ok(Header { ttl: self.ttl, ..Header::data(to) }.encode())
+        Ok(Header { ttl: self.ttl(), ..Header::data(to) }.encode())
     }
 
     /// Sends to the peer of [`connect`](Self::connect).
@@ -235,15 +277,28 @@ impl UdpSocket {
     /// # Errors
     /// netd closed its end, or the deadline has passed.
     pub fn recv_event(&self, into: &mut [u8]) -> Result<Event, Error> {
+        self.event_of(into, |parts| {
+            message::receive(&self.socket, parts, &mut Vec::new(), &self.reading, "receiving")
+        })
+    }
+
+    /// Takes what is there as [`recv_event`](Self::recv_event); `WouldBlock` if nothing is.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn recv_now(&self, into: &mut [u8]) -> Result<Event, Error> {
+        self.event_of(into, |parts| message::receive_now(&self.socket, parts, &mut Vec::new()))
+    }
+
+    fn event_of(
+        &self,
+        into: &mut [u8],
+        receive: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, Error>,
+    ) -> Result<Event, Error> {
         let mut header = [0; HEADER_BYTES];
         let mut reporter = [0; 16];
-        let mut unasked = Vec::new();
         // Room for the reporter's address even if the caller has none.
         let small = into.len() < reporter.len();
         let payload: &mut [u8] = if small { &mut reporter } else { &mut *into };
-        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(payload)];
-        let count =
-            message::receive(&self.socket, &mut parts, &mut unasked, self.read_deadline, "receiving")?;
+        let count = receive(&mut [IoSliceMut::new(&mut header), IoSliceMut::new(payload)])?;
         let event = self.event(&header, payload, count)?;
         if small && let Event::Datagram(received) = event {
             let len = received.len.min(into.len());
@@ -253,19 +308,9 @@ impl UdpSocket {
         Ok(event)
     }
 
-    /// Takes a datagram that is there; `WouldBlock` if none is.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn recv_now(&self, into: &mut [u8]) -> Result<Received, Error> {
-        let mut header = [0; HEADER_BYTES];
-        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(into)];
-        let count = message::receive_now(&self.socket, &mut parts, &mut Vec::new())?;
-        self.event(&header, into, count)?.into_datagram()
-    }
-
     fn event(&self, header: &[u8; HEADER_BYTES], payload: &[u8], count: usize) -> Result<Event, Error> {
         if count == 0 {
-            let message = format!("netd closed the UDP socket on port {}", self.local.port());
-            return Err(Error::Refused { kind: ErrorKind::InvalidSocket, message });
+            return Err(self.closed());
         }
         let (Header { kind, peer, ecn, ttl }, _) =
             Header::decode(header.get(..count.min(HEADER_BYTES)).unwrap_or_default())
@@ -283,8 +328,13 @@ impl UdpSocket {
         }
     }
 
-    fn connected(&self) -> Result<SocketAddr, Error> {
-        self.peer.ok_or_else(|| Error::Refused {
+    fn closed(&self) -> Error {
+        let message = format!("netd closed the UDP socket on port {}", self.local.port());
+        Error::Refused { kind: ErrorKind::InvalidSocket, message }
+    }
+
+    pub(crate) fn connected(&self) -> Result<SocketAddr, Error> {
+        self.peer_addr().ok_or_else(|| Error::Refused {
             kind: ErrorKind::NotConnected,
             message: "the UDP socket has no peer: connect it, or use send_to and recv_from".to_owned(),
         })
@@ -292,7 +342,7 @@ impl UdpSocket {
 }
 
 impl Event {
-    fn into_datagram(self) -> Result<Received, Error> {
+    pub(crate) fn into_datagram(self) -> Result<Received, Error> {
         match self {
             Event::Datagram(received) => Ok(received),
             Event::Failed { to, code, reporter: _ } => Err(refusal(code, to)),

@@ -144,6 +144,8 @@ impl Writer {
     fn run(mut self, frames: &Receiver<Copy>, snap_bytes: usize) {
         // Errors mean that the client is gone, and nobody is left to be told.
         let _ = self.write_all(frames, snap_bytes);
+        // What the client may have left in it can make closing block: until then the capture counts towards its bounds.
+        drop(self.descriptor);
         self.shared.over.store(true, Ordering::Relaxed);
     }
 

@@ -55,7 +55,7 @@ pub(super) struct Connection {
     decoder: Decoder,
     reply: Option<Unwritten>,
     violations: u32,
-    /// Descriptors that the client sent, kept for the closing thread.
+    /// Descriptors that the client sent, kept for a closing thread.
     unasked: Vec<OwnedFd>,
 }
 

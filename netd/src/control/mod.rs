@@ -10,14 +10,13 @@
 //! [`Submission`](crate::command::Submission). Answers of the worker come back through the poll's waker.
 //!
 //! What one client can cost the others is bounded: see the constants in [`server`] and [`connection`]. Nothing that a
-//! client sent is closed on this thread, since closing a stranger's descriptor can block ([`disposal`]).
+//! client sent is closed on this thread, since closing a stranger's descriptor can block ([`crate::disposal`]).
 
 use std::io;
 use std::path::PathBuf;
 
 pub mod audit;
 mod connection;
-mod disposal;
 mod listen;
 mod reply;
 mod server;

@@ -15,11 +15,11 @@ use netd_ipc::call::{BadCall, Call, Request};
 use netd_policy::{Decision, Denial, Subject};
 
 use super::connection::{Connection, Gone, Outstanding};
-use super::disposal::Disposal;
 use super::reply::{self, Message};
 use super::{Audit, Error, WAKER, subject};
 use crate::capture::Filter;
 use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
+use crate::disposal::Disposal;
 use crate::limits::Limits;
 use crate::log::LogLevel;
 use crate::rules::Rules;
@@ -62,10 +62,7 @@ pub fn run(setup: Setup, port: impl WorkerPort, shutdown: &AtomicBool) -> Result
     poll.registry()
         .register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)
         .map_err(Error::Poll)?;
-    let disposal = Disposal::start(move || {
-        // Failing to wake delays what the next event or tick does anyway.
-        let _ = waker.wake();
-    })?;
+    let disposal = Disposal::start(waker).map_err(Error::Thread)?;
     let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(ToOwned::to_owned));
     let mut server = Server {
         listener,
@@ -111,11 +108,11 @@ struct Server<P> {
     log: LogLevel,
     port: P,
     poll: mio::Poll,
-    disposal: Disposal,
+    disposal: Disposal<()>,
     connections: HashMap<Token, Connection>,
     /// Calls that the worker has, with the connection of each.
     calls: HashMap<u64, Token>,
-    /// Connections of each user that are not closed yet, those that the closing thread has included.
+    /// Connections of each user that are not closed yet, those that the closing threads have included.
     per_uid: HashMap<u32, usize>,
     /// Clients of each user that were turned away, for `ListClients`; users that have connections.
     turned_away: HashMap<u32, u64>,
@@ -212,7 +209,7 @@ impl<P: WorkerPort> Server<P> {
             Ok(()) => drop(self.connections.insert(token, connection)),
             Err(error) => {
                 tracing::warn!(%error, uid, "a client cannot be watched and is turned away");
-                self.disposal.close(uid, connection.into_descriptors());
+                self.disposal.close(uid, (), connection.into_descriptors());
             }
         }
     }
@@ -232,7 +229,7 @@ impl<P: WorkerPort> Server<P> {
         connection.reply(bytes, descriptors, Instant::now());
         // A new socket's buffer takes it; if not, the client sees the end of the connection.
         let _ = connection.flush();
-        self.disposal.close(uid, connection.into_descriptors());
+        self.disposal.close(uid, (), connection.into_descriptors());
     }
 
     /// Writes, reads and serves until there is nothing to do or the turn is over.
@@ -380,7 +377,7 @@ impl<P: WorkerPort> Server<P> {
         }
     }
 
-    /// Ends a connection: cancels its call and hands what it held to the closing thread.
+    /// Ends a connection: cancels its call and hands what it held to a closing thread.
     fn retire(&mut self, token: Token, gone: Gone) {
         let Some(connection) = self.connections.remove(&token) else { return };
         let uid = connection.subject.uid;
@@ -397,11 +394,11 @@ impl<P: WorkerPort> Server<P> {
         }
         // A descriptor that is not watched any more cannot be unregistered; closing would do it as well.
         let _ = self.poll.registry().deregister(&mut SourceFd(&connection.stream.as_raw_fd()));
-        self.disposal.close(uid, connection.into_descriptors());
+        self.disposal.close(uid, (), connection.into_descriptors());
     }
 
     fn count_closed(&mut self) {
-        for uid in self.disposal.closed() {
+        while let Some((uid, ())) = self.disposal.next_closed() {
             if let Some(count) = self.per_uid.get_mut(&uid) {
                 *count = count.saturating_sub(1);
                 if *count == 0 {

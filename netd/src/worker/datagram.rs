@@ -1,7 +1,7 @@
 //! A UDP socket and the client's descriptor for it: SEQPACKET messages with a header of 32 bytes, the same both ways.
 
 use std::collections::HashSet;
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use netd_ipc::passing;
 use netd_policy::{Decision, Denial, Request, Subject};
 use netd_stack::{Egress, Error, IcmpError, Instant, Stack, UdpError, UdpId};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv};
+use rustix::net::{RecvFlags, SendFlags};
 
 use crate::control::Audit;
 use crate::rules::Rules;
@@ -34,6 +34,8 @@ pub(super) struct Gate {
 #[derive(Debug)]
 pub(super) struct Datagrams {
     descriptor: OwnedFd,
+    /// What the client sent beside its messages. Nobody asked for it, and closing it can block: see [`crate::disposal`].
+    unasked: Vec<OwnedFd>,
     pub(super) id: UdpId,
     pub(super) local: SocketAddr,
     owner: Subject,
@@ -63,6 +65,7 @@ impl Datagrams {
     pub(super) fn new(descriptor: OwnedFd, id: UdpId, local: SocketAddr, owner: Subject) -> Self {
         Self {
             descriptor,
+            unasked: Vec::new(),
             id,
             local,
             owner,
@@ -78,6 +81,12 @@ impl Datagrams {
 
     pub(super) fn descriptor(&self) -> &OwnedFd {
         &self.descriptor
+    }
+
+    /// Everything that is to be closed.
+    pub(super) fn into_descriptors(mut self) -> Vec<OwnedFd> {
+        self.unasked.push(self.descriptor);
+        self.unasked
     }
 
     pub(super) fn on_event(&mut self, readable: bool) {
@@ -165,9 +174,14 @@ impl Datagrams {
         if !egress.ready() {
             return Some(State::Busy);
         }
-        let len = match recv(&self.descriptor, &mut *buffer, RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => return Some(State::Gone),
-            Ok((len, _)) => len,
+        // Never recv(2): that makes the kernel close descriptors inside the call, on this thread.
+        let mut parts = [IoSliceMut::new(buffer)];
+        let received = passing::receive(&self.descriptor, &mut parts, &mut self.unasked, RecvFlags::DONTWAIT);
+        let len = match received {
+            // The end, or descriptors that nobody asked for: they end the socket.
+            Ok(0) => return Some(State::Gone),
+            Ok(_) if !self.unasked.is_empty() => return Some(State::Gone),
+            Ok(len) => len,
             Err(Errno::AGAIN) => {
                 self.readable = false;
                 return Some(State::Idle);

@@ -60,6 +60,11 @@ impl Listener {
         &self.descriptor
     }
 
+    /// Everything that is to be closed.
+    pub(super) fn into_descriptors(self) -> Vec<OwnedFd> {
+        vec![self.descriptor]
+    }
+
     /// Takes a connection to be delivered next. One that is still parked would be lost, so deliver it first.
     pub(super) fn park(&mut self, accepted: Accepted, stream: OwnedFd) {
         debug_assert!(self.parked.is_none());

@@ -49,6 +49,7 @@ use crate::command::Submission;
 use crate::config::Dns;
 use crate::control::Audit;
 use crate::device::{self, Backend};
+use crate::disposal::Disposal;
 use crate::rules::Rules;
 use crate::worker::clients::{Clients, Completions};
 use crate::worker::datagram::Gate;
@@ -164,12 +165,14 @@ impl Worker {
         let about = About { rules: Arc::clone(&rules), poll: mode, resets: 0 };
         let live = bring_up(&mut backend, &addressing, hostname.clone(), &dns, Instant::ZERO)?;
         let gate = Gate { rules, audit };
+        let disposal = Disposal::start(Arc::clone(&waker)).map_err(system("start the thread that closes"))?;
         let listeners_max = listener::listeners_max(descriptors_max);
         let worker = Self {
             clients: Clients::new(
                 registry,
                 gate,
                 Completions::new(completed, control),
+                disposal,
                 listeners_max,
                 first_id()?,
             ),
@@ -229,6 +232,7 @@ impl Worker {
 
     /// One turn: everybody has a share. Returns whether anybody had anything to do.
     fn turn(&mut self, now: Instant, events: &Events) -> bool {
+        self.clients.settle();
         let mut worked = self.take_commands(now) | !events.is_empty();
         match self.network(now, events) {
             Ok(moved) => worked |= moved,

@@ -10,12 +10,13 @@
 //! What we see at ours: end of file without hang-up is the client's half-close; hang-up means that its last descriptor is
 //! closed, or that both directions are shut.
 
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
 
-use netd_ipc::{Outcome, StreamEnd};
+use netd_ipc::{Outcome, StreamEnd, passing};
 use netd_stack::{FlowId, Instant, Outcome as FlowEnd, Stack};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, send, shutdown};
 
 /// How long a connection whose descriptor has hung up may go on without the peer taking a byte: what Linux gives an orphan
 /// in FIN-WAIT-2 (`tcp_fin_timeout`).
@@ -25,6 +26,8 @@ const STALL_SECONDS: u64 = 60;
 #[derive(Debug)]
 pub(super) struct Stream {
     descriptor: OwnedFd,
+    /// What the client sent beside its bytes. Nobody asked for it, and closing it can block: see [`crate::disposal`].
+    unasked: Vec<OwnedFd>,
     pub(super) flow: FlowId,
     /// Until a call says otherwise.
     readable: bool,
@@ -46,6 +49,7 @@ impl Stream {
     pub(super) fn new(descriptor: OwnedFd, flow: FlowId) -> Self {
         Self {
             descriptor,
+            unasked: Vec::new(),
             flow,
             readable: true,
             writable: true,
@@ -60,6 +64,12 @@ impl Stream {
 
     pub(super) fn descriptor(&self) -> &OwnedFd {
         &self.descriptor
+    }
+
+    /// Everything that is to be closed.
+    pub(super) fn into_descriptors(mut self) -> Vec<OwnedFd> {
+        self.unasked.push(self.descriptor);
+        self.unasked
     }
 
     /// Takes note of what the descriptor is ready for. A hang-up means that the client is gone, unless our own direction is
@@ -161,19 +171,22 @@ impl Stream {
         None
     }
 
-    /// From the client to the peer. True if the client closed its end with bytes of the peer unread: the peer is told by a reset
-    /// (RFC 1122, 4.2.2.13).
+    /// From the client to the peer. True if the client closed its end with bytes of the peer unread, and the peer is told by a
+    /// reset (RFC 1122, 4.2.2.13); or if it sent descriptors, which end its stream.
     fn collect(&mut self, stack: &mut Stack) -> bool {
-        let descriptor = self.descriptor.as_fd();
+        let (descriptor, unasked) = (self.descriptor.as_fd(), &mut self.unasked);
         while self.readable && !self.client_finished {
             let (mut blocked, mut finished, mut broken) = (false, false, false);
             let taken = stack.tcp_send(self.flow, |room| {
                 if room.is_empty() {
                     return 0;
                 }
-                match recv(descriptor, room, RecvFlags::DONTWAIT) {
-                    Ok((_, 0)) => finished = true,
-                    Ok((_, count)) => return count,
+                // Never recv(2): that makes the kernel close descriptors inside the call, on this thread.
+                match passing::receive(descriptor, &mut [IoSliceMut::new(room)], unasked, RecvFlags::DONTWAIT)
+                {
+                    Ok(_) if !unasked.is_empty() => broken = true,
+                    Ok(0) => finished = true,
+                    Ok(count) => return count,
                     Err(Errno::AGAIN) => blocked = true,
                     // A reset of the socketpair, which is how the kernel tells of unread bytes.
                     Err(_) => broken = true,

@@ -595,7 +595,7 @@ fn device_that_fails_ends_every_socket_by_name_and_comes_back() {
     let listener = port.completions().next().unwrap();
     let Reply::Listener { descriptor, .. } = listener.reply else { panic!("no listener") };
     worker.fail(Instant::ZERO, &netd_virtqueue::Fault::NeedsReset.into());
-    assert!(hung_up(&descriptor));
+    wait("the end of its descriptor", || hung_up(&descriptor).then_some(()));
     submit(2, Command::Listen { port: Some(80), backlog: 1 });
     submit(3, Command::Status);
     turn(&mut worker, 1);

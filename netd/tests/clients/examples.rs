@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use crate::lab::{Lab, PEER, PEER_NAME};
+use crate::lab::{Lab, OURS, PEER, PEER_NAME};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -52,22 +52,44 @@ fn rust_examples_fetch_by_name() {
     }
 }
 
+/// Compiles a program of the C library's.
+fn compiled(lab: &Lab, source: &str) -> PathBuf {
+    let (directory, program) = (repository().join("ipc/c"), lab.directory.path().join("program"));
+    let library = built().join("libnetd_c.a");
+    let mut compile = Command::new("cc");
+    compile.args(["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program);
+    compile.arg("-I").arg(directory.join("include")).arg(directory.join(source)).arg(library);
+    run(compile.args(["-lpthread", "-ldl", "-lm"]));
+    program
+}
+
 #[test]
 fn c_example_fetches_by_name() {
     let lab = Lab::start();
     let port = lab.http_server().to_string();
-    let (source, program) = (repository().join("ipc/c"), lab.directory.path().join("http"));
-    let library = built().join("libnetd_c.a");
-    let mut compile = Command::new("cc");
-    compile.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program);
-    compile.arg("-I").arg(source.join("include")).arg(source.join("examples/http.c")).arg(library);
-    run(compile.args(["-lpthread", "-ldl", "-lm"]));
+    let program = compiled(&lab, "examples/http.c");
     assert_fetches(&lab, Command::new(&program).args([PEER_NAME, &port]), true);
     let refused =
         Command::new(&program).args([PEER, "1"]).env("NETD_SOCKET", &lab.ours.socket).output().unwrap();
     assert!(!refused.status.success());
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(said.starts_with("http: cannot connect: ConnectionRefused"), "{said}");
+}
+
+#[test]
+fn c_library_does_what_sockets_do() {
+    let lab = Lab::start();
+    let port = lab.echo_servers().to_string();
+    let mut program = Command::new(compiled(&lab, "tests/sockets.c"));
+    run(program.args([OURS, PEER, &port, PEER_NAME]).env("NETD_SOCKET", &lab.ours.socket));
+}
+
+#[test]
+fn tokio_module_does_what_sockets_do() {
+    let lab = Lab::start();
+    let port = lab.echo_servers().to_string();
+    let mut program = Command::new(built().join("examples/tokio_sockets"));
+    run(program.args([OURS, PEER, &port, PEER_NAME]).env("NETD_SOCKET", &lab.ours.socket));
 }
 
 #[test]
@@ -99,7 +121,8 @@ fn varlink_of_pypi_calls_every_method() {
     let port = lab.http_server().to_string();
     let script = repository().join("ipc/tests/every_method.py");
     let python = python_with_varlink(lab.directory.path());
-    run(Command::new(python).arg(script).arg(&lab.ours.socket).args([PEER, &port, PEER_NAME]));
+    let interface = repository().join("ipc/io.netd.varlink");
+    run(Command::new(python).arg(script).args([&interface, &lab.ours.socket]).args([PEER, &port, PEER_NAME]));
 }
 
 /// A Python that has the package: the system's, or an environment of our own.

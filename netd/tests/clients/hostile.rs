@@ -68,7 +68,7 @@ fn reader_that_stops_holds_up_its_own_stream_alone() {
     let lab = Lab::start();
     let client = lab.ours.client();
     let (stuck, theirs) = lab.stream(&client);
-    let mut writer = theirs.try_clone().unwrap();
+    let writer = theirs.try_clone().unwrap();
     writer.set_write_deadline(Some(Instant::now() + Duration::from_secs(2)));
     let block = vec![7; 1 << 16];
     let mut sent = 0;

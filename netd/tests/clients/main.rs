@@ -6,5 +6,7 @@
 mod bounds;
 mod examples;
 mod hostile;
+mod hostile_user;
 mod lab;
 mod options;
+mod restart;

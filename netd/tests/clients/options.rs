@@ -1,6 +1,7 @@
 //! Options of sockets, through the client library and a whole daemon.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use netd_ipc::datagram::code;
@@ -39,10 +40,10 @@ fn linger_of_zero_makes_closing_a_reset() {
 #[test]
 fn connected_socket_hears_its_peer_alone() {
     let lab = Lab::start();
-    let mut ours = lab.ours.client().udp_bind(None).unwrap();
+    let ours = lab.ours.client().udp_bind(None).unwrap();
     let peer = lab.theirs.client();
     let (one, two) = (peer.udp_bind(None).unwrap(), peer.udp_bind(None).unwrap());
-    let at = |port| format!("{PEER}:{port}").parse().unwrap();
+    let at = |port| SocketAddr::new(PEER.parse().unwrap(), port);
     assert_eq!(kind(ours.send(b"x")), ErrorKind::NotConnected);
     ours.connect(at(one.local_addr().port())).unwrap();
     ours.set_read_deadline(Some(Instant::now() + PATIENCE));
@@ -58,7 +59,7 @@ fn connected_socket_hears_its_peer_alone() {
 #[test]
 fn failed_datagram_comes_back_with_who_reported_it() {
     let lab = Lab::start();
-    let mut ours = lab.ours.client().udp_bind(None).unwrap();
+    let ours = lab.ours.client().udp_bind(None).unwrap();
     ours.set_read_deadline(Some(Instant::now() + PATIENCE));
     ours.set_ttl(1);
     let to = format!("{PEER}:9").parse().unwrap();
@@ -71,7 +72,7 @@ fn failed_datagram_comes_back_with_who_reported_it() {
 fn multicast_group_is_joined_and_left() {
     let lab = Lab::start();
     let group = "239.1.2.3".parse().unwrap();
-    let mut ours = lab.ours.client().udp_bind(Some(5000)).unwrap();
+    let ours = lab.ours.client().udp_bind(Some(5000)).unwrap();
     ours.join_multicast(group).unwrap();
     let theirs = lab.theirs.client().udp_bind(None).unwrap();
     theirs.send_to(b"to all", "239.1.2.3:5000".parse().unwrap()).unwrap();

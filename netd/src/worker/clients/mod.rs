@@ -23,6 +23,7 @@ use rustix::net::SocketType;
 use slab::Slab;
 
 use crate::command::{Completion, Reply};
+use crate::disposal::Disposal;
 use crate::worker::carried::{Carried, Flow};
 use crate::worker::datagram::{Datagrams, Gate, MESSAGE_BYTES_MAX};
 use crate::worker::ledger::Ledger;
@@ -55,6 +56,15 @@ impl Socket {
             Socket::Stream(stream) => stream.descriptor(),
             Socket::Listener(listener) => listener.descriptor(),
             Socket::Datagrams(datagrams) => datagrams.descriptor(),
+        }
+    }
+
+    /// Everything that is to be closed.
+    fn into_descriptors(self) -> Vec<OwnedFd> {
+        match self {
+            Socket::Stream(stream) => stream.into_descriptors(),
+            Socket::Listener(listener) => listener.into_descriptors(),
+            Socket::Datagrams(datagrams) => datagrams.into_descriptors(),
         }
     }
 
@@ -121,6 +131,8 @@ pub(super) struct Clients {
     generation: u64,
     pub(super) ledger: Ledger,
     pub(super) completions: Completions,
+    /// Closes our ends of what clients held; the charge is a socket's memory.
+    disposal: Disposal<u64>,
     sockets: Slab<Entry>,
     by_flow: HashMap<FlowId, usize>,
     by_listener: HashMap<ListenerId, usize>,
@@ -155,6 +167,7 @@ impl Clients {
         registry: Registry,
         gate: Gate,
         completions: Completions,
+        disposal: Disposal<u64>,
         listeners_max: usize,
         first_id: u64,
     ) -> Self {
@@ -166,6 +179,7 @@ impl Clients {
             generation,
             ledger,
             completions,
+            disposal,
             sockets: Slab::new(),
             by_flow: HashMap::new(),
             by_listener: HashMap::new(),
@@ -264,17 +278,26 @@ impl Clients {
         Some(key)
     }
 
-    /// Lets a socket go; its descriptor closes, which also ends its registration.
+    /// Lets a socket go. A closing thread closes its descriptor; until then it stays charged to its owner.
     fn remove(&mut self, key: usize) {
         self.hung_up.remove(&key);
-        if let Some(entry) = self.sockets.try_remove(key) {
-            self.release(entry.owner.uid, entry.socket.memory_bytes());
-            self.carried += entry.socket.carried();
-            match entry.socket {
+        if let Some(Entry { owner, socket, .. }) = self.sockets.try_remove(key) {
+            self.carried += socket.carried();
+            match &socket {
                 Socket::Stream(stream) => self.by_flow.remove(&stream.flow),
                 Socket::Listener(listener) => self.by_listener.remove(&listener.id),
                 Socket::Datagrams(datagrams) => self.by_udp.remove(&datagrams.id),
             };
+            // Before the key is another socket's. Closing will do it again, should this fail.
+            let _ = self.registry.deregister(&mut SourceFd(&socket.descriptor().as_raw_fd()));
+            self.disposal.close(owner.uid, socket.memory_bytes(), socket.into_descriptors());
+        }
+    }
+
+    /// Gives back what was charged for sockets that are closed by now.
+    pub(super) fn settle(&mut self) {
+        while let Some((uid, memory_bytes)) = self.disposal.next_closed() {
+            self.release(uid, memory_bytes);
         }
     }
 }
