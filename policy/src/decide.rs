@@ -1,140 +1,40 @@
-//! The decision: first the devnet switch, then the grants.
+//! The decision: first the devnet switch, then what denies, then the grants.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Error;
-use crate::config::{GrantConfig, SubjectPattern};
-use crate::grant::{Capability, Cover, Grant};
+use crate::capability::Capability;
+use crate::index::{Covering, Entry, Index, Lookup, Place, Ports, Target};
+use crate::port::PortRange;
+use crate::request::Request;
+use crate::rule::{Effect, Origin, RuleConfig};
+use crate::subject::{Subject, SubjectPattern, Who};
 
-/// Who asks, as the kernel says.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Subject {
-    /// User id.
-    pub uid: u32,
-    /// Primary group id.
-    pub gid: u32,
-    /// Process id when it connected; for people to read, never a ground for a decision, since ids are used again.
-    pub pid: u32,
-    /// systemd unit, if the process runs in one below system.slice.
-    pub unit: Option<String>,
-}
+/// Where clouds answer who a machine is, with credentials: whoever reaches it is the machine. The first is everybody's, the others are
+/// Google's and Amazon's over IPv6.
+const METADATA: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+];
 
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "uid {} (pid {}", self.uid, self.pid)?;
-        if let Some(unit) = &self.unit {
-            write!(f, ", {unit}")?;
-        }
-        f.write_str(")")
-    }
-}
-
-/// What is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
-    /// Opening a TCP connection.
-    TcpConnect {
-        /// The peer.
-        remote: SocketAddr,
-    },
-    /// Accepting TCP connections.
-    TcpListen {
-        /// The port; none leaves the choice to netd.
-        port: Option<u16>,
-    },
-    /// Receiving datagrams.
-    UdpBind {
-        /// The port; none leaves the choice to netd.
-        port: Option<u16>,
-    },
-    /// Sending datagrams to a peer.
-    UdpSend {
-        /// The peer.
-        remote: SocketAddr,
-    },
-    /// An ICMP echo request.
-    Ping {
-        /// The peer.
-        to: IpAddr,
-    },
-    /// Resolving a name.
-    Resolve,
-    /// Copies of everybody's frames.
-    Capture,
-    /// Looking at netd's state.
-    Observe,
-    /// Changing how netd itself runs.
-    Operate,
-}
-
-impl Request {
-    /// The right it takes; none for looking.
-    pub fn capability(&self) -> Option<Capability> {
-        match self {
-            Request::TcpConnect { remote: _ } => Some(Capability::TcpConnect),
-            Request::TcpListen { port: _ } => Some(Capability::TcpListen),
-            Request::UdpBind { port: _ } => Some(Capability::UdpBind),
-            Request::UdpSend { remote: _ } => Some(Capability::UdpSend),
-            Request::Ping { to: _ } => Some(Capability::IcmpPing),
-            Request::Resolve => Some(Capability::DnsResolve),
-            Request::Capture => Some(Capability::Capture),
-            Request::Observe | Request::Operate => None,
-        }
-    }
-
-    /// Whether it makes netd send something where a client wants it: what the devnet switch is about.
-    pub fn is_outbound(&self) -> bool {
-        // Names are asked of netd's own servers, and a name can carry anything to whoever serves its domain.
-        self.peer().is_some() || *self == Request::Resolve
-    }
-
-    /// The peer that the client chose.
-    pub fn peer(&self) -> Option<IpAddr> {
-        match self {
-            Request::TcpConnect { remote } | Request::UdpSend { remote } => Some(remote.ip()),
-            Request::Ping { to } => Some(*to),
-            Request::TcpListen { port: _ }
-            | Request::UdpBind { port: _ }
-            | Request::Resolve
-            | Request::Capture
-            | Request::Observe
-            | Request::Operate => None,
-        }
-    }
-}
-
-impl fmt::Display for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let on = |f: &mut fmt::Formatter<'_>, what: &str, port: &Option<u16>| match port {
-            Some(port) => write!(f, "{what} {port}"),
-            None => write!(f, "{what} of netd's choice"),
-        };
-        match self {
-            Request::TcpConnect { remote } => write!(f, "TCP connection to {remote}"),
-            Request::TcpListen { port } => on(f, "listening on TCP port", port),
-            Request::UdpBind { port } => on(f, "binding UDP port", port),
-            Request::UdpSend { remote } => write!(f, "UDP datagram to {remote}"),
-            Request::Ping { to } => write!(f, "echo request to {to}"),
-            Request::Resolve => f.write_str("resolving a name"),
-            Request::Capture => f.write_str("capturing frames"),
-            Request::Observe => f.write_str("looking at netd's state"),
-            Request::Operate => f.write_str("changing how netd runs"),
-        }
-    }
-}
+/// HTTP/3's port: a way around whatever is said of TCP, so a grant must mean it.
+const QUIC: u16 = 443;
 
 /// What a decision rests on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
     /// The devnet switch.
     Devnet,
-    /// A grant of the configuration.
-    Grant {
-        /// Which one in the file, counted from 1.
-        number: usize,
+    /// A rule of a file.
+    Written {
+        /// Whether it gives or takes.
+        effect: Effect,
         /// Its subject as written there.
         subject: SubjectPattern,
+        /// Where it stands.
+        origin: Origin,
     },
     /// Looking at netd's state is open to whoever reaches its socket.
     Observe,
@@ -148,7 +48,7 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Rule::Devnet => f.write_str("network.devnet.enabled = false"),
-            Rule::Grant { number, subject } => write!(f, "grant {number} ({subject})"),
+            Rule::Written { effect, subject, origin } => write!(f, "{origin} ({effect}, {subject})"),
             Rule::Observe => f.write_str("observe"),
             Rule::Operator => f.write_str("operators only"),
             Rule::Default => f.write_str("deny by default"),
@@ -189,6 +89,12 @@ impl Decision {
     pub fn is_allowed(&self) -> bool {
         matches!(self, Decision::Allow { .. })
     }
+
+    /// What it rests on.
+    pub fn rule(&self) -> &Rule {
+        let (Decision::Allow { rule } | Decision::Deny { rule, .. }) = self;
+        rule
+    }
 }
 
 /// The rules in force.
@@ -197,26 +103,37 @@ pub struct Policy {
     devnet_enabled: bool,
     /// The user that netd runs as.
     operator: Option<u32>,
-    grants: Vec<Grant>,
+    rules: Vec<(Origin, RuleConfig, Who)>,
+    grants: Index,
+    denials: Index,
 }
 
 impl Policy {
-    /// Builds the rules from the configuration; `user` and `group` turn names of this machine into ids.
+    /// Compiles rules; `user` and `group` turn names of this machine into ids.
     ///
     /// # Errors
-    /// A grant with an empty list, or with a name that does not exist.
+    /// A rule with an empty list, with keys that contradict each other, or with a name that does not exist.
     pub fn new(
         devnet_enabled: bool,
-        grants: &[GrantConfig],
+        rules: Vec<(Origin, RuleConfig)>,
         user: impl Fn(&str) -> Option<u32>,
         group: impl Fn(&str) -> Option<u32>,
     ) -> Result<Policy, Error> {
-        let grants = grants
-            .iter()
-            .enumerate()
-            .map(|(index, config)| Grant::resolve(index + 1, config, &user, &group))
+        let rules = rules
+            .into_iter()
+            .map(|(origin, rule)| {
+                check(&origin, &rule)?;
+                let who = resolve(&origin, &rule.subject, &user, &group)?;
+                Ok((origin, rule, who))
+            })
             .collect::<Result<Vec<_>, Error>>()?;
-        Ok(Policy { devnet_enabled, operator: None, grants })
+        let entries = |effect: Effect| {
+            let of = rules.iter().enumerate().filter(|(_, (_, rule, _))| rule.effect == effect);
+            of.flat_map(|(number, (_, rule, who))| entries(number, rule, who)).collect()
+        };
+        let grants = Index::new(Covering::Whole, entries(Effect::Grant));
+        let denials = Index::new(Covering::Part, entries(Effect::Deny));
+        Ok(Policy { devnet_enabled, operator: None, rules, grants, denials })
     }
 
     /// Lets this user, beside root, change how netd runs: the one that it runs as.
@@ -228,6 +145,11 @@ impl Policy {
     /// Whether clients may reach peers at all.
     pub fn devnet_enabled(&self) -> bool {
         self.devnet_enabled
+    }
+
+    /// The rules as they were written, in the order of the files.
+    pub fn rules(&self) -> impl Iterator<Item = (&Origin, &RuleConfig)> {
+        self.rules.iter().map(|(origin, rule, _)| (origin, rule))
     }
 
     /// Decides on one request.
@@ -248,7 +170,7 @@ impl Policy {
                 rule: Rule::Devnet,
             };
         }
-        self.decide_by_grants(subject, capability, request)
+        self.decide_by_rules(subject, capability, request)
     }
 
     fn decide_operate(&self, subject: &Subject) -> Decision {
@@ -261,22 +183,142 @@ impl Policy {
         Decision::Deny { error: Denial::PolicyDenied, reason, rule }
     }
 
-    fn decide_by_grants(&self, subject: &Subject, capability: Capability, request: &Request) -> Decision {
-        let mut nearest = None;
-        for (grant, number) in self.grants.iter().zip(1..) {
-            let rule = || Rule::Grant { number, subject: grant.subject.clone() };
-            let but = match grant.covers(subject, capability, request) {
-                Cover::Full => return Decision::Allow { rule: rule() },
-                Cover::OtherPorts => "only for other ports",
-                Cover::OtherPeers => "only towards other addresses",
-                Cover::None => continue,
-            };
-            nearest.get_or_insert_with(|| (rule(), but));
+    fn decide_by_rules(&self, subject: &Subject, capability: Capability, request: &Request) -> Decision {
+        let mut lookup =
+            Lookup { subject, capability, ports: request.ports(), target: request.target(), named: false };
+        if let Some(rule) = self.denials.find(&lookup).and_then(|number| self.written(number)) {
+            let reason = format!("{request}: denied to {subject} by {rule}");
+            return Decision::Deny { error: Denial::PolicyDenied, reason, rule };
+        }
+        lookup.named = request.peer().is_some_and(|peer| METADATA.contains(&peer));
+        if let Some(rule) = self.grants.find(&lookup).and_then(|number| self.written(number)) {
+            return Decision::Allow { rule };
         }
         let mut reason = format!("{request}: no grant allows {capability} here to {subject}");
-        if let Some((rule, but)) = nearest {
-            reason.push_str(&format!("; {rule} allows it, but {but}"));
+        if let Some(nearest) = self.nearest(&lookup) {
+            reason.push_str(&format!("; {nearest}"));
         }
         Decision::Deny { error: Denial::PolicyDenied, reason, rule: Rule::Default }
     }
+
+    fn written(&self, number: usize) -> Option<Rule> {
+        let (origin, rule, _) = self.rules.get(number)?;
+        let (effect, subject, origin) = (rule.effect, rule.subject.clone(), origin.clone());
+        Some(Rule::Written { effect, subject, origin })
+    }
+
+    /// What a grant for this subject and capability lacks.
+    fn nearest(&self, lookup: &Lookup<'_>) -> Option<String> {
+        let near = |(_, rule, who): &&(Origin, RuleConfig, Who)| {
+            rule.effect == Effect::Grant
+                && rule.capabilities.contains(&lookup.capability)
+                && who.is(lookup.subject)
+        };
+        let number = self.rules.iter().position(|rule| near(&rule))?;
+        let (_, rule, _) = self.rules.get(number)?;
+        let but = if lookup.named {
+            "a cloud's metadata server must be named: to = [\"ADDRESS\"] with nothing but it"
+        } else if !covers_target(rule, lookup.target) {
+            "only towards others"
+        } else if matches!(lookup.ports, Ports::One(QUIC)) && lookup.capability == Capability::UdpSend {
+            "UDP port 443 must be named: ports = [\"443\"]"
+        } else {
+            "only for other ports"
+        };
+        Some(format!("{} allows it, but {but}", self.written(number)?))
+    }
+}
+
+fn covers_target(rule: &RuleConfig, target: Target<'_>) -> bool {
+    match target {
+        Target::Nobody => true,
+        Target::Address(address) => {
+            rule.hosts.is_none()
+                && rule.to.as_ref().is_none_or(|to| to.iter().any(|prefix| prefix.contains(&address)))
+        }
+        Target::Name(name) => {
+            rule.to.is_none()
+                && rule.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|host| host.matches(name)))
+        }
+    }
+}
+
+fn check(origin: &Origin, rule: &RuleConfig) -> Result<(), Error> {
+    let empty = |key, what| Err(Error::EmptyList { origin: origin.clone(), key, what });
+    if rule.capabilities.is_empty() {
+        return empty(rule.effect.key(), "the rule");
+    }
+    if rule.ports.as_ref().is_some_and(Vec::is_empty) {
+        return empty("ports", "the key to mean every port");
+    }
+    if rule.to.as_ref().is_some_and(Vec::is_empty) {
+        return empty("to", "the key to mean every peer");
+    }
+    if rule.hosts.as_ref().is_some_and(Vec::is_empty) {
+        return empty("hosts", "the key to mean every name");
+    }
+    if rule.to.is_some() && rule.hosts.is_some() {
+        return Err(Error::AddressesAndNames { origin: origin.clone() });
+    }
+    let without =
+        |has: fn(Capability) -> bool| rule.capabilities.iter().copied().find(|capability| !has(*capability));
+    if let (Some(_), Some(capability)) = (&rule.to, without(Capability::has_peer)) {
+        return Err(Error::NoPeer { origin: origin.clone(), capability });
+    }
+    if let (Some(_), Some(capability)) = (&rule.hosts, without(Capability::has_names)) {
+        return Err(Error::NoNames { origin: origin.clone(), capability });
+    }
+    Ok(())
+}
+
+fn resolve(
+    origin: &Origin,
+    subject: &SubjectPattern,
+    user: &impl Fn(&str) -> Option<u32>,
+    group: &impl Fn(&str) -> Option<u32>,
+) -> Result<Who, Error> {
+    let unknown =
+        |kind, name: &String| Error::UnknownName { origin: origin.clone(), kind, name: name.clone() };
+    Ok(match subject {
+        SubjectPattern::Any => Who::Any,
+        SubjectPattern::Uid(uid) => Who::Uid(*uid),
+        SubjectPattern::User(name) => Who::Uid(user(name).ok_or_else(|| unknown("user", name))?),
+        SubjectPattern::Gid(gid) => Who::Gid(*gid),
+        SubjectPattern::Group(name) => Who::Gid(group(name).ok_or_else(|| unknown("group", name))?),
+        SubjectPattern::Unit(name) => Who::Unit(name.clone()),
+    })
+}
+
+/// A rule in as many pieces as it names capabilities and places.
+fn entries(number: usize, rule: &RuleConfig, who: &Who) -> Vec<Entry> {
+    let places: Vec<Place> = match (&rule.to, &rule.hosts) {
+        (Some(to), _) => to.iter().copied().map(canonical).map(Place::Prefix).collect(),
+        (None, Some(hosts)) => hosts.iter().cloned().map(Place::Hosts).collect(),
+        (None, None) => vec![Place::Everywhere],
+    };
+    let pairs =
+        rule.capabilities.iter().flat_map(|capability| places.iter().map(move |place| (*capability, place)));
+    pairs
+        .map(|(capability, place)| {
+            let ranges = rule.ports.clone().unwrap_or_else(|| vec![PortRange::ALL]);
+            let ports = if rule.effect == Effect::Grant && capability == Capability::UdpSend {
+                ranges.into_iter().flat_map(|range| range.without(QUIC)).collect()
+            } else {
+                ranges
+            };
+            Entry { capability, who: who.clone(), place: place.clone(), ports, rule: number }
+        })
+        .collect()
+}
+
+/// A prefix of IPv4 addresses mapped into IPv6 is the prefix of the IPv4 addresses, as requests are.
+fn canonical(prefix: ipnet::IpNet) -> ipnet::IpNet {
+    let mapped = match prefix {
+        ipnet::IpNet::V6(prefix) if prefix.prefix_len() >= 96 => {
+            let length = prefix.prefix_len() - 96;
+            prefix.addr().to_ipv4_mapped().and_then(|address| ipnet::Ipv4Net::new(address, length).ok())
+        }
+        _ => None,
+    };
+    mapped.map_or(prefix, Into::into)
 }

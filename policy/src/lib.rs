@@ -1,26 +1,39 @@
-//! Who may do what: subjects, grants and the devnet switch, without I/O.
+//! Who may do what: subjects, rules and the devnet switch, without I/O.
 //!
 //! [`Policy::decide`] takes a typed [`Request`] of a [`Subject`] and answers with a [`Decision`] that names the rule it
-//! rests on. Two gates stand one behind the other:
+//! rests on. Three gates stand one behind the other:
 //!
 //! 1. **Devnet.** While it is off, whatever would send a packet to a peer that a client chose is denied, whatever the
-//!    grants say.
-//! 2. **Grants.** Deny by default; a request passes when one grant covers its subject, its capability and its scope.
-//!    Grants only ever add, so their order does not matter.
+//!    rules say.
+//! 2. **Denials.** A request that one of them covers is denied, whatever the grants say.
+//! 3. **Grants.** Deny by default; a request passes when a grant covers its subject, its capability and its scope.
 //!
-//! Deciding is cheap, and a [`Policy`] is immutable and `Sync`: control thread and workers share one.
+//! Neither the order of rules nor the file that they stand in matters. Two things a grant must name to mean them: the
+//! metadata server of a cloud (a prefix that holds nothing else), and UDP port 443 (as a port of its own).
+//!
+//! Deciding is cheap ([`Policy`] is compiled), and a [`Policy`] is immutable and `Sync`: control thread and workers share one.
 
 #![forbid(unsafe_code)]
 
-mod config;
+mod capability;
 mod decide;
-mod grant;
+pub mod file;
+mod host;
+mod index;
+mod port;
+mod request;
+mod rule;
+mod subject;
 
-pub use config::{GrantConfig, PortRange, SubjectPattern};
-pub use decide::{Decision, Denial, Policy, Request, Rule, Subject};
-pub use grant::Capability;
+pub use capability::Capability;
+pub use decide::{Decision, Denial, Policy, Rule};
+pub use host::{HostName, HostPattern};
+pub use port::PortRange;
+pub use request::Request;
+pub use rule::{DenyTable, Effect, GrantTable, Origin, RuleConfig};
+pub use subject::{Subject, SubjectPattern};
 
-/// A grant that cannot be understood.
+/// A rule that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The subject has none of the known forms.
@@ -36,35 +49,61 @@ pub enum Error {
         "'{0}' is not a port range: expected a port such as \"443\" or a range such as \"8000-8999\", between 1 and 65535"
     )]
     PortRange(String),
+    /// The name of a host, or a pattern of names, cannot be read.
+    #[error("'{name}' is not the name of a host: {why}")]
+    HostName {
+        /// As given.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A list is there, and empty.
     #[error(
-        "grant {number}: '{key}' is an empty list, so the grant would never apply: name something, or remove {what}"
+        "{origin}: '{key}' is an empty list, so the rule would never apply: name something, or remove {what}"
     )]
     EmptyList {
-        /// Which grant of the file, counted from 1.
-        number: usize,
+        /// Which rule.
+        origin: Origin,
         /// The key.
         key: &'static str,
         /// What to remove instead.
         what: &'static str,
     },
-    /// The user does not exist.
+    /// Both scopes at once.
     #[error(
-        "grant {number}: there is no user '{name}' on this machine: create it, or give the number as 'user:UID'"
+        "{origin}: 'to' and 'hosts' in one rule: a request names its peer by address or by name, so write two rules"
     )]
-    UnknownUser {
-        /// Which grant of the file, counted from 1.
-        number: usize,
-        /// The name.
-        name: String,
+    AddressesAndNames {
+        /// Which rule.
+        origin: Origin,
     },
-    /// The group does not exist.
+    /// Prefixes for what has no peer.
     #[error(
-        "grant {number}: there is no group '{name}' on this machine: create it, or give the number as 'group:GID'"
+        "{origin}: {capability} names no peer, so 'to' would not limit it: write a rule without 'to' for it"
     )]
-    UnknownGroup {
-        /// Which grant of the file, counted from 1.
-        number: usize,
+    NoPeer {
+        /// Which rule.
+        origin: Origin,
+        /// The capability.
+        capability: Capability,
+    },
+    /// Names for what has none.
+    #[error("{origin}: {capability} knows no names, so 'hosts' would never apply: use 'to' with prefixes")]
+    NoNames {
+        /// Which rule.
+        origin: Origin,
+        /// The capability.
+        capability: Capability,
+    },
+    /// The user or group does not exist.
+    #[error(
+        "{origin}: there is no {kind} '{name}' on this machine: create it, or give the number as '{kind}:NUMBER'"
+    )]
+    UnknownName {
+        /// Which rule.
+        origin: Origin,
+        /// "user" or "group".
+        kind: &'static str,
         /// The name.
         name: String,
     },

@@ -1,0 +1,82 @@
+//! Policy files: text in, rules with their places out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::rule::{DenyTable, GrantTable, Origin, RuleConfig};
+
+/// Something wrong in a file: where, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}:{column}: {message}")]
+pub struct FileError {
+    /// The file.
+    pub file: String,
+    /// Counted from 1.
+    pub line: usize,
+    /// Counted from 1, in characters.
+    pub column: usize,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    grant: Vec<Spanned<GrantTable>>,
+    #[serde(default)]
+    deny: Vec<Spanned<DenyTable>>,
+}
+
+/// The rules of a file called `name`, in the order of the text.
+///
+/// # Errors
+/// The first thing that is wrong, with its place.
+pub fn parse(name: &str, text: &str) -> Result<Vec<(Origin, RuleConfig)>, FileError> {
+    let File { grant, deny } = toml::from_str(text).map_err(|error| wrong(name, text, &error))?;
+    let file: Arc<str> = name.into();
+    let mut rules = rules(&file, text, grant, deny);
+    rules.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(rules)
+}
+
+/// Rules of tables that stand in `text`.
+pub fn rules(
+    file: &Arc<str>,
+    text: &str,
+    grants: Vec<Spanned<GrantTable>>,
+    denials: Vec<Spanned<DenyTable>>,
+) -> Vec<(Origin, RuleConfig)> {
+    let origin = |at: usize| Origin { file: Arc::clone(file), line: position(text, at).0 };
+    let grants = grants.into_iter().map(|table| (origin(table.span().start), table.into_inner().into()));
+    let denials = denials.into_iter().map(|table| (origin(table.span().start), table.into_inner().into()));
+    grants.chain(denials).collect()
+}
+
+/// What the parser says of a file, with the line it means.
+fn wrong(file: &str, text: &str, error: &toml::de::Error) -> FileError {
+    let at = error.span().map_or(0, |span| span.start);
+    let (line, column) = position(text, at);
+    let mut message = error.message().trim_end().to_owned();
+    if let Some(shown) = text.lines().nth(line - 1).map(str::trim).filter(|shown| !shown.is_empty()) {
+        message.push_str(&format!(" (in `{shown}`)"));
+    }
+    FileError { file: file.to_owned(), line, column, message }
+}
+
+/// Line and column of a byte, counted from 1.
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+    (line, column)
+}
+
+/// Rules as one file that says the same.
+pub fn print<'a>(rules: impl IntoIterator<Item = &'a RuleConfig>) -> impl fmt::Display {
+    let tables: Vec<String> = rules.into_iter().map(ToString::to_string).collect();
+    tables.join("\n")
+}

@@ -1,0 +1,134 @@
+//! Requests: what is asked for.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::capability::Capability;
+use crate::host::HostName;
+use crate::index::{Ports, Target};
+
+/// Ports that netd may choose when a client leaves the choice to it: the dynamic ports of RFC 6335, 6.
+const EPHEMERAL: std::ops::RangeInclusive<u16> = 49152..=65535;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Opening a TCP connection.
+    TcpConnect {
+        /// The peer.
+        remote: SocketAddr,
+    },
+    /// Accepting TCP connections.
+    TcpListen {
+        /// The port; none leaves the choice to netd.
+        port: Option<u16>,
+    },
+    /// Receiving datagrams.
+    UdpBind {
+        /// The port; none leaves the choice to netd.
+        port: Option<u16>,
+    },
+    /// Sending datagrams to a peer.
+    UdpSend {
+        /// The peer.
+        remote: SocketAddr,
+    },
+    /// An ICMP echo request.
+    Ping {
+        /// The peer.
+        to: IpAddr,
+    },
+    /// Resolving a name.
+    Resolve {
+        /// The name; none if it is not a host's, such as the address of a reverse look-up.
+        name: Option<HostName>,
+    },
+    /// Copies of everybody's frames.
+    Capture,
+    /// Looking at netd's state.
+    Observe,
+    /// Changing how netd itself runs.
+    Operate,
+}
+
+impl Request {
+    /// The right it takes; none for looking.
+    pub fn capability(&self) -> Option<Capability> {
+        match self {
+            Request::TcpConnect { remote: _ } => Some(Capability::TcpConnect),
+            Request::TcpListen { port: _ } => Some(Capability::TcpListen),
+            Request::UdpBind { port: _ } => Some(Capability::UdpBind),
+            Request::UdpSend { remote: _ } => Some(Capability::UdpSend),
+            Request::Ping { to: _ } => Some(Capability::IcmpPing),
+            Request::Resolve { name: _ } => Some(Capability::DnsResolve),
+            Request::Capture => Some(Capability::Capture),
+            Request::Observe | Request::Operate => None,
+        }
+    }
+
+    /// The ports it is about.
+    pub(crate) fn ports(&self) -> Ports {
+        match self {
+            Request::TcpConnect { remote } | Request::UdpSend { remote } => Ports::One(remote.port()),
+            Request::TcpListen { port: Some(port) } | Request::UdpBind { port: Some(port) } => {
+                Ports::One(*port)
+            }
+            Request::TcpListen { port: None } | Request::UdpBind { port: None } => Ports::Choice(EPHEMERAL),
+            Request::Ping { to: _ }
+            | Request::Resolve { name: _ }
+            | Request::Capture
+            | Request::Observe
+            | Request::Operate => Ports::None,
+        }
+    }
+
+    /// Whom it is about.
+    pub(crate) fn target(&self) -> Target<'_> {
+        match self {
+            Request::Resolve { name: Some(name) } => Target::Name(name),
+            _ => self.peer().map_or(Target::Nobody, Target::Address),
+        }
+    }
+
+    /// Whether it makes netd send something where a client wants it: what the devnet switch is about.
+    pub fn is_outbound(&self) -> bool {
+        // Names are asked of netd's own servers, and a name can carry anything to whoever serves its domain.
+        self.peer().is_some() || matches!(self, Request::Resolve { name: _ })
+    }
+
+    /// The peer that the client chose.
+    pub fn peer(&self) -> Option<IpAddr> {
+        // ::ffff:10.0.0.1 is 10.0.0.1 (RFC 4291, 2.5.5.2), and must not slip past a scope written for the other form.
+        match self {
+            Request::TcpConnect { remote } | Request::UdpSend { remote } => Some(remote.ip().to_canonical()),
+            Request::Ping { to } => Some(to.to_canonical()),
+            Request::TcpListen { port: _ }
+            | Request::UdpBind { port: _ }
+            | Request::Resolve { name: _ }
+            | Request::Capture
+            | Request::Observe
+            | Request::Operate => None,
+        }
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on = |f: &mut fmt::Formatter<'_>, what: &str, port: &Option<u16>| match port {
+            Some(port) => write!(f, "{what} {port}"),
+            None => write!(f, "{what} of netd's choice"),
+        };
+        match self {
+            Request::TcpConnect { remote } => write!(f, "TCP connection to {remote}"),
+            Request::TcpListen { port } => on(f, "listening on TCP port", port),
+            Request::UdpBind { port } => on(f, "binding UDP port", port),
+            Request::UdpSend { remote } => write!(f, "UDP datagram to {remote}"),
+            Request::Ping { to } => write!(f, "echo request to {to}"),
+            Request::Resolve { name: Some(name) } => write!(f, "resolving {name}"),
+            Request::Resolve { name: None } => f.write_str("resolving what is no host's name"),
+            Request::Capture => f.write_str("capturing frames"),
+            Request::Observe => f.write_str("looking at netd's state"),
+            Request::Operate => f.write_str("changing how netd runs"),
+        }
+    }
+}

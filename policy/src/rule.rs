@@ -1,0 +1,162 @@
+//! Rules as files have them: parsed into types that cannot be wrong, names of users not yet resolved.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::capability::Capability;
+use crate::host::HostPattern;
+use crate::port::PortRange;
+use crate::subject::SubjectPattern;
+
+/// What a rule does to the requests that it covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Effect {
+    /// `[[grant]]`
+    Grant,
+    /// `[[deny]]`: wins over every grant.
+    Deny,
+}
+
+impl Effect {
+    /// The key of its list of capabilities.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Effect::Grant => "allow",
+            Effect::Deny => "deny",
+        }
+    }
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Effect::Grant => "grant",
+            Effect::Deny => "deny",
+        })
+    }
+}
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleConfig {
+    /// Whether it gives or takes.
+    pub effect: Effect,
+    /// To or from whom.
+    pub subject: SubjectPattern,
+    /// What.
+    pub capabilities: Vec<Capability>,
+    /// Ports it is limited to: the remote port of a connection or datagram, the local port of a listener or bound
+    /// socket. Echo requests have none. Absent: every port.
+    pub ports: Option<Vec<PortRange>>,
+    /// Peers it is limited to, where the request names a peer by address. Absent: every peer.
+    pub to: Option<Vec<IpNet>>,
+    /// Names it is limited to, where the request has a name. Absent: every name.
+    pub hosts: Option<Vec<HostPattern>>,
+}
+
+/// A `[[grant]]` table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrantTable {
+    subject: SubjectPattern,
+    allow: Vec<Capability>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ports: Option<Vec<PortRange>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to: Option<Vec<IpNet>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hosts: Option<Vec<HostPattern>>,
+}
+
+/// A `[[deny]]` table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DenyTable {
+    subject: SubjectPattern,
+    deny: Vec<Capability>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ports: Option<Vec<PortRange>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to: Option<Vec<IpNet>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hosts: Option<Vec<HostPattern>>,
+}
+
+impl From<GrantTable> for RuleConfig {
+    fn from(table: GrantTable) -> RuleConfig {
+        let GrantTable { subject, allow, ports, to, hosts } = table;
+        RuleConfig { effect: Effect::Grant, subject, capabilities: allow, ports, to, hosts }
+    }
+}
+
+impl From<DenyTable> for RuleConfig {
+    fn from(table: DenyTable) -> RuleConfig {
+        let DenyTable { subject, deny, ports, to, hosts } = table;
+        RuleConfig { effect: Effect::Deny, subject, capabilities: deny, ports, to, hosts }
+    }
+}
+
+/// As a table of a policy file.
+impl fmt::Display for RuleConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, key: &str, values: &[T]) -> fmt::Result {
+            write!(f, "{key} = [")?;
+            for (index, value) in values.iter().enumerate() {
+                write!(f, "{}\"{value}\"", if index == 0 { "" } else { ", " })?;
+            }
+            writeln!(f, "]")
+        }
+        // Nothing in these texts needs an escape: subjects have no quotes, the rest is letters, digits and dots.
+        writeln!(f, "[[{}]]\nsubject = \"{}\"", self.effect, self.subject)?;
+        list(f, self.effect.key(), &self.capabilities)?;
+        if let Some(ports) = &self.ports {
+            list(f, "ports", ports)?;
+        }
+        if let Some(to) = &self.to {
+            list(f, "to", to)?;
+        }
+        if let Some(hosts) = &self.hosts {
+            list(f, "hosts", hosts)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a rule stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The file.
+    pub file: Arc<str>,
+    /// Its line, counted from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// In the file, these types are strings.
+macro_rules! serde_as_string {
+    ($($type:ty),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                <$type>::from_str(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+serde_as_string!(SubjectPattern, PortRange, Capability, HostPattern);
