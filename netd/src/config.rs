@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use netd_ipc::PollMode;
-use netd_policy::{GrantConfig, Policy};
+use netd_policy::{DenyTable, GrantTable, Policy};
 use netd_softdev::INTERFACE_NAME_MAX;
 use netd_stack::dns::{Hosts, Name};
 use netd_stack::{Addressing, Cidr, Static};
@@ -23,7 +23,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::limits::Limits;
-use crate::names;
+use crate::{names, policy_files};
 
 /// Where the daemon looks for its configuration unless told otherwise.
 pub const PATH_DEFAULT: &str = "/etc/netd/netd.toml";
@@ -136,14 +136,12 @@ pub enum Error {
         /// What is wrong, and what would be right.
         message: String,
     },
-    /// The grants do not fit this machine.
-    #[error("{path}: {source}")]
-    Grants {
-        /// The file.
-        path: PathBuf,
-        /// Which grant, and why.
-        source: netd_policy::Error,
-    },
+    /// A rule does not fit this machine, or itself.
+    #[error(transparent)]
+    Rule(#[from] netd_policy::Error),
+    /// The files of rules are not as they should be.
+    #[error(transparent)]
+    Files(#[from] crate::policy_files::Error),
 }
 
 #[derive(Debug, Deserialize)]
@@ -165,7 +163,11 @@ struct Raw {
     #[serde(default)]
     limits: Option<Spanned<Limits>>,
     #[serde(default)]
-    grant: Vec<GrantConfig>,
+    policy: RawPolicy,
+    #[serde(default)]
+    grant: Vec<Spanned<GrantTable>>,
+    #[serde(default)]
+    deny: Vec<Spanned<DenyTable>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -279,6 +281,12 @@ struct RawIpc {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct RawPolicy {
+    directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawState {
     directory: Option<PathBuf>,
 }
@@ -323,9 +331,10 @@ impl Config {
         };
         let raw: Raw = toml::from_str(text)
             .map_err(|error| wrong(Complaint::at(error.span().unwrap_or(0..0), explain(text, &error))))?;
-        let Raw { network, device, dma, address, dns, ipc, state, limits, grant } = raw;
-        let policy = Policy::new(network.devnet.enabled, &grant, names::user, names::group)
-            .map_err(|source| Error::Grants { path: path.to_owned(), source })?
+        let Raw { network, device, dma, address, dns, ipc, state, limits, policy, grant, deny } = raw;
+        let mut rules = netd_policy::file::rules(&path.to_string_lossy().into(), text, grant, deny);
+        rules.extend(policy_files::load(path, policy.directory.as_deref())?);
+        let policy = Policy::new(network.devnet.enabled, rules, names::user, names::group)?
             .with_operator(rustix::process::geteuid().as_raw());
         let (device, features, poll) = check_device(device).map_err(wrong)?;
         let (addressing, hostname) = check_address(address).map_err(wrong)?;

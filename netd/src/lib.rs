@@ -13,6 +13,7 @@ mod disposal;
 pub mod limits;
 pub mod log;
 mod names;
+pub mod policy_files;
 pub mod reload;
 pub mod rules;
 pub mod worker;

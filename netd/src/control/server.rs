@@ -465,7 +465,9 @@ fn plan(call: Call) -> Plan {
         // Whose socket it is, the worker knows; what it may send, policy decided and decides.
         Call::SetTcpOptions { id, options } => (Ask::Observe, Command::TcpOptions { id, options }),
         Call::SetUdpOptions { id, options } => (Ask::Observe, Command::UdpOptions { id, options }),
-        Call::Resolve { name, kind } => (Ask::Resolve, Command::Resolve { name, kind }),
+        Call::Resolve { name, kind } => {
+            (Ask::Resolve { name: name.parse().ok() }, Command::Resolve { name, kind })
+        }
         Call::Capture { filter, snap_bytes } => match Filter::parse(&filter) {
             Ok(filter) => (Ask::Capture, Command::Capture { filter, snap_bytes }),
             Err(error) => return Plan::Local(reply::failed(ErrorKind::InvalidInput, &error.to_string())),

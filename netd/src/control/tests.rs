@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use netd_ipc::{Client, Error as ClientError, ErrorKind, Outcome, Pong, StreamEnd, passing};
-use netd_policy::{GrantConfig, Policy};
+use netd_policy::Policy;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
 use serde_json::{Value, json};
 
@@ -68,15 +68,25 @@ impl Write for Console {
     }
 }
 
+const GRANTED: &str = r#"
+[[grant]]
+subject = "any"
+allow = ["net.tcp.connect", "net.icmp.ping"]
+to = ["192.0.2.0/24"]
+[[grant]]
+subject = "any"
+allow = ["net.tcp.listen", "net.udp.bind", "net.dns.resolve", "net.capture"]
+"#;
+
 impl Control {
     fn start(devnet_enabled: bool) -> Control {
-        let grant: GrantConfig = serde_json::from_value(json!({
-            "subject": "any",
-            "allow": ["net.tcp.connect", "net.tcp.listen", "net.udp.bind", "net.icmp.ping", "net.dns.resolve", "net.capture"],
-            "to": ["192.0.2.0/24"],
-        }))
-        .unwrap();
-        let policy = Policy::new(devnet_enabled, &[grant], |_| None, |_| None).unwrap();
+        let policy = Policy::new(
+            devnet_enabled,
+            netd_policy::file::parse("test", GRANTED).unwrap(),
+            |_| None,
+            |_| None,
+        );
+        let policy = policy.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("netd.sock");
         let listener = listen(&path, 0o600).unwrap();
@@ -217,10 +227,7 @@ fn connect_outside_the_grants_is_denied_by_the_rules_name_without_marker() {
     let control = Control::start(true);
     let error = control.client().tcp_connect("198.51.100.1:80".parse().unwrap(), None).unwrap_err();
     assert_eq!(error.kind(), Some(ErrorKind::PolicyDenied));
-    assert!(
-        error.to_string().contains("grant 1 (any) allows it, but only towards other addresses"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("test:2 (grant, any) allows it, but only towards others"), "{error}");
     assert!(control.console.lock().unwrap().is_empty());
 }
 

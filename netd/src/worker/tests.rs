@@ -217,6 +217,9 @@ const GRANTED: &str = r#"
     subject = "any"
     allow = ["net.udp.send"]
     ports = ["7"]
+    [[grant]]
+    subject = "any"
+    allow = ["net.tcp.connect", "net.tcp.listen", "net.udp.bind"]
 "#;
 
 impl Lab {

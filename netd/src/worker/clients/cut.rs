@@ -1,51 +1,86 @@
 //! How clients' sockets end other than by themselves: by other rules, with the device, with the daemon.
 
 use netd_ipc::{ErrorKind, StreamEnd};
-use netd_policy::{Request, Rule};
-use netd_stack::{Instant, Stack};
+use netd_policy::{Decision, Denial, Request, Rule, Subject};
+use netd_stack::{FlowId, Instant, Stack};
 
 use crate::command::Reply;
-use crate::worker::clients::{Clients, Entry, STREAM_BYTES, Socket};
+use crate::worker::clients::{Clients, STREAM_BYTES, Socket};
 
 impl Clients {
-    /// A reload put other rules in force. What they no longer allow is refused from now on; what is open stays open, unless
-    /// the devnet switch was turned off: then every connection to a peer that a client chose is cut.
+    /// A reload put other rules in force: what they no longer allow is refused from now on, and what is open and no longer allowed
+    /// is cut.
     pub(super) fn rules_changed(&mut self, now: Instant, stack: &mut Stack) {
         self.generation = self.gate.rules.generation();
         let rules = self.gate.rules.current();
         self.ledger.set_limits(rules.limits);
+        let denied = |subject: &Subject, request: &Request| match rules.policy.decide(subject, request) {
+            Decision::Allow { rule: _ } => None,
+            Decision::Deny { error, reason: _, rule } => Some((error, rule)),
+        };
+        let connecting = self.connecting.iter().filter_map(|(flow, call)| {
+            let request = Request::TcpConnect { remote: call.remote };
+            let (error, rule) = denied(&call.owner, &request)?;
+            Some((*flow, error, request, rule))
+        });
+        for (flow, error, request, rule) in connecting.collect::<Vec<_>>() {
+            self.cut_connecting(now, stack, flow, error, (&request, &rule));
+        }
+        let sockets = self.sockets.iter().filter_map(|(key, entry)| {
+            let request = entry.request(stack)?;
+            let (_, rule) = denied(&entry.owner, &request)?;
+            Some((key, request, rule))
+        });
+        for (key, request, rule) in sockets.collect::<Vec<_>>() {
+            if let Some(entry) = self.sockets.get(key) {
+                self.gate.audit.cut(&entry.owner, &request, &rule);
+            }
+            self.cut_socket(now, stack, key);
+        }
         for (_, entry) in &mut self.sockets {
             if let Socket::Datagrams(datagrams) = &mut entry.socket {
                 datagrams.forget_permissions();
             }
         }
-        if rules.policy.devnet_enabled() {
-            return;
-        }
-        for (flow, call) in self.connecting.drain().collect::<Vec<_>>() {
-            self.connect_deadlines.remove(&(call.deadline, flow));
-            self.release(call.owner.uid, STREAM_BYTES);
-            self.gate.audit.cut(&call.owner, &Request::TcpConnect { remote: call.remote }, &Rule::Devnet);
-            let message = format!("the devnet switch was turned off while connecting to {}", call.remote);
-            self.completions.send(call.token, Reply::Failed(ErrorKind::DevnetDisabled, message));
-            stack.tcp_abort(flow);
-            stack.tcp_release(now, flow);
-        }
-        let outbound = self.sockets.iter().filter(|(_, entry)| entry.outbound).map(|(key, _)| key);
-        for key in outbound.collect::<Vec<_>>() {
-            let Some(Entry { owner, socket: Socket::Stream(stream), .. }) = self.sockets.get(key) else {
-                continue;
-            };
-            let flow = stream.flow;
-            if let Ok(status) = stack.tcp_status(flow) {
-                let request = Request::TcpConnect { remote: status.remote };
-                self.gate.audit.cut(owner, &request, &Rule::Devnet);
+    }
+
+    fn cut_connecting(
+        &mut self,
+        now: Instant,
+        stack: &mut Stack,
+        flow: FlowId,
+        error: Denial,
+        (request, rule): (&Request, &Rule),
+    ) {
+        let Some(call) = self.abandon_connect(flow) else { return };
+        self.gate.audit.cut(&call.owner, request, rule);
+        let (kind, message) = match error {
+            Denial::DevnetDisabled => {
+                (ErrorKind::DevnetDisabled, format!("{request}: the devnet switch was turned off meanwhile"))
             }
-            self.end_stream(key, StreamEnd::Aborted);
-            stack.tcp_abort(flow);
-            stack.tcp_release(now, flow);
-            self.remove(key);
+            Denial::PolicyDenied => (
+                ErrorKind::PolicyDenied,
+                format!("{request}: the rules changed meanwhile, and deny it: {rule}"),
+            ),
+        };
+        self.completions.send(call.token, Reply::Failed(kind, message));
+        stack.tcp_abort(flow);
+        stack.tcp_release(now, flow);
+    }
+
+    fn cut_socket(&mut self, now: Instant, stack: &mut Stack, key: usize) {
+        match self.sockets.get(key).map(|entry| &entry.socket) {
+            Some(Socket::Stream(stream)) => {
+                let flow = stream.flow;
+                self.end_stream(key, StreamEnd::Aborted);
+                stack.tcp_abort(flow);
+                stack.tcp_release(now, flow);
+            }
+            Some(Socket::Listener(listener)) => stack.tcp_close_listener(now, listener.id),
+            Some(Socket::Datagrams(datagrams)) => stack.udp_close(datagrams.id),
+            None => return,
         }
+        self.remove(key);
     }
 
     /// The device went away, and every socket with it.

@@ -17,8 +17,8 @@ use std::sync::{Arc, mpsc};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use netd_ipc::{ErrorKind, Outcome, StreamEnd};
-use netd_policy::Subject;
-use netd_stack::{FlowId, Instant, ListenerId, PingId, UdpId};
+use netd_policy::{Request, Subject};
+use netd_stack::{FlowId, Instant, ListenerId, PingId, Stack, UdpId};
 use rustix::net::SocketType;
 use slab::Slab;
 
@@ -38,8 +38,26 @@ pub(super) struct Entry {
     pub(super) id: u64,
     pub(super) owner: Subject,
     pub(super) socket: Socket,
-    /// The client asked for it by naming a peer, so that the devnet switch governs it.
+    /// The client asked for it by naming a peer; otherwise a listener accepted it.
     pub(super) outbound: bool,
+}
+
+impl Entry {
+    /// What policy would be asked if it were opened now; none for a connection that is over.
+    fn request(&self, stack: &Stack) -> Option<Request> {
+        Some(match &self.socket {
+            Socket::Stream(stream) => {
+                let status = stack.tcp_status(stream.flow).ok()?;
+                if self.outbound {
+                    Request::TcpConnect { remote: status.remote }
+                } else {
+                    Request::TcpListen { port: Some(status.local.port()) }
+                }
+            }
+            Socket::Listener(listener) => Request::TcpListen { port: Some(listener.local.port()) },
+            Socket::Datagrams(datagrams) => Request::UdpBind { port: Some(datagrams.local.port()) },
+        })
+    }
 }
 
 /// A socket in a client's hands.

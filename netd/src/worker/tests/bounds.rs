@@ -6,8 +6,11 @@ use crate::limits::{ClientLimits, Limits};
 impl Lab {
     /// Puts these rules in force, and waits until the worker has seen them.
     fn reload(&mut self, devnet_enabled: bool, limits: Limits) {
-        let text = GRANTED.replace("enabled = true", &format!("enabled = {devnet_enabled}"));
-        let policy = config::Config::parse(Path::new("test"), &text).unwrap().policy;
+        self.reload_rules(&GRANTED.replace("enabled = true", &format!("enabled = {devnet_enabled}")), limits);
+    }
+
+    fn reload_rules(&mut self, text: &str, limits: Limits) {
+        let policy = config::Config::parse(Path::new("test"), text).unwrap().policy;
         self.rules.replace(policy, limits);
         self.wake.wake().unwrap();
         wait("the reload", || {
@@ -61,6 +64,38 @@ fn devnet_turned_off_cuts_outbound_streams_and_leaves_accepted_ones() {
     lab.peer.wait("the reset", |stack| stack.tcp_status(flow).unwrap().closed);
     assert_eq!(lab.outcome(accepted.id).end, StreamEnd::Open);
     assert!(lab.peer.stack.lock().unwrap().tcp_status(inbound).unwrap().closed.is_none());
+}
+
+#[test]
+fn rules_that_deny_what_is_open_cut_it_and_nothing_else() {
+    let mut lab = Lab::new();
+    let (outbound, _client, flow) = lab.stream(80);
+    let (kept, _kept_client, _) = lab.stream(82);
+    let Reply::Listener { descriptor: listener, .. } =
+        lab.call(Command::Listen { port: Some(81), backlog: 1 })
+    else {
+        panic!("no listener")
+    };
+    let now = lab.peer.now();
+    lab.peer.stack.lock().unwrap().tcp_connect(now, (WORKER, 81).into()).unwrap();
+    let (accepted, _accepted) = accept(&listener);
+    let udp = lab.udp();
+    let denied = r#"
+        [[deny]]
+        subject = "any"
+        deny = ["net.tcp.connect", "net.tcp.listen"]
+        ports = ["80-81"]
+        [[deny]]
+        subject = "any"
+        deny = ["net.udp.bind"]
+    "#;
+    lab.reload_rules(&format!("{GRANTED}{denied}"), limits(ClientLimits::default()));
+    assert_eq!(lab.wait_for_end(outbound).end, StreamEnd::Aborted);
+    assert_eq!(lab.wait_for_end(accepted.id).end, StreamEnd::Aborted);
+    assert!(hung_up(&listener) && hung_up(&udp));
+    assert_eq!(lab.outcome(kept).end, StreamEnd::Open);
+    lab.peer.wait("the reset", |stack| stack.tcp_status(flow).unwrap().closed);
+    assert_eq!(lab.clients().total.sockets.used, 1);
 }
 
 #[test]
