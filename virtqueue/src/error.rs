@@ -1,6 +1,7 @@
 //! What can go wrong between the driver and its device.
 
 use std::io;
+use std::path::PathBuf;
 
 /// Everything that can fail while a device is brought up or driven.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +88,60 @@ pub enum Error {
         /// Length in bytes.
         len: usize,
     },
+    /// The socket of a vhost-user backend cannot be reached, or ours not be made.
+    #[error("the vhost-user socket {path} cannot be used: {why}")]
+    BackendUnreachable {
+        /// The socket.
+        path: PathBuf,
+        /// What that means.
+        why: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody connected to our vhost-user socket.
+    #[error("no vhost-user backend has connected to {path} yet")]
+    BackendAbsent {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// A vhost-user backend closed the connection instead of answering.
+    #[error("the vhost-user backend closed the connection when asked to {what}")]
+    BackendClosed {
+        /// What it was to do.
+        what: &'static str,
+    },
+    /// A vhost-user backend did not answer.
+    #[error("the vhost-user backend did not {what} within {seconds} s")]
+    BackendSilent {
+        /// What it was to do.
+        what: &'static str,
+        /// How long it had.
+        seconds: u64,
+    },
+    /// A vhost-user backend answered with an error.
+    #[error("the vhost-user backend refused to {what}")]
+    BackendRefused {
+        /// What it was to do.
+        what: &'static str,
+    },
+    /// A vhost-user backend answered with something else.
+    #[error("the vhost-user backend was asked to {what}, and {why}")]
+    BackendProtocol {
+        /// What it was to do.
+        what: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// The system denied what a vhost-user session needs.
+    #[error("cannot {step} for the vhost-user device")]
+    VhostUserSystem {
+        /// What was tried.
+        step: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The device broke the protocol.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -150,6 +205,12 @@ pub enum Fault {
     /// The device asks to be reset (virtio 1.3, 2.1.2).
     #[error("the device set DEVICE_NEEDS_RESET")]
     NeedsReset,
+    /// The vhost-user backend closed the connection: it ended, or gave up.
+    #[error("the vhost-user backend is gone: it closed its connection")]
+    BackendGone,
+    /// The vhost-user backend sends what nobody asked for.
+    #[error("the vhost-user backend sends messages that were not asked for")]
+    BackendChatter,
     /// The doorbell could not be rung.
     #[error("queue {queue}: the doorbell failed (errno {errno})")]
     Doorbell {

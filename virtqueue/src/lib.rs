@@ -30,4 +30,5 @@ pub use net::{
 pub use ring::{Part, Position, Ring, RingAddresses, RingLayout, RingOptions, Used};
 pub use transport::legacy::LegacyPci;
 pub use transport::modern::ModernPci;
+pub use transport::vhost_user::{VhostUser, VhostUserOptions, VhostUserRole, VhostUserSocket};
 pub use transport::{Doorbell, PciFunction, Transport, TransportKind, open_pci, status};

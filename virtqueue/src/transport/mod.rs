@@ -2,6 +2,7 @@
 
 pub(crate) mod legacy;
 pub(crate) mod modern;
+pub(crate) mod vhost_user;
 
 use std::fmt;
 use std::io;
@@ -39,6 +40,8 @@ pub enum TransportKind {
     ModernPci,
     /// A software device in this process.
     Software,
+    /// A device in another process, over vhost-user.
+    VhostUser,
 }
 
 impl fmt::Display for TransportKind {
@@ -47,6 +50,7 @@ impl fmt::Display for TransportKind {
             TransportKind::LegacyPci => "legacy PCI",
             TransportKind::ModernPci => "modern PCI",
             TransportKind::Software => "software",
+            TransportKind::VhostUser => "vhost-user",
         })
     }
 }
