@@ -71,6 +71,9 @@ fn device_text(device: &Device) -> String {
     let isolation = match device.isolation {
         Some(Isolation::Iommu) => "iommu".to_owned(),
         Some(Isolation::NoIommu) => "no-iommu (whoever takes netd over owns the machine)".to_owned(),
+        None if device.backend.is_some() => {
+            "shared memory: the backend sees rings and frames, nothing else".to_owned()
+        }
         None => "none needed: the device does no DMA".to_owned(),
     };
     let state = match (&device.reason, device.state) {
@@ -79,7 +82,7 @@ fn device_text(device: &Device) -> String {
         }
         _ => name(&device.state),
     };
-    let mut text = fields(&[
+    let mut lines = vec![
         ("kind", name(&device.kind)),
         ("state", state),
         ("function", or_dash(device.function.as_ref())),
@@ -91,7 +94,12 @@ fn device_text(device: &Device) -> String {
         ("link", up(device.link_up).to_owned()),
         ("resets", device.resets.to_string()),
         ("features", list(&device.features)),
-    ]);
+    ];
+    if let Some(backend) = &device.backend {
+        lines.push(("backend", format!("{} ({})", backend.socket, name(&backend.role))));
+        lines.push(("protocol", list(&backend.protocol_features)));
+    }
+    let mut text = fields(&lines);
     if !device.absent_features.is_empty() {
         text.push_str("\nfeatures not in use\n");
         let rows: Vec<_> = device
@@ -185,7 +193,7 @@ mod tests {
             "transport": "legacy", "poll": "busy", "mac": "42:01:0a:00:00:05", "mtu": 1460, "link_up": true,
             "features": ["VIRTIO_NET_F_MAC", "VIRTIO_NET_F_STATUS"],
             "absent_features": [{ "name": "VIRTIO_NET_F_MQ", "reason": "one queue pair is used" }],
-            "queues": [queue(0, "receive"), queue(1, "transmit")], "resets": 0,
+            "queues": [queue(0, "receive"), queue(1, "transmit")], "resets": 0, "backend": null,
         }))
         .unwrap()
     }

@@ -139,6 +139,11 @@ fn device() -> Device {
             interrupts: 0,
         }],
         resets: 0,
+        backend: Some(VhostUserBackend {
+            socket: "/run/vhost.sock".into(),
+            role: SocketRole::Server,
+            protocol_features: vec!["VHOST_USER_PROTOCOL_F_MQ".into()],
+        }),
     }
 }
 
@@ -349,7 +354,8 @@ fn interface_file_enums_read_back_into_the_types() {
     values::<SocketKind>(&file, "SocketKind", 3);
     values::<StreamEnd>(&file, "StreamEnd", 9);
     values::<RecordKind>(&file, "RecordKind", 7);
-    assert_eq!(file.enums.len(), 10);
+    values::<SocketRole>(&file, "SocketRole", 2);
+    assert_eq!(file.enums.len(), 11);
 }
 
 #[test]

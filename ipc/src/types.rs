@@ -226,6 +226,30 @@ pub struct Device {
     pub queues: Vec<Queue>,
     /// How often it was reset since the daemon started.
     pub resets: u64,
+    /// The other side of a vhost-user device.
+    pub backend: Option<VhostUserBackend>,
+}
+
+/// Which side of a socket the daemon is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SocketRole {
+    /// It connects.
+    Client,
+    /// It listens.
+    Server,
+}
+
+/// The backend of a vhost-user device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VhostUserBackend {
+    /// The socket between it and the daemon.
+    pub socket: String,
+    /// The daemon's side of it.
+    pub role: SocketRole,
+    /// Protocol features in use, by the specification's names; empty while there is no session.
+    pub protocol_features: Vec<String>,
 }
 
 /// A route.

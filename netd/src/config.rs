@@ -18,7 +18,7 @@ use netd_softdev::INTERFACE_NAME_MAX;
 use netd_stack::dns::{Hosts, Name};
 use netd_stack::{Addressing, Cidr, Static};
 use netd_vfio::{Bdf, Mac};
-use netd_virtqueue::Switches;
+use netd_virtqueue::{Switches, VhostUserRole};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -95,6 +95,21 @@ pub enum Device {
         /// Its MTU.
         mtu: u16,
     },
+    /// A device in another process.
+    VhostUser(VhostUserDevice),
+}
+
+/// A vhost-user backend, and what it does not know of its own device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VhostUserDevice {
+    /// The socket between us.
+    pub socket: PathBuf,
+    /// Which side of it we are.
+    pub role: VhostUserRole,
+    /// Our address; none means a random one.
+    pub mac: Option<[u8; 6]>,
+    /// The largest IP packet.
+    pub mtu: u16,
 }
 
 /// What carries the frames of a software device.
@@ -190,6 +205,8 @@ struct RawDevice {
     kind: RawKind,
     function: Option<Spanned<String>>,
     link: Option<Spanned<RawLink>>,
+    socket: Option<Spanned<PathBuf>>,
+    role: Option<Spanned<RawRole>>,
     mac: Option<Spanned<String>>,
     mtu: Option<Spanned<u16>>,
     poll: Option<RawPoll>,
@@ -201,7 +218,15 @@ struct RawDevice {
 #[serde(rename_all = "kebab-case")]
 enum RawKind {
     Vfio,
+    VhostUser,
     Software,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawRole {
+    Client,
+    Server,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -411,8 +436,12 @@ fn position(text: &str, at: usize) -> (usize, usize) {
 
 fn check_device(device: Spanned<RawDevice>) -> Result<(Device, Switches, PollMode), Complaint> {
     let span = device.span();
-    let RawDevice { kind, function, link, mac, mtu, poll, features } = device.into_inner();
+    let RawDevice { kind, function, link, socket, role, mac, mtu, poll, features } = device.into_inner();
     let features = check_features(features)?;
+    if kind != RawKind::VhostUser {
+        refuse("socket", socket.as_ref().map(Spanned::span), "vhost-user")?;
+        refuse("role", role.as_ref().map(Spanned::span), "vhost-user")?;
+    }
     match kind {
         RawKind::Vfio => {
             refuse("link", link.map(|link| link.span()), "software")?;
@@ -428,18 +457,30 @@ fn check_device(device: Spanned<RawDevice>) -> Result<(Device, Switches, PollMod
             };
             Ok((Device::Vfio { function }, features, poll))
         }
+        RawKind::VhostUser => {
+            refuse("function", function.map(|function| function.span()), "vfio")?;
+            refuse("link", link.map(|link| link.span()), "software")?;
+            let socket = socket.ok_or_else(|| {
+                Complaint::at(span, "a vhost-user device needs a socket: socket = \"/path/to/vhost.sock\"")
+            })?;
+            let role = match role.map(Spanned::into_inner) {
+                Some(RawRole::Server) => VhostUserRole::Server,
+                Some(RawRole::Client) | None => VhostUserRole::Client,
+            };
+            let (mac, mtu) = check_station(mac, mtu)?;
+            let poll = match poll {
+                Some(RawPoll::Adaptive) => PollMode::Adaptive,
+                Some(RawPoll::Busy) | None => PollMode::Busy,
+            };
+            let device = VhostUserDevice { socket: socket.into_inner(), role, mac, mtu };
+            Ok((Device::VhostUser(device), features, poll))
+        }
         RawKind::Software => {
             refuse("function", function.map(|function| function.span()), "vfio")?;
             let link = link.ok_or_else(|| {
                 Complaint::at(span, "a software device needs a link: link = { kind = \"socket\", path = \"/path/to/passt.sock\" } or { kind = \"tap\", interface = \"tap0\" }")
             })?;
-            let mac = mac.map(|mac| parse_at::<Mac>(&mac, "mac: ").map(|mac| mac.0)).transpose()?;
-            let mtu = mtu.map_or(Ok(SOFTWARE_MTU_DEFAULT), |mtu| {
-                let (low, high) = SOFTWARE_MTU.into_inner();
-                let fits = (low..=high).contains(mtu.get_ref());
-                let message = format!("mtu is {}, and must be between {low} and {high}", mtu.get_ref());
-                if fits { Ok(*mtu.get_ref()) } else { Err(Complaint::at(mtu.span(), message)) }
-            })?;
+            let (mac, mtu) = check_station(mac, mtu)?;
             let poll = match poll {
                 Some(RawPoll::Busy) => PollMode::Busy,
                 Some(RawPoll::Adaptive) | None => PollMode::Adaptive,
@@ -485,6 +526,21 @@ fn check_features(features: BTreeMap<Spanned<String>, bool>) -> Result<Switches,
         }
     }
     Ok(switches)
+}
+
+/// Address and MTU of a device that has none of its own.
+fn check_station(
+    mac: Option<Spanned<String>>,
+    mtu: Option<Spanned<u16>>,
+) -> Result<(Option<[u8; 6]>, u16), Complaint> {
+    let mac = mac.map(|mac| parse_at::<Mac>(&mac, "mac: ").map(|mac| mac.0)).transpose()?;
+    let mtu = mtu.map_or(Ok(SOFTWARE_MTU_DEFAULT), |mtu| {
+        let (low, high) = SOFTWARE_MTU.into_inner();
+        let fits = (low..=high).contains(mtu.get_ref());
+        let message = format!("mtu is {}, and must be between {low} and {high}", mtu.get_ref());
+        if fits { Ok(*mtu.get_ref()) } else { Err(Complaint::at(mtu.span(), message)) }
+    })?;
+    Ok((mac, mtu))
 }
 
 fn check_dns(dns: RawDns) -> Result<Dns, Complaint> {
@@ -721,6 +777,30 @@ mod tests {
         assert!(parse(&format!("[network.devnet]\nenabled = true\n{VFIO}")).unwrap().policy.devnet_enabled());
         let said = complaint(&format!("[network.devnet]\nenabled = \"yes\"\n{VFIO}"));
         assert!(said.contains("expected a boolean"), "{said}");
+    }
+
+    #[test]
+    fn vhost_user_device_needs_a_socket_and_takes_nothing_of_the_others() {
+        let text = "[device]\nkind = \"vhost-user\"\nsocket = \"/run/v.sock\"\n";
+        let device = parse(text).unwrap().device;
+        let expected = VhostUserDevice {
+            socket: "/run/v.sock".into(),
+            role: VhostUserRole::Client,
+            mac: None,
+            mtu: SOFTWARE_MTU_DEFAULT,
+        };
+        assert_eq!(device, Device::VhostUser(expected));
+        let server = parse(&format!("{text}role = \"server\"\nmtu = 9000\n")).unwrap().device;
+        assert!(matches!(
+            server,
+            Device::VhostUser(VhostUserDevice { role: VhostUserRole::Server, mtu: 9000, .. })
+        ));
+        let said = complaint("[device]\nkind = \"vhost-user\"\n");
+        assert!(said.contains("needs a socket"), "{said}");
+        let said = complaint(&format!("{text}function = \"0000:00:03.0\"\n"));
+        assert!(said.contains("belongs to a device with kind = \"vfio\""), "{said}");
+        let said = complaint(&format!("{VFIO}role = \"server\"\n"));
+        assert!(said.contains("belongs to a device with kind = \"vhost-user\""), "{said}");
     }
 
     /// The files that are shipped are read by the code that reads an operator's.

@@ -53,6 +53,19 @@ pub const PEERS: &[Needed] = &[
     ("/usr/lib/python3.11/ensurepip/__init__.py", "python3-venv"),
 ];
 
+/// DPDK: its testpmd with the drivers that it is used with.
+pub const DPDK: &[Needed] = &[
+    ("/usr/bin/dpdk-testpmd", "dpdk-dev"),
+    ("/usr/bin/dpdk-hugepages.py", "dpdk"),
+    ("/usr/bin/setpriv", "util-linux"),
+];
+
+/// Open vSwitch with DPDK.
+pub const OPEN_VSWITCH: &[Needed] = &[
+    ("/usr/bin/ovs-vsctl", "openvswitch-switch"),
+    ("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk", "openvswitch-switch-dpdk"),
+];
+
 /// Installs what of `needed` is missing; without the right to, says what to run.
 pub fn ensure(needed: &[Needed]) -> Result<()> {
     let mut packages: Vec<&str> = needed

@@ -20,6 +20,7 @@ pub mod netns;
 pub mod peers;
 pub mod process;
 pub mod scenario;
+pub mod testpmd;
 pub mod vm;
 
 pub use error::{Error, Result};

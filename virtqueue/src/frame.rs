@@ -7,6 +7,8 @@
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
+use vm_memory::VolatileSlice;
+
 use crate::memory::DmaArena;
 use crate::{DmaSlice, Error};
 
@@ -133,6 +135,41 @@ impl FramePool {
         let (pointer, len) = self.range(frame, offset, len);
         // SAFETY: as in `bytes`; `&mut frame` is the only name of this buffer, so nobody else can look at it meanwhile.
         unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), len) }
+    }
+
+    /// Copies `len` bytes of `frame` from `offset` to the end of `into`, cut short at the end of the buffer. For a device that may
+    /// write to a frame after it gave it back: nothing ever refers to such bytes in place.
+    pub(crate) fn copy_out(
+        &self,
+        frame: &Frame<owner::Stack>,
+        offset: usize,
+        len: usize,
+        into: &mut Vec<u8>,
+    ) {
+        let (pointer, len) = self.range(frame, offset, len);
+        let at = into.len();
+        into.resize(at + len, 0);
+        // SAFETY: needed to copy memory that another process may be writing. The range lies inside the buffer, which lives as long
+        // as the pool; a volatile slice tolerates that its bytes change.
+        let shared = unsafe { VolatileSlice::new(pointer.as_ptr(), len) };
+        shared.copy_to(&mut into[at..]);
+    }
+
+    /// The little-endian number at the even `offset` of `frame`, read once.
+    pub(crate) fn read_u16(&self, frame: &Frame<owner::Stack>, offset: usize) -> u16 {
+        let (pointer, len) = self.range(frame, offset, 2);
+        debug_assert!(len == 2 && pointer.cast::<u16>().is_aligned());
+        // SAFETY: needed because another process may be writing, so that a reference would be wrong. Buffers are larger than their
+        // headers and begin on a cache line, so both bytes are inside, and aligned.
+        u16::from_le(unsafe { pointer.cast::<u16>().read_volatile() })
+    }
+
+    /// Copies `bytes` into `frame` at `offset`, cut short at the end of the buffer.
+    pub(crate) fn copy_in(&mut self, frame: &mut Frame<owner::Stack>, offset: usize, bytes: &[u8]) {
+        let (pointer, len) = self.range(frame, offset, bytes.len());
+        // SAFETY: as in `copy_out`; `&mut frame` is the only name of this buffer on our side.
+        let shared = unsafe { VolatileSlice::new(pointer.as_ptr(), len) };
+        shared.copy_from(&bytes[..len]);
     }
 
     fn range<O>(&self, frame: &Frame<O>, offset: usize, len: usize) -> (NonNull<u8>, usize) {

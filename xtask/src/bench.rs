@@ -3,10 +3,10 @@
 use crate::checks::cargo;
 use netd_tests::Result;
 
-/// Cost per packet by the number of connections.
-pub(crate) fn flows(json: bool) -> Result<()> {
+/// Runs the benchmark of this name.
+pub(crate) fn run(name: &str, json: bool) -> Result<()> {
     let mut arguments =
-        vec!["run", "--release", "--quiet", "--package", "netd-tests", "--bin", "netd-bench", "--", "flows"];
+        vec!["run", "--release", "--quiet", "--package", "netd-tests", "--bin", "netd-bench", "--", name];
     if json {
         arguments.push("--json");
     }

@@ -4,8 +4,8 @@ use netd_tests::process::describe;
 use netd_tests::{Error, Result, binaries, ensure, install};
 use std::process::Command;
 
-/// In a namespace, with passt and other programs of the host.
-const SCENARIOS: [&str; 3] = ["inputs", "passt", "ends"];
+/// In a namespace, with passt, DPDK and other programs of the host. Those of vhost-user take about a minute.
+const SCENARIOS: [&str; 5] = ["inputs", "passt", "ends", "vhost_user", "vhost_user_netd"];
 /// In virtual machines.
 const MACHINE_SCENARIOS: [&str; 5] = ["harness", "vm_inputs", "vm_viommu", "vm_gce", "kill9"];
 
@@ -14,6 +14,7 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     announce("packages");
     install::ensure(install::EMBEDDED)?;
     install::ensure(install::PEERS)?;
+    install::ensure(install::DPDK)?;
     if !quick {
         install::ensure(install::VIRTUAL_MACHINE)?;
         install::ensure(install::KERNEL_BUILD)?;

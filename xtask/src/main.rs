@@ -63,6 +63,17 @@ enum Task {
 enum Benchmark {
     /// The stack: cost per packet by the number of connections, beside one smoltcp socket set.
     Flows,
+    /// The driver: frames of 64 bytes per second on a vhost-user device, beside DPDK's driver on the same device (installs DPDK).
+    Driver,
+}
+
+impl Benchmark {
+    fn name(self) -> &'static str {
+        match self {
+            Benchmark::Flows => "flows",
+            Benchmark::Driver => "driver",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -87,7 +98,7 @@ fn main() -> ExitCode {
         Task::Demo { vm: false, .. } => demo::embedded().map(|()| ExitCode::SUCCESS),
         Task::Demo { vm: true, twin } => demo::vm(twin.into()).map(|()| ExitCode::SUCCESS),
         Task::Test { quick, long } => checks::run(quick, long).map(|()| ExitCode::SUCCESS),
-        Task::Bench { what: Benchmark::Flows, json } => bench::flows(json).map(|()| ExitCode::SUCCESS),
+        Task::Bench { what, json } => bench::run(what.name(), json).map(|()| ExitCode::SUCCESS),
         Task::Vm { twin, command } => machine::run(twin.into(), &command),
     };
     done.unwrap_or_else(|error| {

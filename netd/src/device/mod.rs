@@ -3,17 +3,19 @@
 mod pci;
 mod software;
 mod vfio;
+mod vhost_user;
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use netd_ipc::{DeviceKind, PollMode};
-use netd_virtqueue::{NetDevice, Switches};
+use netd_virtqueue::{NetDevice, Switches, VhostUserRole};
 
 use crate::config;
 
 pub use software::Software;
 pub use vfio::Vfio;
+pub use vhost_user::Backend as VhostUser;
 
 /// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,8 @@ pub enum Backend {
     Vfio(Vfio),
     /// A software device in this process.
     Software(Box<Software>),
+    /// A device in another process.
+    VhostUser(Box<VhostUser>),
 }
 
 impl Backend {
@@ -73,6 +77,9 @@ impl Backend {
             config::Device::Software { link, mac, mtu } => {
                 Backend::Software(Box::new(Software::open(link, *mac, *mtu, features)?))
             }
+            config::Device::VhostUser(device) => {
+                Backend::VhostUser(Box::new(VhostUser::open(device, features)?))
+            }
         })
     }
 
@@ -85,6 +92,7 @@ impl Backend {
         match self {
             Backend::Vfio(vfio) => vfio.bring_up(),
             Backend::Software(software) => software.bring_up(),
+            Backend::VhostUser(vhost_user) => vhost_user.bring_up(),
         }
     }
 
@@ -95,7 +103,7 @@ impl Backend {
     /// When the driver broke the protocol: the device stops until it is reset.
     pub fn service(&mut self) -> Result<usize, Error> {
         match self {
-            Backend::Vfio(_) => Ok(0),
+            Backend::Vfio(_) | Backend::VhostUser(_) => Ok(0),
             Backend::Software(software) => software.service(),
         }
     }
@@ -105,7 +113,18 @@ impl Backend {
         match self {
             Backend::Vfio(vfio) => vfio.descriptor().map(|descriptor| (descriptor, FIRST)),
             Backend::Software(software) => software.descriptor(),
+            Backend::VhostUser(vhost_user) => vhost_user.descriptor(),
         }
+    }
+
+    /// Whether the other side is one that comes to us, so that its absence at the start is no mistake.
+    pub fn may_come_later(&self) -> bool {
+        matches!(self, Backend::VhostUser(vhost_user) if vhost_user.device().role == VhostUserRole::Server)
+    }
+
+    /// Whether the other side has come, so that bringing the device up need not wait any longer.
+    pub fn is_awaited(&self) -> bool {
+        matches!(self, Backend::VhostUser(vhost_user) if vhost_user.is_awaited())
     }
 
     /// Closes the device and gives its memory back. The driver must be gone, and have confirmed that the device stopped.
@@ -116,7 +135,7 @@ impl Backend {
     pub fn close(self) -> Result<(), Error> {
         match self {
             Backend::Vfio(vfio) => vfio.close(),
-            Backend::Software(_) => Ok(()),
+            Backend::Software(_) | Backend::VhostUser(_) => Ok(()),
         }
     }
 
@@ -125,6 +144,7 @@ impl Backend {
         match self {
             Backend::Vfio(_) => DeviceKind::Vfio,
             Backend::Software(_) => DeviceKind::Software,
+            Backend::VhostUser(_) => DeviceKind::VhostUser,
         }
     }
 
@@ -132,7 +152,15 @@ impl Backend {
     pub fn interrupts(&mut self) -> Option<u64> {
         match self {
             Backend::Vfio(vfio) => vfio.interrupts(),
-            Backend::Software(_) => None,
+            Backend::Software(_) | Backend::VhostUser(_) => None,
+        }
+    }
+
+    /// The vhost-user backend, if it is one.
+    pub fn vhost_user(&self) -> Option<&VhostUser> {
+        match self {
+            Backend::VhostUser(vhost_user) => Some(vhost_user),
+            Backend::Vfio(_) | Backend::Software(_) => None,
         }
     }
 
@@ -140,7 +168,15 @@ impl Backend {
     pub fn function(&self) -> Option<&Vfio> {
         match self {
             Backend::Vfio(vfio) => Some(vfio),
-            Backend::Software(_) => None,
+            Backend::Software(_) | Backend::VhostUser(_) => None,
         }
     }
+}
+
+/// A unicast address of the locally administered kind (IEEE 802, 8.4), so that two daemons on one wire do not meet.
+fn random_mac() -> Result<[u8; 6], Error> {
+    let mut mac = [0; 6];
+    getrandom::fill(&mut mac).map_err(|_| Error::Random)?;
+    mac[0] = mac[0] & !1 | 2;
+    Ok(mac)
 }

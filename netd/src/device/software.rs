@@ -7,7 +7,7 @@ use netd_softdev::{Link, SocketLink, SoftDevice, SoftTransport, TapLink, create}
 use netd_virtqueue::{DmaMemory, NetDevice, Options, Switches};
 
 use crate::config;
-use crate::device::Error;
+use crate::device::{Error, random_mac};
 
 /// A software device with its link.
 pub struct Software {
@@ -48,12 +48,4 @@ impl Software {
         let link = self.device.link();
         link.descriptor().map(|descriptor| (descriptor, link.generation()))
     }
-}
-
-/// A unicast address of the locally administered kind (IEEE 802, 8.4), so that two daemons on one wire do not meet.
-fn random_mac() -> Result<[u8; 6], Error> {
-    let mut mac = [0; 6];
-    getrandom::fill(&mut mac).map_err(|_| Error::Random)?;
-    mac[0] = mac[0] & !1 | 2;
-    Ok(mac)
 }

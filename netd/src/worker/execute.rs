@@ -42,7 +42,7 @@ impl Worker {
                 clients.completions.send(token, Reply::Neighbors(report::neighbors(slot)));
             }
             Command::Statistics => {
-                let statistics = report::statistics(slot, clients, now);
+                let statistics = report::statistics(about, slot, clients, now);
                 clients.completions.send(token, Reply::Statistics(statistics));
             }
             Command::Clients => {

@@ -162,8 +162,16 @@ impl Worker {
             state_directory,
             descriptors_max,
         } = setup;
-        let about = About { rules: Arc::clone(&rules), poll: mode, resets: 0 };
-        let live = bring_up(&mut backend, &addressing, hostname.clone(), &dns, Instant::ZERO)?;
+        let about = About { rules: Arc::clone(&rules), poll: mode, resets: 0, lost_in_flight: 0 };
+        let slot = match bring_up(&mut backend, &addressing, hostname.clone(), &dns, Instant::ZERO) {
+            Ok(live) => Slot::Live(Box::new(live)),
+            Err(error) if backend.may_come_later() => {
+                let reason = error.to_string();
+                tracing::info!(%reason, "the device is waited for");
+                Slot::Down(Down { reason, retry_at: Instant::ZERO + RETRY_FIRST, backoff: RETRY_FIRST })
+            }
+            Err(error) => return Err(error),
+        };
         let gate = Gate { rules, audit };
         let disposal = Disposal::start(Arc::clone(&waker)).map_err(system("start the thread that closes"))?;
         let listeners_max = listener::listeners_max(descriptors_max);
@@ -178,7 +186,7 @@ impl Worker {
             ),
             evidence: Evidence::new(state_directory),
             backend,
-            slot: Slot::Live(Box::new(live)),
+            slot,
             about,
             addressing,
             hostname,
@@ -189,7 +197,9 @@ impl Worker {
             started: time::Instant::now(),
             link_generation: 0,
         };
-        worker.evidence.device_up();
+        if worker.slot.live().is_some() {
+            worker.evidence.device_up();
+        }
         Ok((worker, Port { submissions, completions, waker: Arc::clone(&waker) }, waker))
     }
 
@@ -296,8 +306,14 @@ impl Worker {
         self.clients.fail_all(&told);
         if let Slot::Live(live) = &mut self.slot {
             live.names.fail_all(&told, &self.clients.completions);
+            let lost = u64::from(live.driver.unsent());
+            if lost > 0 {
+                tracing::warn!(frames = lost, "frames that the device had not sent are lost");
+            }
+            self.about.lost_in_flight += lost;
         }
         let backoff = RETRY_FIRST;
+        self.about.resets += 1;
         // The driver is dropped here, which resets the device before its memory can be used again.
         self.slot = Slot::Down(Down { reason, retry_at: now + backoff, backoff });
     }
@@ -305,13 +321,12 @@ impl Worker {
     /// Brings a failed device up again when it is time to.
     fn recover(&mut self, now: Instant) {
         let Slot::Down(down) = &mut self.slot else { return };
-        if now < down.retry_at {
+        if now < down.retry_at && !self.backend.is_awaited() {
             return;
         }
         match bring_up(&mut self.backend, &self.addressing, self.hostname.clone(), &self.dns, now) {
             Ok(live) => {
                 tracing::info!("the device is up again");
-                self.about.resets += 1;
                 self.slot = Slot::Live(Box::new(live));
                 self.evidence.device_up();
             }

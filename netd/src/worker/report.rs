@@ -8,13 +8,14 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use netd_ipc::{
     AbsentFeature, AddressSource, Copies, Device, DeviceState, Direction, Endpoint, Interface, Isolation,
-    Neighbor, PollMode, Queue, Route, Socket, SocketKind, Statistics, Status, Traffic, Transport,
+    Neighbor, PollMode, Queue, Route, Socket, SocketKind, SocketRole, Statistics, Status, Traffic, Transport,
+    VhostUserBackend,
 };
 use netd_stack::{AddressState, AddressStatus, Cidr, FlowState, Instant, Stack};
-use netd_virtqueue::{DeviceInfo, QueueCounters, TransportKind};
+use netd_virtqueue::{DeviceInfo, QueueCounters, TransportKind, VhostUserRole};
 use serde::Serialize;
 
-use crate::device::Backend;
+use crate::device::{Backend, VhostUser};
 use crate::rules::Rules;
 use crate::worker::carried::Carried;
 use crate::worker::clients::{self, Clients, Entry};
@@ -29,6 +30,8 @@ pub(super) struct About {
     pub(super) rules: Arc<Rules>,
     pub(super) poll: PollMode,
     pub(super) resets: u64,
+    /// Frames that a device held when it failed.
+    pub(super) lost_in_flight: u64,
 }
 
 pub(super) fn status(about: &About, slot: &Slot, clients: &Clients, now: Instant) -> Status {
@@ -48,7 +51,7 @@ pub(super) fn status(about: &About, slot: &Slot, clients: &Clients, now: Instant
         sockets: u32::try_from(clients.len()).unwrap_or(u32::MAX),
         received: traffic(rx),
         sent: traffic(tx),
-        counters: live.map(|live| counters(live, clients)).unwrap_or_default(),
+        counters: live.map(|live| counters(about, live, clients)).unwrap_or_default(),
     }
 }
 
@@ -83,6 +86,7 @@ pub(super) fn device(about: &About, slot: &Slot, backend: &mut Backend) -> Devic
             .map(|live| queues(live.driver.info(), live.driver.counters(), interrupts))
             .unwrap_or_default(),
         resets: about.resets,
+        backend: backend.vhost_user().map(vhost_user),
     }
 }
 
@@ -162,22 +166,28 @@ pub(super) fn neighbors(slot: &Slot) -> Vec<Neighbor> {
     neighbors
 }
 
-pub(super) fn statistics(slot: &Slot, clients: &Clients, now: Instant) -> Statistics {
+pub(super) fn statistics(about: &About, slot: &Slot, clients: &Clients, now: Instant) -> Statistics {
     let live = slot.live();
     let Carried { received, sent } = clients.carried();
+    // Frames of a vhost-user backend are copied out of the memory that it shares, and into it.
+    let shared = live.filter(|live| live.driver.info().transport == TransportKind::VhostUser);
+    let (out_bytes, in_bytes) = shared.map_or((0, 0), |live| {
+        let (rx, tx) = live.driver.counters();
+        (rx.bytes, tx.bytes)
+    });
     Statistics {
         uptime_seconds: now.as_micros() / 1_000_000,
-        counters: live.map(|live| counters(live, clients)).unwrap_or_default(),
+        counters: live.map(|live| counters(about, live, clients)).unwrap_or_default(),
         received: Copies {
             carried_bytes: received.payload_bytes,
             // What a client takes was copied once, from its frame to the socket's buffer.
-            user_copied_bytes: received.payload_bytes,
+            user_copied_bytes: received.payload_bytes + out_bytes,
             kernel_copied_bytes: received.descriptor_bytes,
         },
         sent: Copies {
             carried_bytes: sent.payload_bytes,
             // Every byte of a frame is written once, in place: payload, headers, and again what is retransmitted.
-            user_copied_bytes: live.map_or(0, |live| live.driver.counters().1.bytes),
+            user_copied_bytes: live.map_or(0, |live| live.driver.counters().1.bytes) + in_bytes,
             kernel_copied_bytes: sent.descriptor_bytes,
         },
     }
@@ -291,12 +301,13 @@ fn queues(info: &DeviceInfo, (rx, tx): (QueueCounters, QueueCounters), interrupt
 }
 
 /// The stack's counters, and those of the driver and the clients, under one roof.
-fn counters(live: &Live, clients: &Clients) -> BTreeMap<String, u64> {
+fn counters(about: &About, live: &Live, clients: &Clients) -> BTreeMap<String, u64> {
     let mut all = flatten(live.stack.counters());
     let (rx, tx) = live.driver.counters();
     all.insert("device_frames_merged".to_owned(), rx.merged);
     all.insert("device_doorbells".to_owned(), rx.doorbells + tx.doorbells);
     all.insert("drop_device_transmit_full".to_owned(), tx.exhausted);
+    all.insert("drop_device_failed_in_flight".to_owned(), about.lost_in_flight);
     all.insert("drop_client_datagram_overflow".to_owned(), clients.overflowed());
     all
 }
@@ -309,11 +320,23 @@ fn flatten(counters: &impl Serialize) -> BTreeMap<String, u64> {
     fields.into_iter().filter_map(|(name, value)| Some((name, value.as_u64()?))).collect()
 }
 
+fn vhost_user(backend: &VhostUser) -> VhostUserBackend {
+    let device = backend.device();
+    VhostUserBackend {
+        socket: device.socket.display().to_string(),
+        role: match device.role {
+            VhostUserRole::Client => SocketRole::Client,
+            VhostUserRole::Server => SocketRole::Server,
+        },
+        protocol_features: backend.protocol_features().to_vec(),
+    }
+}
+
 fn transport(kind: TransportKind) -> Transport {
     match kind {
         TransportKind::LegacyPci => Transport::Legacy,
         TransportKind::ModernPci => Transport::Modern,
-        TransportKind::Software => Transport::Direct,
+        TransportKind::Software | TransportKind::VhostUser => Transport::Direct,
     }
 }
 

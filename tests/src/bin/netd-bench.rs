@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use netd_tests::bench::flows;
+use netd_tests::bench::{driver, flows};
 use std::process::ExitCode;
 
 /// Established connections.
@@ -13,12 +13,24 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["flows"] => flow_table(false),
         ["flows", "--json"] => flow_table(true),
+        ["driver"] => return report(driver::run(false)),
+        ["driver", "--json"] => return report(driver::run(true)),
         _ => {
-            eprintln!("usage: netd-bench flows [--json]");
+            eprintln!("usage: netd-bench flows|driver [--json]");
             return ExitCode::from(2);
         }
     }
     ExitCode::SUCCESS
+}
+
+fn report(result: netd_tests::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("netd-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn flow_table(json: bool) {

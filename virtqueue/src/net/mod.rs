@@ -68,6 +68,9 @@ pub struct Options {
     pub frame_bytes: usize,
     /// Device addresses are IOVAs behind an IOMMU: then the device must promise to obey it.
     pub translated: bool,
+    /// The device may write to a frame after it gave it back, as a process that shares the memory can: frames are copied out before
+    /// anybody looks at them, and copied in when they are complete.
+    pub untrusted: bool,
     /// The MSI-X vector that both queues interrupt with; none for a device that is only polled.
     pub vector: Option<u16>,
     /// Features that are not to be used though the device offers them.
@@ -82,6 +85,7 @@ impl Default for Options {
             tx_frames: 256,
             frame_bytes: 2048,
             translated: false,
+            untrusted: false,
             vector: None,
             switches: Switches::default(),
         }
@@ -213,7 +217,7 @@ impl NetDevice {
         // Without merged buffers each one must hold whatever the link carries.
         let whole = if shape.merged { 0 } else { shape.header + FRAME_OVERHEAD + usize::from(mtu) };
         let pool = FramePool::new(&mut arena, frames, frame_bytes.max(whole))?;
-        let mut rx = RxQueue::new(ring, pool, shape, transport.doorbell(RECEIVEQ1)?);
+        let mut rx = RxQueue::new(ring, pool, shape, transport.doorbell(RECEIVEQ1)?, options.untrusted);
         let (ring, frames) =
             make_queue(transport, TRANSMITQ1, options.tx_frames, &features, shape.tx_parts(), &mut arena)?;
         let tx_info = QueueInfo { index: TRANSMITQ1, size: ring.addresses().size, frames };
@@ -222,7 +226,7 @@ impl NetDevice {
             frames,
             frame_bytes.max(shape.header + FRAME_OVERHEAD + usize::from(mtu)),
         )?;
-        let tx = TxQueue::new(ring, pool, shape, transport.doorbell(TRANSMITQ1)?);
+        let tx = TxQueue::new(ring, pool, shape, transport.doorbell(TRANSMITQ1)?, options.untrusted);
         let mut control = match features.has(Feature::CTRL_VQ) {
             true => Some(make_control_queue(transport, &features, &mut arena)?),
             false => None,
@@ -269,6 +273,12 @@ impl NetDevice {
     pub fn disarm(&mut self) {
         self.rx.disarm();
         self.tx.disarm();
+    }
+
+    /// How many transmitted frames the device holds: they are lost if it is reset now.
+    pub fn unsent(&mut self) -> u16 {
+        self.tx.reclaim();
+        self.tx.outstanding()
     }
 
     /// Counters of the receive and the transmit queue.

@@ -14,7 +14,9 @@ pub struct RxQueue {
     shape: FrameShape,
     doorbell: Box<dyn Doorbell>,
     counters: QueueCounters,
-    /// Where a frame of several buffers is put together.
+    /// Frames are copied before they are looked at: the device may write to them at any time.
+    copies_out: bool,
+    /// Where a frame of several buffers is put together, or one that is copied out.
     assembly: Vec<u8>,
 }
 
@@ -24,8 +26,10 @@ impl RxQueue {
         pool: FramePool,
         shape: FrameShape,
         doorbell: Box<dyn Doorbell>,
+        copies_out: bool,
     ) -> Self {
-        Self { ring, pool, shape, doorbell, counters: QueueCounters::default(), assembly: Vec::new() }
+        let counters = QueueCounters::default();
+        Self { ring, pool, shape, doorbell, counters, copies_out, assembly: Vec::new() }
     }
 
     /// What came through this queue.
@@ -67,10 +71,10 @@ impl RxQueue {
             return Err(Fault::TooShort { queue: RECEIVEQ1, len: used.written });
         };
         let buffers = match self.shape.merged {
-            true => num_buffers(self.pool.bytes(&frame, 0, header)),
+            true => self.pool.read_u16(&frame, HEADER_NUM_BUFFERS),
             false => 1,
         };
-        if buffers == 1 {
+        if buffers == 1 && !self.copies_out {
             let bytes = self.pool.bytes(&frame, header, len);
             self.counters.frames += 1;
             self.counters.bytes += len as u64;
@@ -80,7 +84,7 @@ impl RxQueue {
         }
         self.gather(frame, len, buffers)?;
         self.counters.frames += 1;
-        self.counters.merged += 1;
+        self.counters.merged += u64::from(buffers > 1);
         self.counters.bytes += self.assembly.len() as u64;
         take(&self.assembly);
         Ok(())
@@ -91,12 +95,12 @@ impl RxQueue {
     fn gather(&mut self, first: Frame<owner::Stack>, len: usize, buffers: u16) -> Result<(), Fault> {
         let bad = Fault::BadMerge { queue: RECEIVEQ1, count: buffers };
         self.assembly.clear();
-        self.assembly.extend_from_slice(self.pool.bytes(&first, self.shape.header, len));
+        self.pool.copy_out(&first, self.shape.header, len, &mut self.assembly);
         self.post(first.into_free());
         for _ in 1..buffers {
             let used = self.ring.pop()?.ok_or(bad)?;
             let frame = used.token.returned();
-            self.assembly.extend_from_slice(self.pool.bytes(&frame, 0, used.written as usize));
+            self.pool.copy_out(&frame, 0, used.written as usize, &mut self.assembly);
             self.post(frame.into_free());
             if self.assembly.len() > FRAME_LEN_MAX {
                 return Err(bad);
@@ -148,9 +152,4 @@ impl RxQueue {
         };
         debug_assert!(posted.is_ok());
     }
-}
-
-fn num_buffers(header: &[u8]) -> u16 {
-    let at = HEADER_NUM_BUFFERS;
-    header.get(at..at + 2).map_or(1, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
 }

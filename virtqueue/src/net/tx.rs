@@ -14,6 +14,8 @@ pub struct TxQueue {
     shape: FrameShape,
     doorbell: Box<dyn Doorbell>,
     counters: QueueCounters,
+    /// Where a frame is written that is copied in when it is complete; empty where frames are written in place.
+    staging: Vec<u8>,
     /// A lie seen where it could not be told; [`flush`](Self::flush) tells it.
     fault: Option<Fault>,
 }
@@ -24,13 +26,20 @@ impl TxQueue {
         pool: FramePool,
         shape: FrameShape,
         doorbell: Box<dyn Doorbell>,
+        copies_in: bool,
     ) -> Self {
-        Self { ring, pool, shape, doorbell, counters: QueueCounters::default(), fault: None }
+        let staging = vec![0; if copies_in { pool.frame_bytes() } else { 0 }];
+        Self { ring, pool, shape, doorbell, counters: QueueCounters::default(), staging, fault: None }
     }
 
     /// What went through this queue.
     pub fn counters(&self) -> QueueCounters {
         self.counters
+    }
+
+    /// How many frames the device holds.
+    pub(super) fn outstanding(&self) -> u16 {
+        self.ring.outstanding()
     }
 
     /// The longest Ethernet frame that fits.
@@ -149,6 +158,7 @@ impl TxFrame<'_> {
     /// The frame's bytes, as an earlier use left them.
     pub fn bytes(&mut self) -> &mut [u8] {
         match &mut self.frame {
+            Some(_) if !self.queue.staging.is_empty() => &mut self.queue.staging[..self.len],
             Some(frame) => self.queue.pool.bytes_mut(frame, self.queue.shape.header, self.len),
             None => &mut [],
         }
@@ -156,7 +166,11 @@ impl TxFrame<'_> {
 
     /// Puts the frame into the ring; the device sees it at the next [`TxQueue::flush`].
     pub fn send(mut self) {
-        if let Some(frame) = self.frame.take() {
+        if let Some(mut frame) = self.frame.take() {
+            let TxQueue { pool, staging, shape, .. } = &mut *self.queue;
+            if !staging.is_empty() {
+                pool.copy_in(&mut frame, shape.header, &staging[..self.len]);
+            }
             self.queue.post(frame, self.len);
         }
     }

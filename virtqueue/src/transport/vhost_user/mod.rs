@@ -33,7 +33,7 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::transport::{Doorbell, Transport, TransportKind, status};
+use crate::transport::{Doorbell, Position, Transport, TransportKind, status};
 use crate::{DmaMemory, Error, Fault, Feature, RingAddresses};
 
 use memory::SharedMemory;
@@ -55,8 +55,14 @@ const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// `VHOST_F_LOG_ALL`: dirty pages, for migration.
 const LOG_ALL: u64 = 1 << 26;
 /// What the frontend serves itself or does without: the control queue and what stands on it (virtio 1.3, 5.1.3: bits 17 to 23) are not
-/// the backend's business, and addresses are not translated (an IOMMU would want an IOTLB served over the socket).
-const NOT_OFFERED: u64 = PROTOCOL_FEATURES | LOG_ALL | 0x7f << 17 | Feature::ACCESS_PLATFORM.mask();
+/// the backend's business; addresses are not translated (an IOMMU would want an IOTLB served over the socket); an eventfd carries no data with
+/// a doorbell; single rings are not reset.
+const NOT_OFFERED: u64 = PROTOCOL_FEATURES
+    | LOG_ALL
+    | 0x7f << 17
+    | Feature::ACCESS_PLATFORM.mask()
+    | Feature::NOTIFICATION_DATA.mask()
+    | Feature::RING_RESET.mask();
 /// What the configuration space says is ours to offer: the backend does not see it (bits 3 and 5).
 const OFFERED_BY_US: u64 = Feature::MAC.mask() | Feature::MTU.mask();
 
@@ -65,6 +71,9 @@ const PROTOCOL_USED: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::CONFIG)
     .union(VhostUserProtocolFeatures::STATUS);
+
+/// Where a fresh packed ring begins: at entry 0, both wrap counters 1 (virtio 1.3, 2.8.1), the driver's in bit 15 (vhost-user, "Vring state").
+const PACKED_BASE: u16 = 1 << 15;
 
 /// `struct virtio_net_config` up to the MTU (virtio 1.3, 5.1.4).
 const CONFIG_BYTES: usize = 12;
@@ -89,6 +98,8 @@ pub struct VhostUser {
     /// Feature bits of the backend, vhost-user's own among them.
     backend_features: u64,
     config: [u8; CONFIG_BYTES],
+    /// The rings are packed ones.
+    packed: bool,
     status: u8,
     queues_max: u64,
     queues: Vec<Queue>,
@@ -122,6 +133,7 @@ impl VhostUser {
             protocol: VhostUserProtocolFeatures::empty(),
             backend_features: 0,
             config: config_of(options),
+            packed: false,
             status: 0,
             queues_max: QUEUES_SINGLE,
             queues: Vec::new(),
@@ -166,8 +178,7 @@ impl VhostUser {
         }
         let offered = patience.check("tell its protocol features", self.frontend.get_protocol_features())?;
         self.protocol = offered & PROTOCOL_USED;
-        patience
-            .check("take the protocol features", self.frontend.set_protocol_features(self.protocol))?;
+        patience.check("take the protocol features", self.frontend.set_protocol_features(self.protocol))?;
         if self.acknowledges() {
             self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         }
@@ -292,9 +303,9 @@ impl Transport for VhostUser {
     fn set_driver_features(&mut self, features: u64) -> Result<(), Error> {
         let agreed = features | PROTOCOL_FEATURES;
         let patience = Patience::begin(&self.socket, ANSWER_TIMEOUT)?;
-        patience
-            .check("take the features", self.frontend.set_features(agreed & self.backend_features))?;
+        patience.check("take the features", self.frontend.set_features(agreed & self.backend_features))?;
         drop(patience);
+        self.packed = features & Feature::RING_PACKED.mask() != 0;
         self.share_memory()
     }
 
@@ -323,9 +334,10 @@ impl Transport for VhostUser {
             log_addr: None,
         };
         let at = usize::from(index);
+        let base = if self.packed { PACKED_BASE } else { 0 };
         let patience = Patience::begin(&self.socket, ANSWER_TIMEOUT)?;
         patience.check("size a ring", self.frontend.set_vring_num(at, ring.size))?;
-        patience.check("take a ring's beginning", self.frontend.set_vring_base(at, 0))?;
+        patience.check("take a ring's beginning", self.frontend.set_vring_base(at, base))?;
         patience.check("take a ring's addresses", self.frontend.set_vring_addr(at, &addresses))?;
         // The interrupt before the doorbell: a backend may start the ring with the latter.
         patience.check("take a ring's interrupt", self.frontend.set_vring_call(at, &self.call))?;
@@ -353,7 +365,8 @@ impl Transport for VhostUser {
     /// Stops the rings in order while the backend answers. Where it does not, the connection is closed, and the memory with it: the
     /// backend's mapping keeps the pages alive, and they are given to nobody else.
     fn reset(&mut self) -> Result<(), Error> {
-        if !self.over {
+        // A backend that was told nothing yet has nothing to stop.
+        if !self.over && self.status != 0 {
             let stopped = match self.queues.is_empty() {
                 true => Ok(()),
                 false => self.enable_queues(false).and_then(|()| self.stop_queues()),
@@ -395,7 +408,7 @@ fn config_of(options: &VhostUserOptions) -> [u8; CONFIG_BYTES] {
 struct Kick(EventFd);
 
 impl Doorbell for Kick {
-    fn ring(&self) -> io::Result<()> {
+    fn ring(&self, _position: Position) -> io::Result<()> {
         match self.0.write(1) {
             // A counter that takes no more was rung already: by us and not heard yet, or by the backend itself, which shares it.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),

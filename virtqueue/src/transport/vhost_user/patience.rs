@@ -78,10 +78,9 @@ fn protocol(what: &'static str, error: &Protocol) -> Error {
         | Protocol::PartialMessage
         | Protocol::SocketBroken(_)
         | Protocol::SocketError(_) => Error::BackendClosed { what },
-        Protocol::InvalidMessage => Error::BackendProtocol {
-            what,
-            why: "its answer is none of vhost-user, version 1".to_owned(),
-        },
+        Protocol::InvalidMessage => {
+            Error::BackendProtocol { what, why: "its answer is none of vhost-user, version 1".to_owned() }
+        }
         other => Error::BackendProtocol { what, why: other.to_string() },
     }
 }

@@ -78,7 +78,10 @@ fn read_reply(mut socket: &UnixStream, request: u32) -> io::Result<u64> {
         && word(4) & (VERSION_MASK | FLAG_REPLY) == VERSION | FLAG_REPLY
         && word(8) == PAYLOAD_BYTES as u32;
     if !fits {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "its answer is none of vhost-user, version 1"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "its answer is none of vhost-user, version 1",
+        ));
     }
     Ok(u64::from(word(12)) | u64::from(word(16)) << 32).map(|value: u64| {
         // Put together in the order of a little-endian machine; on another one the halves are the other way round.

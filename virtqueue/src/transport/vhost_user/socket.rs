@@ -4,18 +4,12 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::Error;
-
-/// How long a listening frontend waits for a backend in one attempt. Backends try again every second or so.
-const ACCEPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Between two looks.
-const ACCEPT_POLL: Duration = Duration::from_millis(10);
 
 /// Which side of the socket we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +45,7 @@ impl VhostUserSocket {
     ///
     /// # Errors
     ///
-    /// No socket, nobody listening at it, or nobody who connected to ours in time.
+    /// No socket, nobody listening at it, or nobody who has connected to ours yet; nothing is waited for.
     pub fn connect(&self) -> Result<UnixStream, Error> {
         match &self.listener {
             None => connect_to(&self.path),
@@ -61,21 +55,24 @@ impl VhostUserSocket {
 
     fn accept(&self, listener: &UnixListener) -> Result<UnixStream, Error> {
         let failed = |source| Error::VhostUserSystem { step: "accept a backend", source };
-        let deadline = Instant::now() + ACCEPT_TIMEOUT;
-        loop {
-            match listener.accept() {
-                Ok((stream, _)) => {
-                    stream.set_nonblocking(false).map_err(failed)?;
-                    return Ok(stream);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(failed(error)),
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).map_err(failed)?;
+                Ok(stream)
             }
-            if Instant::now() >= deadline {
-                return Err(Error::BackendAbsent { path: self.path.clone() });
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(Error::BackendAbsent { path: self.path.clone() })
             }
-            thread::sleep(ACCEPT_POLL);
+            Err(error) => Err(failed(error)),
         }
+    }
+
+    /// Whether a backend has connected to our socket and waits to be taken.
+    pub fn is_awaited(&self) -> bool {
+        const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let Some(listener) = &self.listener else { return false };
+        // An interrupted look is made again by whoever looks repeatedly.
+        poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&AT_ONCE)).is_ok_and(|ready| ready > 0)
     }
 }
 
@@ -129,8 +126,7 @@ fn listen(path: &Path) -> Result<UnixListener, Error> {
         }
         Err(_) => {}
     }
-    let listener =
-        UnixListener::bind(path).map_err(|source| unusable("it cannot be listened at", source))?;
+    let listener = UnixListener::bind(path).map_err(|source| unusable("it cannot be listened at", source))?;
     listener.set_nonblocking(true).map_err(|source| unusable("it cannot be listened at", source))?;
     Ok(listener)
 }
