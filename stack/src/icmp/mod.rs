@@ -265,7 +265,7 @@ impl Icmp {
         egress: &mut E,
     ) {
         let many = packet.to_many || network.is_broadcast(packet.destination);
-        if many || (packet.source.is_ipv4() && packet.payload.len() < QUOTE_LEN) {
+        if many || is_error(packet) || (packet.source.is_ipv4() && packet.payload.len() < QUOTE_LEN) {
             return;
         }
         if !self.errors.take(now) {
@@ -287,6 +287,16 @@ impl Icmp {
             fill_checksum(buffer, &header);
         });
         network.counters.icmp_errors_sent += 1;
+    }
+}
+
+/// Whether a packet is an ICMP error itself, or a redirect: nothing may be said about those, also not that pieces of them are
+/// missing (RFC 1122, 3.2.2; RFC 4443, 2.4 (e)).
+fn is_error(packet: &Packet<'_>) -> bool {
+    match (packet.protocol, packet.payload.first()) {
+        (IpProtocol::Icmp, Some(message_type)) => matches!(message_type, 3..=5 | 11 | 12),
+        (IpProtocol::Icmpv6, Some(message_type)) => matches!(message_type, ..128 | 137),
+        _ => false,
     }
 }
 

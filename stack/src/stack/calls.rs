@@ -18,7 +18,7 @@ impl Stack {
     // ---- TCP ---------------------------------------------------------------------------------------------------------
 
     /// Begins to connect. The connection is named at once; [`Ready::Flow`] says when it is established or has failed. How long to
-    /// wait is up to the caller, who aborts; the stack gives up after two minutes.
+    /// wait is up to the caller, who aborts; the stack gives up after three minutes.
     pub fn tcp_connect(&mut self, now: Instant, remote: SocketAddr) -> Result<FlowId, Error> {
         self.alive()?;
         let remote = canonical(remote);

@@ -167,10 +167,11 @@ impl Stack {
     pub(super) fn reassembly_expired<E: Egress>(&mut self, now: Instant, serial: u64, egress: &mut E) {
         let expired = self.reassembly.timer_expired(serial, &mut self.network.counters);
         let Some((key, first)) = expired else { return };
-        let header_len = match key.source {
-            IpAddr::V4(_) => usize::from(first[0] & 0x0f) * 4,
-            IpAddr::V6(_) => crate::ip::IPV6_HEADER_LEN,
-        };
+        let counters = &mut self.network.counters;
+        let parsed =
+            if key.source.is_ipv4() { ipv4::parse(&first, counters) } else { ipv6::parse(&first, counters) };
+        // It was read when it came.
+        let Some(Parsed::Fragment(Fragment { payload, .. })) = parsed else { return };
         let packet = Packet {
             source: key.source,
             destination: key.destination,
@@ -178,7 +179,7 @@ impl Stack {
             ttl: 0,
             ecn: 0,
             whole: &first,
-            payload: &first[header_len..],
+            payload,
             protocol_at: 0,
             to_many: key.destination.is_multicast(),
         };

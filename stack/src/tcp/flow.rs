@@ -14,6 +14,8 @@ use crate::timers::Armed;
 /// How long unacknowledged octets are retransmitted without hearing anything from the peer (RFC 9293, 3.8.3: R2 of at least
 /// 100 seconds).
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(120);
+/// How long a SYN is retransmitted (RFC 9293, 3.8.3: R2 of at least 3 minutes); whoever connects may give up sooner.
+const GIVE_UP_CONNECT: Duration = Duration::from_secs(180);
 /// How long a connection without an owner may take to finish closing: Linux's `tcp_fin_timeout`.
 pub(crate) const LINGER: Duration = Duration::from_secs(60);
 /// Between two keepalives that nobody answered, and how many of them: a dead peer is found 90 seconds after the idle time began to
@@ -248,8 +250,9 @@ impl Flow {
             self.waiting_since = None;
             return false;
         }
+        let limit = if connection.state() == State::SynSent { GIVE_UP_CONNECT } else { GIVE_UP };
         let since = *self.waiting_since.get_or_insert(now);
-        now >= since.max(self.last_heard) + GIVE_UP
+        now >= since.max(self.last_heard) + limit
     }
 
     /// Whether driving the engine would lose data that the owner has not read: its TIME-WAIT is over.

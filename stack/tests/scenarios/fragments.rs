@@ -240,3 +240,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn ipv6_error_whose_pieces_are_missing_is_not_answered_with_an_error() {
+    let mut peer = Scripted::with_options(config(MAC_A, A), with_ipv6());
+    peer.advance(Duration::from_secs(3));
+    let mut reported = |message_type: u8| {
+        // The first piece of an ICMPv6 message, 16 bytes of it.
+        let mut payload = vec![58, 0, 0, 1, 0, 0, 0, message_type];
+        payload.extend([message_type, 0, 0, 0]);
+        payload.extend([0; 12]);
+        peer.frame(&ip6((B6, A6), (IpProtocol::Ipv6Frag, 64), &payload));
+        let mut known = vec![0x60, 0, 0, 0];
+        known.extend(B6.octets());
+        known.extend([2, 1]);
+        known.extend(MAC_B);
+        peer.queue.take();
+        for _ in 0..70 {
+            peer.advance(Duration::from_secs(1));
+            peer.frame(&icmp6((B6, A6), 255, (136, 0), &known));
+        }
+        !icmp6_messages(&peer.queue.take(), 3).is_empty()
+    };
+    assert!(reported(128), "an echo request in pieces is reported");
+    assert!(!reported(1) && !reported(2) && !reported(127) && !reported(137));
+}

@@ -219,3 +219,88 @@ fn lying_peer_never_reaches_a_defect_of_the_engine() {
         }
     }
 }
+
+/// An accepted connection from `port` of B to `service`; returns it and our next sequence number. The peer's is 1001.
+fn accept(peer: &mut Scripted, port: u16, service: u16) -> (netd_stack::FlowId, u32) {
+    let (listener, _) = peer.stack.tcp_listen(Some(service), 8).unwrap();
+    peer.segment((port, service), TcpControl::Syn, 1000, None, &[]);
+    peer.poll();
+    peer.arp_reply();
+    let syn_ack = peer.segments().into_iter().find(|seen| seen.control == TcpControl::Syn).unwrap();
+    let ours = syn_ack.seq.wrapping_add(1);
+    peer.segment((port, service), TcpControl::None, 1001, Some(ours), &[]);
+    peer.poll();
+    let flow = peer.stack.tcp_accept(listener).unwrap().unwrap();
+    peer.stack.tcp_close_listener(peer.now, listener);
+    (flow, ours)
+}
+
+/// Lies to several connections, and a word to one whose SYN has not left, while another connection carries data both ways:
+/// every octet of it, in the turn in which it was sent. Every guard has work, and in the end nothing is left.
+#[test]
+fn lies_beside_a_transfer_slow_nobody_and_leave_nothing() {
+    const TURNS: usize = 200;
+    const SEGMENT: usize = 1000;
+    let mut guarded = [0; 6];
+    for seed in 0..20 {
+        let mut dice = Dice(seed ^ 0x5eed);
+        let mut peer = Scripted::new();
+        let (honest, mut ours) = accept(&mut peer, 5000, 81);
+        let victims: Vec<_> =
+            (0..4).map(|index| (4000 + index, accept(&mut peer, 4000 + index, 80))).collect();
+        // A word to a connection before its SYN has left.
+        let early = peer.stack.tcp_connect(peer.now, SocketAddr::from((B, 4444))).unwrap();
+        let early_port = peer.stack.tcp_status(early).unwrap().local.port();
+        peer.segment((4444, early_port), TcpControl::Syn, 1, None, &[]);
+        peer.poll();
+        for turn in 0..TURNS {
+            for _ in 0..8 {
+                let (port, (_, theirs)) = victims[(dice.roll() % 4) as usize];
+                let near = [0, 1, 100, 65_000, 65_535, 70_000, 0x4000_0001, 0x8000_0000];
+                let mut pick = |centre: u32| centre.wrapping_add(near[(dice.roll() % 8) as usize]);
+                let (seq, ack) = (pick(1001), pick(theirs));
+                let control = [TcpControl::None, TcpControl::Fin, TcpControl::Syn, TcpControl::None];
+                let control = control[(dice.roll() % 4) as usize];
+                let control = if dice.percent(2) { TcpControl::Rst } else { control };
+                let ack = Some(if dice.percent(70) { theirs } else { ack });
+                let len = [0, 1, 1460, 900][(dice.roll() % 4) as usize];
+                peer.segment((port, 80), control, seq, ack, &vec![1; len]);
+            }
+            let from = (turn * SEGMENT) as u32;
+            let sent = text(from, from + SEGMENT as u32);
+            let seq = 1001u32.wrapping_add(from);
+            peer.segment((5000, 81), TcpControl::Psh, seq, Some(ours), &sent);
+            let mut received = Vec::new();
+            // Where a buffer begins anew, both take two pieces.
+            while read(&mut peer.stack, honest, &mut received) > 0 {}
+            assert!(received == sent, "seed {seed}, turn {turn}: {} octets", received.len());
+            let mut written = write(&mut peer.stack, honest, &received);
+            written += write(&mut peer.stack, honest, &received[written..]);
+            assert_eq!(written, SEGMENT, "seed {seed}, turn {turn}");
+            peer.poll();
+            let frames = peer.queue.take();
+            let to_honest = |frame: &&Vec<u8>| frame.get(34..38) == Some(&[0, 81, 0x13, 0x88]);
+            let echoed: usize = frames.iter().filter(to_honest).map(|frame| frame.len() - 54).sum();
+            assert_eq!(echoed, SEGMENT, "seed {seed}, turn {turn}");
+            ours = ours.wrapping_add(SEGMENT as u32);
+            peer.now = peer.now + Duration::from_millis(1);
+        }
+        let counters = peer.stack.counters();
+        assert_eq!(counters.tcp_engine_faults, 0, "seed {seed}");
+        let seen = [
+            counters.drop_tcp_sequence,
+            counters.drop_tcp_acknowledgement,
+            counters.drop_tcp_after_fin,
+            counters.drop_tcp_early,
+            counters.tcp_challenges_sent,
+            counters.tcp_fin_beyond_window,
+        ];
+        guarded.iter_mut().zip(seen).for_each(|(sum, seen)| *sum += seen);
+        for flow in victims.iter().map(|(_, (flow, _))| *flow).chain([honest, early]) {
+            peer.stack.tcp_release(peer.now, flow);
+        }
+        peer.advance(Duration::from_secs(200));
+        assert_eq!(peer.stack.sockets().count(), 0, "seed {seed}");
+    }
+    assert!(guarded.iter().all(|seen| *seen > 0), "a guard had nothing to do: {guarded:?}");
+}

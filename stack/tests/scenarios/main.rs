@@ -11,6 +11,8 @@ mod hostile;
 mod ipv6;
 mod limits;
 mod link;
+mod rfc1122;
+mod rfc9293;
 mod sockets;
 mod support;
 mod tcp;

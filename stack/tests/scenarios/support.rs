@@ -306,6 +306,19 @@ impl Scripted {
         self.poll();
     }
 
+    /// As [`advance`](Scripted::advance), with a peer that answers when it is asked for its hardware address.
+    pub(crate) fn advance_reachable(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            let asked = self.queue.frames.len();
+            self.advance(Duration::from_secs(1).min(end.saturating_duration_since(self.now)));
+            let asks = |frame: &Vec<u8>| parse_arp(frame).is_some_and(|(.., target)| target == B);
+            if self.queue.frames.get(asked..).unwrap_or_default().iter().any(asks) {
+                self.arp_reply();
+            }
+        }
+    }
+
     pub(crate) fn frame(&mut self, frame: &[u8]) {
         self.stack.handle_frame(self.now, frame, &mut self.queue);
     }
