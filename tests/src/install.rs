@@ -66,6 +66,9 @@ pub const OPEN_VSWITCH: &[Needed] = &[
     ("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk", "openvswitch-switch-dpdk"),
 ];
 
+/// To build the fuzz targets: libFuzzer is written in C++.
+pub const FUZZING: &[Needed] = &[("/usr/bin/c++", "g++")];
+
 /// Installs what of `needed` is missing; without the right to, says what to run.
 pub fn ensure(needed: &[Needed]) -> Result<()> {
     let mut packages: Vec<&str> = needed

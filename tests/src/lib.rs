@@ -12,6 +12,7 @@ pub mod demo;
 pub mod digest;
 pub mod embedded;
 mod error;
+pub mod fuzzing;
 pub mod guest;
 pub mod hugefill;
 pub mod install;

@@ -163,6 +163,10 @@ fn device_killed_under_load_and_started_again_loses_nothing_but_what_was_in_flig
     seen.sort_unstable();
     seen.dedup();
     ensure!(seen.len() == back.len(), "a frame came twice");
-    ensure!(seen.len() as u32 == sent - in_flight, "{} of {sent} frames came back, {in_flight} were lost", seen.len());
+    ensure!(
+        seen.len() as u32 == sent - in_flight,
+        "{} of {sent} frames came back, {in_flight} were lost",
+        seen.len()
+    );
     second.shut_down().map_err(expectation)
 }

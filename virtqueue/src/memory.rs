@@ -49,6 +49,11 @@ impl DmaMemory {
     pub fn size(&self) -> usize {
         self.region.size()
     }
+
+    /// The mapping itself, for a device that lives in this process.
+    pub fn region(&self) -> &Arc<MmapRegion> {
+        &self.region
+    }
 }
 
 /// Cuts a [`DmaMemory`] into pieces, front to back. Nothing is given back: a device's memory lives as long as it does.

@@ -7,9 +7,10 @@ mod checks;
 mod machine;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use netd_tests::demo;
 use netd_tests::vm::Twin;
+use netd_tests::{demo, fuzzing};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Tasks of the netd repository.
 #[derive(Debug, Parser)]
@@ -35,7 +36,7 @@ enum Task {
         /// Leave the virtual machines out.
         #[arg(long)]
         quick: bool,
-        /// Ten times the seeds where tests roll dice.
+        /// Ten times the seeds where tests roll dice, and minutes instead of seconds for each fuzz target.
         #[arg(long)]
         long: bool,
     },
@@ -47,6 +48,17 @@ enum Task {
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Fuzz what reads strangers' bytes: every target, or those named.
+    Fuzz {
+        /// The targets; `fuzz/fuzz_targets` has one file for each.
+        targets: Vec<String>,
+        /// How long each of them runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Keep what was found, minimised, in `fuzz/corpus`.
+        #[arg(long)]
+        keep: bool,
     },
     /// Boot a virtual machine with netd and netctl in it: a shell, or one command whose exit code is passed on.
     Vm {
@@ -99,6 +111,10 @@ fn main() -> ExitCode {
         Task::Demo { vm: true, twin } => demo::vm(twin.into()).map(|()| ExitCode::SUCCESS),
         Task::Test { quick, long } => checks::run(quick, long).map(|()| ExitCode::SUCCESS),
         Task::Bench { what, json } => bench::run(what.name(), json).map(|()| ExitCode::SUCCESS),
+        Task::Fuzz { targets, seconds, keep } => {
+            let duration = Duration::from_secs(seconds);
+            fuzzing::Run { targets, duration, keep }.start().map(|()| ExitCode::SUCCESS)
+        }
         Task::Vm { twin, command } => machine::run(twin.into(), &command),
     };
     done.unwrap_or_else(|error| {
