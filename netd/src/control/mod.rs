@@ -18,8 +18,10 @@ use std::path::PathBuf;
 pub mod audit;
 mod connection;
 mod listen;
+mod plan;
 mod reply;
 mod server;
+mod share;
 mod subject;
 
 pub use audit::Audit;

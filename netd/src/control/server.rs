@@ -15,16 +15,17 @@ use netd_ipc::call::{BadCall, Call, Request};
 use netd_policy::{Decision, Denial, Subject};
 
 use super::connection::{Connection, Gone, Outstanding};
+use super::plan::{Plan, Todo, plan};
 use super::reply::{self, Message};
+use super::share::{Held, Share, idle_client};
 use super::{Audit, Error, WAKER, subject};
-use crate::capture::Filter;
 use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
 use crate::disposal::Disposal;
-use crate::limits::Limits;
 use crate::log::LogLevel;
 use crate::rules::Rules;
 
-/// Connections that were turned away and are not closed yet; beyond, they wait in the listener's backlog.
+/// Connections that were turned away and are not closed yet; beyond, they wait in the listener's backlog. They count towards
+/// nothing else: a user that floods must not use up what others may have.
 const TURNED_AWAY_MAX: usize = 64;
 /// Requests that one connection is served before it is another one's turn.
 const REQUESTS_PER_TURN: usize = 16;
@@ -75,7 +76,7 @@ pub fn run(setup: Setup, port: impl WorkerPort, shutdown: &AtomicBool) -> Result
         connections: HashMap::new(),
         calls: HashMap::new(),
         per_uid: HashMap::new(),
-        turned_away: HashMap::new(),
+        total: Share::default(),
         next_connection: LISTENER.0 + 1,
         next_call: 0,
         ready: Vec::new(),
@@ -108,14 +109,14 @@ struct Server<P> {
     log: LogLevel,
     port: P,
     poll: mio::Poll,
-    disposal: Disposal<()>,
+    disposal: Disposal<Held>,
     connections: HashMap<Token, Connection>,
     /// Calls that the worker has, with the connection of each.
     calls: HashMap<u64, Token>,
-    /// Connections of each user that are not closed yet, those that the closing threads have included.
-    per_uid: HashMap<u32, usize>,
-    /// Clients of each user that were turned away, for `ListClients`; users that have connections.
-    turned_away: HashMap<u32, u64>,
+    /// What each user has that is not closed yet.
+    per_uid: HashMap<u32, Share>,
+    /// The sum of that.
+    total: Share,
     next_connection: usize,
     next_call: u64,
     /// Connections that have more to do than one turn allows.
@@ -166,7 +167,7 @@ impl<P: WorkerPort> Server<P> {
     fn accept(&mut self) {
         self.accepting = Accepting::WhenTold;
         loop {
-            if self.open() >= self.rules.current().limits.connections as usize + TURNED_AWAY_MAX {
+            if self.total.turned_away >= TURNED_AWAY_MAX {
                 self.accepting = Accepting::Later;
                 return;
             }
@@ -183,10 +184,6 @@ impl<P: WorkerPort> Server<P> {
         }
     }
 
-    fn open(&self) -> usize {
-        self.per_uid.values().sum()
-    }
-
     fn admit(&mut self, stream: UnixStream) {
         let subject = match subject::of_peer(&stream) {
             Ok(subject) => subject,
@@ -194,14 +191,15 @@ impl<P: WorkerPort> Server<P> {
         };
         let uid = subject.uid;
         let limits = self.rules.current().limits;
-        let full = self.open() >= limits.connections as usize;
-        let count = self.per_uid.entry(uid).or_default();
-        let full = full || *count >= limits.client.connections as usize;
-        *count += 1;
+        let share = self.per_uid.entry(uid).or_default();
+        let full = share.is_full(limits.client.connections) || self.total.is_full(limits.connections);
         let connection = Connection::new(stream, subject);
         if full {
+            share.refused += 1;
             return self.turn_away(connection);
         }
+        share.open += 1;
+        self.total.open += 1;
         let token = Token(self.next_connection);
         self.next_connection += 1;
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -209,7 +207,7 @@ impl<P: WorkerPort> Server<P> {
             Ok(()) => drop(self.connections.insert(token, connection)),
             Err(error) => {
                 tracing::warn!(%error, uid, "a client cannot be watched and is turned away");
-                self.disposal.close(uid, (), connection.into_descriptors());
+                self.dispose(connection);
             }
         }
     }
@@ -218,7 +216,6 @@ impl<P: WorkerPort> Server<P> {
     fn turn_away(&mut self, mut connection: Connection) {
         let uid = connection.subject.uid;
         tracing::debug!(uid, "too many connections");
-        *self.turned_away.entry(uid).or_default() += 1;
         let limits = self.rules.current().limits;
         let message = format!(
             "too many connections to netd: {} for one user ('[limits.client] connections') and {} in all ('[limits] \
@@ -229,7 +226,10 @@ impl<P: WorkerPort> Server<P> {
         connection.reply(bytes, descriptors, Instant::now());
         // A new socket's buffer takes it; if not, the client sees the end of the connection.
         let _ = connection.flush();
-        self.disposal.close(uid, (), connection.into_descriptors());
+        for share in self.shares(uid) {
+            share.turned_away += 1;
+        }
+        self.disposal.close(uid, Held::TurnedAway, connection.into_descriptors());
     }
 
     /// Writes, reads and serves until there is nothing to do or the turn is over.
@@ -331,19 +331,16 @@ impl<P: WorkerPort> Server<P> {
     /// Adds to the worker's report what only this thread knows.
     fn add_connections(&self, report: &mut netd_ipc::Clients) {
         let limits = self.rules.current().limits;
-        let mut total = 0;
-        for (uid, count) in &self.per_uid {
-            let refused = self.turned_away.get(uid).copied().unwrap_or_default();
+        for (uid, share) in &self.per_uid {
             let limit = limits.client.connections.into();
-            let used = netd_ipc::Use { used: *count as u64, limit, refused };
-            total += used.used;
+            let used = netd_ipc::Use { used: share.used(), limit, refused: share.refused };
             match report.clients.iter_mut().find(|client| client.uid == *uid) {
                 Some(client) => client.connections = used,
                 None => report.clients.push(idle_client(*uid, used, &limits)),
             }
         }
-        report.total.connections.used = total;
-        report.total.connections.refused = self.turned_away.values().sum();
+        report.total.connections.used = self.total.used();
+        report.total.connections.refused = self.per_uid.values().map(|share| share.refused).sum();
         report.clients.sort_by_key(|client| client.uid);
     }
 
@@ -394,17 +391,35 @@ impl<P: WorkerPort> Server<P> {
         }
         // A descriptor that is not watched any more cannot be unregistered; closing would do it as well.
         let _ = self.poll.registry().deregister(&mut SourceFd(&connection.stream.as_raw_fd()));
-        self.disposal.close(uid, (), connection.into_descriptors());
+        self.dispose(connection);
+    }
+
+    /// Hands an admitted connection to a closing thread.
+    fn dispose(&mut self, connection: Connection) {
+        let uid = connection.subject.uid;
+        for share in self.shares(uid) {
+            share.open = share.open.saturating_sub(1);
+            share.closing += 1;
+        }
+        self.disposal.close(uid, Held::Admitted, connection.into_descriptors());
+    }
+
+    /// A user's share, and everybody's.
+    fn shares(&mut self, uid: u32) -> [&mut Share; 2] {
+        [self.per_uid.entry(uid).or_default(), &mut self.total]
     }
 
     fn count_closed(&mut self) {
-        while let Some((uid, ())) = self.disposal.next_closed() {
-            if let Some(count) = self.per_uid.get_mut(&uid) {
+        while let Some((uid, held)) = self.disposal.next_closed() {
+            for share in self.shares(uid) {
+                let count = match held {
+                    Held::Admitted => &mut share.closing,
+                    Held::TurnedAway => &mut share.turned_away,
+                };
                 *count = count.saturating_sub(1);
-                if *count == 0 {
-                    self.per_uid.remove(&uid);
-                    self.turned_away.remove(&uid);
-                }
+            }
+            if self.per_uid.get(&uid).is_some_and(Share::is_nothing) {
+                self.per_uid.remove(&uid);
             }
         }
     }
@@ -421,73 +436,4 @@ enum Answer {
     Now(Message),
     /// The worker has it under this token.
     Later(u64),
-}
-
-enum Plan {
-    /// Answered here, and open to everybody.
-    Local(Message),
-    /// Decided by policy, then done.
-    Decided(netd_policy::Request, Todo),
-}
-
-enum Todo {
-    /// By the worker.
-    Submit(Command),
-    /// Here.
-    SetLogLevel(String),
-}
-
-/// What is to be done for a call, and what policy is asked about it.
-fn plan(call: Call) -> Plan {
-    use netd_policy::Request as Ask;
-    let (asked, command) = match call {
-        Call::GetInfo => return Plan::Local(reply::info()),
-        Call::GetInterfaceDescription { interface } => {
-            return Plan::Local(
-                reply::description(&interface)
-                    .unwrap_or_else(|| reply::of_response(&BadCall::InterfaceNotFound(interface).response())),
-            );
-        }
-        Call::SetLogLevel { filter } => return Plan::Decided(Ask::Operate, Todo::SetLogLevel(filter)),
-        Call::GetStatus => (Ask::Observe, Command::Status),
-        Call::GetDevice => (Ask::Observe, Command::Device),
-        Call::ListInterfaces => (Ask::Observe, Command::Interfaces),
-        Call::ListSockets => (Ask::Observe, Command::Sockets),
-        Call::ListNeighbors => (Ask::Observe, Command::Neighbors),
-        Call::GetStatistics => (Ask::Observe, Command::Statistics),
-        Call::ListClients => (Ask::Observe, Command::Clients),
-        Call::Outcome { id } => (Ask::Observe, Command::Outcome { id }),
-        Call::Connect { remote, timeout } => {
-            (Ask::TcpConnect { remote }, Command::Connect { remote, timeout })
-        }
-        Call::Listen { port, backlog } => (Ask::TcpListen { port }, Command::Listen { port, backlog }),
-        Call::BindUdp { port } => (Ask::UdpBind { port }, Command::BindUdp { port }),
-        // Whose socket it is, the worker knows; what it may send, policy decided and decides.
-        Call::SetTcpOptions { id, options } => (Ask::Observe, Command::TcpOptions { id, options }),
-        Call::SetUdpOptions { id, options } => (Ask::Observe, Command::UdpOptions { id, options }),
-        Call::Resolve { name, kind } => {
-            (Ask::Resolve { name: name.parse().ok() }, Command::Resolve { name, kind })
-        }
-        Call::Capture { filter, snap_bytes } => match Filter::parse(&filter) {
-            Ok(filter) => (Ask::Capture, Command::Capture { filter, snap_bytes }),
-            Err(error) => return Plan::Local(reply::failed(ErrorKind::InvalidInput, &error.to_string())),
-        },
-        Call::Ping { to, timeout, bytes } => (Ask::Ping { to }, Command::Ping { to, timeout, bytes }),
-    };
-    Plan::Decided(asked, Todo::Submit(command))
-}
-
-/// A user that has connections and nothing at the worker.
-fn idle_client(uid: u32, connections: netd_ipc::Use, limits: &Limits) -> netd_ipc::ClientUse {
-    let unused = |limit: u64| netd_ipc::Use { used: 0, limit, refused: 0 };
-    let client = limits.client;
-    netd_ipc::ClientUse {
-        uid,
-        connections,
-        sockets: unused(client.sockets.into()),
-        memory_bytes: unused(client.memory_bytes()),
-        captures: unused(client.captures.into()),
-        connects_per_second: unused(client.connects_per_second.into()),
-        packets_per_second: unused(client.packets_per_second.into()),
-    }
 }

@@ -1,0 +1,64 @@
+//! What becomes of each call: answered here, or decided by policy and done by the worker.
+
+use netd_ipc::ErrorKind;
+use netd_ipc::call::{BadCall, Call};
+
+use super::reply::{self, Message};
+use crate::capture::Filter;
+use crate::command::Command;
+
+/// What is to become of a call.
+pub(super) enum Plan {
+    /// Answered here, and open to everybody.
+    Local(Message),
+    /// Decided by policy, then done.
+    Decided(netd_policy::Request, Todo),
+}
+
+/// Who does it.
+pub(super) enum Todo {
+    /// By the worker.
+    Submit(Command),
+    /// Here.
+    SetLogLevel(String),
+}
+
+/// What is to be done for a call, and what policy is asked about it.
+pub(super) fn plan(call: Call) -> Plan {
+    use netd_policy::Request as Ask;
+    let (asked, command) = match call {
+        Call::GetInfo => return Plan::Local(reply::info()),
+        Call::GetInterfaceDescription { interface } => {
+            return Plan::Local(
+                reply::description(&interface)
+                    .unwrap_or_else(|| reply::of_response(&BadCall::InterfaceNotFound(interface).response())),
+            );
+        }
+        Call::SetLogLevel { filter } => return Plan::Decided(Ask::Operate, Todo::SetLogLevel(filter)),
+        Call::GetStatus => (Ask::Observe, Command::Status),
+        Call::GetDevice => (Ask::Observe, Command::Device),
+        Call::ListInterfaces => (Ask::Observe, Command::Interfaces),
+        Call::ListSockets => (Ask::Observe, Command::Sockets),
+        Call::ListNeighbors => (Ask::Observe, Command::Neighbors),
+        Call::GetStatistics => (Ask::Observe, Command::Statistics),
+        Call::ListClients => (Ask::Observe, Command::Clients),
+        Call::Outcome { id } => (Ask::Observe, Command::Outcome { id }),
+        Call::Connect { remote, timeout } => {
+            (Ask::TcpConnect { remote }, Command::Connect { remote, timeout })
+        }
+        Call::Listen { port, backlog } => (Ask::TcpListen { port }, Command::Listen { port, backlog }),
+        Call::BindUdp { port } => (Ask::UdpBind { port }, Command::BindUdp { port }),
+        // Whose socket it is, the worker knows; what it may send, policy decided and decides.
+        Call::SetTcpOptions { id, options } => (Ask::Observe, Command::TcpOptions { id, options }),
+        Call::SetUdpOptions { id, options } => (Ask::Observe, Command::UdpOptions { id, options }),
+        Call::Resolve { name, kind } => {
+            (Ask::Resolve { name: name.parse().ok() }, Command::Resolve { name, kind })
+        }
+        Call::Capture { filter, snap_bytes } => match Filter::parse(&filter) {
+            Ok(filter) => (Ask::Capture, Command::Capture { filter, snap_bytes }),
+            Err(error) => return Plan::Local(reply::failed(ErrorKind::InvalidInput, &error.to_string())),
+        },
+        Call::Ping { to, timeout, bytes } => (Ask::Ping { to }, Command::Ping { to, timeout, bytes }),
+    };
+    Plan::Decided(asked, Todo::Submit(command))
+}
