@@ -20,10 +20,10 @@ use rustix::net::{AddressFamily, RecvFlags, sockopt};
 /// Threads kept although they have nothing to close: enough for the users that are busy at the same time, and cheap.
 const IDLE_MAX: usize = 8;
 
-/// Descriptors that are looked through per closing, those within others included: four messages full of them. Beyond, a client
-/// makes its own thread wait.
-const LOOKED_THROUGH_MAX: usize = 1024;
-/// Messages that are taken out of one of them: a socket buffer's worth, each as small as can be. Somebody may be refilling it.
+/// Descriptors that are looked through per closing, those within others included: a socket buffer's worth of messages that are
+/// full of them. Beyond, a client makes its own thread wait.
+const LOOKED_THROUGH_MAX: usize = 64 * 1024;
+/// Messages without descriptors that are passed over: a socket buffer's worth of small ones. Somebody may be refilling it.
 const MESSAGES_MAX: usize = 512;
 
 /// Bytes per read, of which none is wanted.
@@ -121,33 +121,36 @@ fn start_closer<T: Send + 'static>(
     Ok(sender)
 }
 
-/// Closes descriptors, and what is unread in them, without lingering.
+/// Closes descriptors, and what is unread in them, without lingering. What is within others is taken out a message at a time, so
+/// that a flood of descriptors never fills the daemon's own table.
 fn close(mut descriptors: Vec<OwnedFd>) {
-    let mut inside = Vec::new();
-    let mut next = 0;
-    while let Some(descriptor) = descriptors.get(next).filter(|_| next < LOOKED_THROUGH_MAX) {
+    let mut bytes = vec![0; READ_BYTES];
+    for _ in 0..LOOKED_THROUGH_MAX {
+        let Some(descriptor) = descriptors.pop() else { return };
         // Fails where nothing can linger.
-        let _ = sockopt::set_socket_linger(descriptor, None);
-        take_out(descriptor, &mut inside);
-        descriptors.append(&mut inside);
-        next += 1;
+        let _ = sockopt::set_socket_linger(&descriptor, None);
+        let mut inside = Vec::new();
+        if take_out(&descriptor, &mut bytes, &mut inside) {
+            // It may hold more.
+            descriptors.push(descriptor);
+            descriptors.append(&mut inside);
+        }
     }
 }
 
-/// Takes the descriptors out of a Unix socket's queue, so that closing it does not close them.
-fn take_out(descriptor: &OwnedFd, inside: &mut Vec<OwnedFd>) {
+/// Takes the next message with descriptors out of a Unix socket's queue; false if there is none.
+fn take_out(descriptor: &OwnedFd, bytes: &mut [u8], inside: &mut Vec<OwnedFd>) -> bool {
     if !sockopt::socket_domain(descriptor).is_ok_and(|domain| domain == AddressFamily::UNIX) {
-        return;
+        return false;
     }
-    let mut bytes = [0; READ_BYTES];
     for _ in 0..MESSAGES_MAX {
-        match passing::receive(descriptor, &mut [IoSliceMut::new(&mut bytes)], inside, RecvFlags::DONTWAIT) {
-            // The end, or a message of nothing but descriptors.
-            Ok(0) if inside.is_empty() => return,
+        match passing::receive(descriptor, &mut [IoSliceMut::new(bytes)], inside, RecvFlags::DONTWAIT) {
+            Ok(_) if !inside.is_empty() => return true,
+            Ok(0) | Err(_) => return false,
             Ok(_) => {}
-            Err(_) => return,
         }
     }
+    false
 }
 
 #[cfg(test)]
@@ -158,7 +161,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::time::{Duration, Instant};
 
-    use rustix::net::SendFlags;
+    use rustix::net::{SendFlags, SocketFlags, SocketType, socketpair};
 
     use super::*;
 
@@ -198,21 +201,22 @@ mod tests {
         (stream.into(), peer)
     }
 
-    /// A descriptor whose close blocks whatever is tried before: a socket within more sockets than are looked through.
+    /// A descriptor whose close blocks whatever is tried before: behind more messages than are passed over.
     fn buried(stuck: OwnedFd) -> OwnedFd {
-        let (holder, feeder) = UnixStream::pair().unwrap();
-        let harmless = UnixStream::pair().unwrap().0;
-        sockopt::set_socket_send_buffer_size(&feeder, 1 << 20).unwrap();
-        for _ in 0..=LOOKED_THROUGH_MAX / 4 {
-            pass(&feeder, &[harmless.as_fd(); 4]);
+        // Of a stream, small messages are read in one go.
+        let (holder, feeder) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        sockopt::set_socket_send_buffer_size(&feeder, 4 << 20).unwrap();
+        for _ in 0..=MESSAGES_MAX {
+            pass(&feeder, &[]);
         }
         pass(&feeder, &[stuck.as_fd()]);
         // From now on the last one is in the queue.
         drop(stuck);
-        holder.into()
+        holder
     }
 
-    fn pass(to: &UnixStream, descriptors: &[BorrowedFd<'_>]) {
+    fn pass(to: impl AsFd, descriptors: &[BorrowedFd<'_>]) {
         passing::send(to, &[IoSlice::new(b"!")], descriptors, SendFlags::DONTWAIT).unwrap();
     }
 

@@ -102,6 +102,24 @@ impl DmaPool {
     ///
     /// Call it only after the function has stopped: the device status read 0 after it was written 0. In no-IOMMU
     /// mode nothing else keeps the function from writing to pages that belong to somebody else by then.
+    ///
+    /// ```no_run
+    /// # fn end(pool: netd_vfio::DmaPool) -> Result<usize, netd_vfio::Error> {
+    /// let count = pool.segments().len();
+    /// pool.release()?;
+    /// # Ok(count)
+    /// # }
+    /// ```
+    ///
+    /// Memory that is named after it does not compile:
+    ///
+    /// ```compile_fail
+    /// # fn end(pool: netd_vfio::DmaPool) -> Result<usize, netd_vfio::Error> {
+    /// pool.release()?;
+    /// let count = pool.segments().len();
+    /// # Ok(count)
+    /// # }
+    /// ```
     pub fn release(self) -> Result<(), Error> {
         let DmaPool { memory, segments, file, device, isolation, lent } = self;
         if isolation == Isolation::Iommu {

@@ -29,6 +29,9 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
         tests.env("NETD_LONG", "1");
     }
     run_to_success(tests)?;
+    // Some 15 seconds. They need root, to be several users.
+    announce("hostile users");
+    cargo(&["test", "--quiet", "--package", "netd", "--test", "clients", "--", "--ignored", "--test-threads=1"])?;
     announce("scenarios");
     let mut arguments = vec!["test", "--package", "netd-tests"];
     let machines = if quick { &[][..] } else { &MACHINE_SCENARIOS };

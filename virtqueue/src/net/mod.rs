@@ -333,7 +333,28 @@ impl NetDevice {
         Ok(self.rx.kick()?)
     }
 
-    /// Resets the device and waits until it stopped. Afterwards no memory is in its hands.
+    /// Resets the device and waits until it stopped. Afterwards no memory is in its hands, and its rings and frames are nobody's.
+    ///
+    /// ```no_run
+    /// # use netd_virtqueue::{Error, NetDevice};
+    /// # fn stop(mut device: NetDevice) -> Result<(), Error> {
+    /// let (_rx, tx) = device.queues();
+    /// tx.reclaim();
+    /// device.shut_down()
+    /// # }
+    /// ```
+    ///
+    /// A ring that is used after it does not compile:
+    ///
+    /// ```compile_fail
+    /// # use netd_virtqueue::{Error, NetDevice};
+    /// # fn stop(mut device: NetDevice) -> Result<(), Error> {
+    /// let (_rx, tx) = device.queues();
+    /// let stopped = device.shut_down();
+    /// tx.reclaim();
+    /// stopped
+    /// # }
+    /// ```
     pub fn shut_down(mut self) -> Result<(), Error> {
         self.stop()
     }
