@@ -262,7 +262,8 @@ impl Exchange {
         shared.statistics.responses_accepted += 1;
         shared.servers.answered(server);
         match reply {
-            Reply::Answer(body) => {
+            Reply::Answer(mut body) => {
+                body.restore_case(&self.question.name);
                 self.close(shared);
                 let exists = body.code == ResponseCode::NoError;
                 Some(conclude(&self.question, exists, &body.answers, body.soa.as_ref()))

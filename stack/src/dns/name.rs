@@ -220,6 +220,18 @@ impl Name {
         Name { wire }
     }
 
+    /// The same name, whose last labels, as many as it has in common with `asked`, are written as they are there: responses
+    /// refer to the question's letters, which were drawn, where the zone has its own.
+    pub(super) fn with_case_of(mut self, asked: &Name) -> Name {
+        let (own, others): (Vec<_>, Vec<_>) = (self.labels().collect(), asked.labels().collect());
+        let pairs = own.iter().rev().zip(others.iter().rev());
+        let common: usize =
+            pairs.take_while(|(a, b)| a.eq_ignore_ascii_case(b)).map(|(label, _)| 1 + label.len()).sum();
+        let (from, to) = (asked.wire.len() - common, self.wire.len() - common);
+        self.wire[to..].copy_from_slice(&asked.wire[from..]);
+        self
+    }
+
     /// Bytes that it holds, for the accounts of the cache.
     pub(super) fn len(&self) -> usize {
         self.wire.len()
@@ -367,6 +379,20 @@ mod tests {
         assert!(name("a.b.example.com").is_within(&name("Example.com")));
         assert!(!name("badexample.com").is_within(&name("example.com")));
         assert!(name("example.com").is_within(&Name::root()));
+    }
+
+    #[test]
+    fn name_with_the_case_of_a_question_keeps_its_own_labels() {
+        let asked = name("www.example.com");
+        for (own, expected) in [
+            ("other.eXaMPLe.cOm", "other.example.com"),
+            ("wWw.ExAmple.COM", "www.example.com"),
+            ("Other.ORG", "Other.ORG"),
+            ("eXample.com", "example.com"),
+        ] {
+            assert_eq!(name(own).with_case_of(&asked).to_string(), expected);
+        }
+        assert_eq!(Name::root().with_case_of(&asked), Name::root());
     }
 
     #[test]

@@ -55,6 +55,22 @@ pub(super) struct Body {
     pub(super) soa: Option<(Name, u32)>,
 }
 
+impl Body {
+    /// Writes the names as the question was put before its letters were drawn.
+    pub(super) fn restore_case(&mut self, asked: &Name) {
+        let restore = |name: &mut Name| {
+            *name = core::mem::replace(name, Name::root()).with_case_of(asked);
+        };
+        for Record { owner, ttl: _, data } in &mut self.answers {
+            restore(owner);
+            match data {
+                Data::Cname(name) | Data::Ptr(name) | Data::Srv { target: name, .. } => restore(name),
+                Data::A(_) | Data::Aaaa(_) | Data::Txt(_) => {}
+            }
+        }
+    }
+}
+
 impl<'a> Envelope<'a> {
     /// Reads header and question.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Envelope<'a>, Malformed> {
