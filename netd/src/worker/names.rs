@@ -230,7 +230,7 @@ impl Names {
                 }
                 if let Some(Connection { flow, .. }) = self.tcp.remove(&socket) {
                     self.tcp_keys.remove(&flow);
-                    stack.tcp_abort(flow);
+                    // In order: a reset would tell a server that answered of a failure (RFC 7766, 6.2.3).
                     stack.tcp_release(now, flow);
                 }
             }
