@@ -51,7 +51,7 @@ pub enum Error {
     },
     /// The tap could not be made or attached to.
     #[error(
-        "cannot use the tap {interface}: making or setting up one needs CAP_NET_ADMIN; for another user, root makes it with \
+        "cannot use the tap {interface}: to make one needs CAP_NET_ADMIN; for another user, root makes it with \
          `ip tuntap add dev {interface} mode tap user USER` and `ip link set {interface} up`"
     )]
     Tap {

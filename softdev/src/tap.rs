@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
@@ -24,6 +25,8 @@ pub struct TapLink {
     name: String,
     mtu: u16,
     tap: Option<SyncDevice>,
+    /// Whether the interface is up, as far as the last frame has shown.
+    is_up: bool,
     generation: u64,
     retry_at: Instant,
 }
@@ -33,17 +36,28 @@ impl TapLink {
     ///
     /// # Errors
     ///
-    /// When there is no such tap and it cannot be made, it is another's, or it is not up and cannot be set up.
+    /// When there is no such tap and it cannot be made, or it is another's.
     pub fn open(name: &str, mtu: u16) -> Result<Self, Error> {
         let tap = attach(name, mtu).map_err(|source| Error::Tap { interface: name.to_owned(), source })?;
-        Ok(Self { name: name.to_owned(), mtu, tap: Some(tap), generation: 1, retry_at: Instant::now() })
+        Ok(Self {
+            name: name.to_owned(),
+            mtu,
+            tap: Some(tap),
+            is_up: true,
+            generation: 1,
+            retry_at: Instant::now(),
+        })
     }
 
     /// What an error of the tap means: nothing for the moment, or that the interface is gone.
     fn failed(&mut self, error: &io::Error) {
-        if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::BADFD) {
-            self.tap = None;
-            self.retry_at = Instant::now() + ATTACH_INTERVAL;
+        match Errno::from_io_error(error) {
+            Some(Errno::BADFD) => {
+                self.tap = None;
+                self.retry_at = Instant::now() + ATTACH_INTERVAL;
+            }
+            Some(Errno::IO) => self.is_up = false,
+            _ => {}
         }
     }
 }
@@ -58,10 +72,6 @@ fn attach(name: &str, mtu: u16) -> io::Result<SyncDevice> {
     let is_new = !exists(name)?;
     let builder = DeviceBuilder::new().name(name).layer(Layer::L2).inherit_enable_state();
     let tap = if is_new { builder.mtu(mtu).enable(true) } else { builder }.build_sync()?;
-    if !tap.is_running()? {
-        // The state of an interface is its owner's, but one that is down is of no use to anybody.
-        tap.enabled(true)?;
-    }
     tap.set_nonblocking(true)?;
     Ok(tap)
 }
@@ -70,7 +80,7 @@ fn exists(name: &str) -> io::Result<bool> {
     let any = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     match name_to_index(&any, name) {
         Ok(_) => Ok(true),
-        Err(rustix::io::Errno::NODEV) => Ok(false),
+        Err(Errno::NODEV) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
 }
@@ -80,7 +90,10 @@ impl Link for TapLink {
         // A link without an interface loses frames, like a cable without a plug, and so does one that is down (EIO).
         let Some(tap) = &self.tap else { return true };
         match tap.send(frame) {
-            Ok(_) => true,
+            Ok(_) => {
+                self.is_up = true;
+                true
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             Err(error) => {
                 self.failed(&error);
@@ -100,7 +113,7 @@ impl Link for TapLink {
     }
 
     fn is_up(&self) -> bool {
-        self.tap.is_some()
+        self.tap.is_some() && self.is_up
     }
 
     fn maintain(&mut self) {
@@ -110,6 +123,7 @@ impl Link for TapLink {
         match attach(&self.name, self.mtu) {
             Ok(tap) => {
                 self.tap = Some(tap);
+                self.is_up = true;
                 self.generation += 1;
             }
             Err(_) => self.retry_at = Instant::now() + ATTACH_INTERVAL,
