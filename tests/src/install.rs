@@ -49,6 +49,14 @@ pub const PEERS: &[Needed] = &[
     ("/bin/ping", "iputils-ping"),
     ("/usr/bin/cpio", "cpio"),
     ("/usr/bin/tcpdump", "tcpdump"),
+    ("/usr/bin/tshark", "tshark"),
+    ("/usr/bin/curl", "curl"),
+    ("/usr/bin/iperf3", "iperf3"),
+    ("/usr/sbin/kea-dhcp4", "kea-dhcp4-server"),
+    ("/usr/sbin/kea-dhcp6", "kea-dhcp6-server"),
+    ("/usr/sbin/radvd", "radvd"),
+    ("/usr/sbin/unbound", "unbound"),
+    ("/usr/sbin/avahi-daemon", "avahi-daemon"),
     // For clients from PyPI, in environments of their own.
     ("/usr/lib/python3.11/ensurepip/__init__.py", "python3-venv"),
 ];

@@ -8,6 +8,7 @@
 pub mod artifacts;
 pub mod bench;
 pub mod binaries;
+pub mod capture;
 pub mod demo;
 pub mod digest;
 pub mod embedded;
@@ -22,6 +23,7 @@ pub mod peers;
 pub mod process;
 pub mod scenario;
 pub mod testpmd;
+pub mod tapped;
 pub mod vm;
 
 pub use error::{Error, Result};

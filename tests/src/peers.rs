@@ -1,12 +1,21 @@
 //! The programs on the other side of the wire: real ones, started inside a namespace, ended with their handle.
 
+mod avahi;
+mod kea;
+mod radvd;
+mod unbound;
+
 use crate::error::{Attempt, Result};
 use crate::install;
 use crate::netns::Namespace;
 use crate::process::{Background, READY_LIMIT};
+pub use avahi::Avahi;
+pub use kea::Kea;
+pub use radvd::Radvd;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+pub use unbound::Unbound;
 
 /// What dnsmasq hands out on a bridge.
 #[derive(Clone, Copy, Debug)]
@@ -132,7 +141,7 @@ impl Nginx {
              events {{ worker_connections 256; }}\n\
              http {{ access_log off; client_body_temp_path {root}/body; proxy_temp_path {root}/proxy;\n\
              fastcgi_temp_path {root}/fastcgi; uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;\n\
-             server {{ listen 0.0.0.0:{port}; root {root}/files; }} }}\n",
+             server {{ listen 0.0.0.0:{port}; listen [::]:{port} ipv6only=on; root {root}/files; }} }}\n",
             root = root.display()
         );
         fs::create_dir(root.join("files")).attempt(|| "make nginx's directory of files".to_owned())?;
@@ -186,6 +195,14 @@ pub fn wait_for_listener(namespace: &Namespace, process: &mut Background, port: 
         let listing = crate::process::run(namespace.command("ss").args(["-Hltn", &filter]))?;
         Ok(!listing.trim().is_empty())
     })
+}
+
+/// A copy of a program for which Debian has an AppArmor profile: one of another path may read the files that tests make for it.
+fn outside_apparmor(program: &str, directory: &Path) -> Result<PathBuf> {
+    let program = Path::new(program);
+    let copy = directory.join(program.file_name().unwrap_or_default());
+    fs::copy(program, &copy).attempt(|| format!("copy {}", program.display()))?;
+    Ok(copy)
 }
 
 fn temporary_directory() -> Result<TempDir> {

@@ -109,6 +109,11 @@ impl Background {
         Background::spawn_with(command, Stdio::null(), log)
     }
 
+    /// Starts `command` with both output streams in `log`, and a file to read.
+    pub fn spawn_from(command: &mut Command, input: File, log: &Path) -> Result<Background> {
+        Background::spawn_with(command, Stdio::from(input), log)
+    }
+
     /// Starts `command` with both output streams in `log`, and returns what feeds its standard input.
     pub fn spawn_with_input(command: &mut Command, log: &Path) -> Result<(Background, ChildStdin)> {
         let mut program = Background::spawn_with(command, Stdio::piped(), log)?;

@@ -44,7 +44,7 @@ fn orderly_peer(embedded: &Embedded) -> Result<Socat> {
 fn connect(embedded: &Embedded) -> Result<TcpStream> {
     let address: SocketAddr = format!("{}:{PORT}", embedded.host_address()?).parse().map_err(unexpected)?;
     let client = Client::connect(embedded.path("netd.sock")).map_err(unexpected)?;
-    let mut stream = client.tcp_connect(address, Some(LIMIT)).map_err(unexpected)?;
+    let stream = client.tcp_connect(address, Some(LIMIT)).map_err(unexpected)?;
     stream.set_read_deadline(Some(Instant::now() + LIMIT));
     Ok(stream)
 }

@@ -5,7 +5,7 @@ use netd_tests::{Error, Result, binaries, ensure, install};
 use std::process::Command;
 
 /// In a namespace, with passt, DPDK and other programs of the host. Those of vhost-user take about a minute.
-const SCENARIOS: [&str; 5] = ["inputs", "passt", "ends", "vhost_user", "vhost_user_netd"];
+const SCENARIOS: [&str; 6] = ["inputs", "passt", "ends", "vhost_user", "vhost_user_netd", "peers"];
 /// In virtual machines.
 const MACHINE_SCENARIOS: [&str; 5] = ["harness", "vm_inputs", "vm_viommu", "vm_gce", "kill9"];
 

@@ -1,0 +1,8 @@
+//! netd among real programs of Debian: servers that give addresses, servers that know names, programs that carry bytes, and the
+//! kernel as router. netd runs on the software device with a tap as its link, as an unprivileged user, and tshark judges every
+//! capture.
+
+mod addresses;
+mod names;
+mod programs;
+mod routes;
