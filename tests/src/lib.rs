@@ -22,8 +22,8 @@ pub mod netns;
 pub mod peers;
 pub mod process;
 pub mod scenario;
-pub mod testpmd;
 pub mod tapped;
+pub mod testpmd;
 pub mod vm;
 
 pub use error::{Error, Result};

@@ -4,7 +4,7 @@ use netd_tests::process::describe;
 use netd_tests::{Error, Result, binaries, ensure, install};
 use std::process::Command;
 
-/// In a namespace, with passt, DPDK and other programs of the host. Those of vhost-user take about a minute.
+/// In a namespace, with passt, DPDK and other programs of the host. Those of vhost-user take about a minute, peers two.
 const SCENARIOS: [&str; 6] = ["inputs", "passt", "ends", "vhost_user", "vhost_user_netd", "peers"];
 /// In virtual machines.
 const MACHINE_SCENARIOS: [&str; 5] = ["harness", "vm_inputs", "vm_viommu", "vm_gce", "kill9"];
@@ -31,7 +31,17 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     run_to_success(tests)?;
     // Some 15 seconds. They need root, to be several users.
     announce("hostile users");
-    cargo(&["test", "--quiet", "--package", "netd", "--test", "clients", "--", "--ignored", "--test-threads=1"])?;
+    cargo(&[
+        "test",
+        "--quiet",
+        "--package",
+        "netd",
+        "--test",
+        "clients",
+        "--",
+        "--ignored",
+        "--test-threads=1",
+    ])?;
     announce("scenarios");
     let mut arguments = vec!["test", "--package", "netd-tests"];
     let machines = if quick { &[][..] } else { &MACHINE_SCENARIOS };
