@@ -5,6 +5,7 @@
 use crate::ensure;
 use crate::error::{Attempt, Error, Result};
 use crate::install;
+use crate::netns::Namespace;
 use crate::process::{Background, wait_until};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -50,14 +51,20 @@ pub struct Testpmd {
 }
 
 impl Testpmd {
-    /// Starts it, inside a namespace if `command` says so, with its log in `directory`; ready at its first prompt.
-    pub fn start_with(
-        mut command: Command,
+    /// Starts it inside a namespace, with its log in `directory`; ready at its first prompt.
+    pub fn start_in(
+        namespace: &Namespace,
         name: &str,
         directory: &Path,
         options: &Options,
     ) -> Result<Testpmd> {
+        Testpmd::spawn(namespace.command("stdbuf"), name, directory, options)
+    }
+
+    fn spawn(mut command: Command, name: &str, directory: &Path, options: &Options) -> Result<Testpmd> {
         install::ensure(install::DPDK)?;
+        // Its answers would otherwise be written long after the prompt that follows them.
+        command.args(["-oL", "dpdk-testpmd"]);
         let (main, worker) = options.cores;
         command.args(["-l", &format!("{main},{worker}"), "--main-lcore", &main.to_string()]);
         command.args(["--no-huge", "-m", MEMORY_MEGABYTES, "--no-pci", "--no-shconf", "--no-telemetry"]);
@@ -74,10 +81,9 @@ impl Testpmd {
 
     /// Starts it on the machine itself.
     pub fn start(name: &str, directory: &Path, options: &Options) -> Result<Testpmd> {
-        install::ensure(install::DPDK)?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", "dpdk-testpmd"]);
-        Testpmd::start_with(command, name, directory, options)
+        command.args(["--pdeathsig", "KILL", "--", "stdbuf"]);
+        Testpmd::spawn(command, name, directory, options)
     }
 
     /// Gives it a command, and returns what it printed until it asked for the next.

@@ -34,7 +34,7 @@ fn switch(namespace: &Namespace, directory: &Path, name: &str, connects: bool) -
         cores: (0, 1),
         arguments: vec!["--forward-mode=io".to_owned()],
     };
-    let mut device = Testpmd::start_with(namespace.command("dpdk-testpmd"), name, directory, &options)?;
+    let mut device = Testpmd::start_in(namespace, name, directory, &options)?;
     namespace.ip(&format!("address add {}/{} dev {TAP}", OFFICE.gateway, OFFICE.prefix))?;
     namespace.ip(&format!("link set {TAP} up"))?;
     device.command("start")?;

@@ -120,7 +120,11 @@ fn print(cell: &Cell, first: bool) {
     println!(
         "| {} | {} | {} | {} | {} | {:.2} | {:.2} |",
         cell.ring,
-        cell.way.driver_mode().replace("io", "forward"),
+        match cell.way {
+            Way::Tx => "sent",
+            Way::Rx => "received",
+            Way::Forward => "forwarded",
+        },
         millions(cell.netd),
         millions(cell.netd_in_place),
         millions(cell.dpdk),
