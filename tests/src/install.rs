@@ -77,6 +77,9 @@ pub const OPEN_VSWITCH: &[Needed] = &[
 /// To build the fuzz targets: libFuzzer is written in C++.
 pub const FUZZING: &[Needed] = &[("/usr/bin/c++", "g++")];
 
+/// To count instructions.
+pub const COUNTING: &[Needed] = &[("/usr/bin/valgrind", "valgrind")];
+
 /// Installs what of `needed` is missing; without the right to, says what to run.
 pub fn ensure(needed: &[Needed]) -> Result<()> {
     let mut packages: Vec<&str> = needed

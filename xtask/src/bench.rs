@@ -2,6 +2,7 @@
 
 use crate::checks::cargo;
 use netd_tests::Result;
+use netd_tests::bench::ring as rings;
 
 /// Runs the benchmark of this name.
 pub(crate) fn run(name: &str, json: bool) -> Result<()> {
@@ -11,4 +12,10 @@ pub(crate) fn run(name: &str, json: bool) -> Result<()> {
         arguments.push("--json");
     }
     cargo(&arguments)
+}
+
+/// Cost per packet of the driver alone, by ring format and direction.
+pub(crate) fn ring(json: bool) -> Result<()> {
+    print!("{}", rings::show(&rings::run()?, json)?);
+    Ok(())
 }

@@ -42,6 +42,8 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
         "--ignored",
         "--test-threads=1",
     ])?;
+    announce("models of the rings");
+    run_to_success(models()?)?;
     announce("scenarios");
     let mut arguments = vec!["test", "--package", "netd-tests"];
     let machines = if quick { &[][..] } else { &MACHINE_SCENARIOS };
@@ -51,6 +53,14 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     // One failure must not hide what the other machines would have said.
     arguments.extend(["--no-fail-fast", "--", "--include-ignored", "--test-threads=1"]);
     cargo(&arguments)
+}
+
+/// loom's interleavings of a ring's two sides; a build of its own, since its atomics are others. Half a minute.
+fn models() -> Result<Command> {
+    let mut models = cargo_command(&["test", "--quiet", "--package", "netd-virtqueue", "--lib", "models"]);
+    models.env("RUSTFLAGS", "--cfg loom");
+    models.env("CARGO_TARGET_DIR", binaries::target_directory()?.join("loom"));
+    Ok(models)
 }
 
 fn announce(stage: &str) {

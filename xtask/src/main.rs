@@ -77,6 +77,8 @@ enum Benchmark {
     Flows,
     /// The driver: frames of 64 bytes per second on a vhost-user device, beside DPDK's driver on the same device (installs DPDK).
     Driver,
+    /// The driver alone: nanoseconds and instructions per packet, split and packed, sent and received.
+    Ring,
 }
 
 impl Benchmark {
@@ -84,6 +86,7 @@ impl Benchmark {
         match self {
             Benchmark::Flows => "flows",
             Benchmark::Driver => "driver",
+            Benchmark::Ring => "ring",
         }
     }
 }
@@ -110,6 +113,7 @@ fn main() -> ExitCode {
         Task::Demo { vm: false, .. } => demo::embedded().map(|()| ExitCode::SUCCESS),
         Task::Demo { vm: true, twin } => demo::vm(twin.into()).map(|()| ExitCode::SUCCESS),
         Task::Test { quick, long } => checks::run(quick, long).map(|()| ExitCode::SUCCESS),
+        Task::Bench { what: Benchmark::Ring, json } => bench::ring(json).map(|()| ExitCode::SUCCESS),
         Task::Bench { what, json } => bench::run(what.name(), json).map(|()| ExitCode::SUCCESS),
         Task::Fuzz { targets, seconds, keep } => {
             let duration = Duration::from_secs(seconds);

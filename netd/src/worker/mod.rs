@@ -57,7 +57,7 @@ use crate::worker::egress::TxEgress;
 use crate::worker::evidence::Evidence;
 pub use crate::worker::port::Port;
 use crate::worker::report::About;
-use crate::worker::slot::{Down, Live, Slot, bring_up, check_health};
+use crate::worker::slot::{Down, Live, Slot, bring_up, check_health, mend};
 
 /// Wakes the worker for commands and for its end.
 const WAKER: Token = Token(0);
@@ -246,7 +246,15 @@ impl Worker {
         let mut worked = self.take_commands(now) | !events.is_empty();
         match self.network(now, events) {
             Ok(moved) => worked |= moved,
-            Err(error) => self.fail(now, &error),
+            Err(error) => {
+                let mended = match &mut self.slot {
+                    Slot::Live(live) => mend(live, now, &error),
+                    Slot::Down(_) => false,
+                };
+                if !mended {
+                    self.fail(now, &error);
+                }
+            }
         }
         self.recover(now);
         worked

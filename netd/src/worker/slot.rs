@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use netd_ipc::ErrorKind;
 use netd_stack::{Addressing, Config, Instant, Limits, Stack};
-use netd_virtqueue::NetDevice;
+use netd_virtqueue::{Fault, Feature, NetDevice};
 
 use crate::command::Reply;
 use crate::config::Dns;
@@ -15,6 +15,8 @@ use crate::worker::names::Names;
 
 /// How often link state and device health are read: each read leaves the guest.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// A device whose queues need a reset again so soon is reset as a whole.
+const MEND_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A device in operation, and the stack on it.
 pub(super) struct Live {
@@ -24,6 +26,8 @@ pub(super) struct Live {
     pub(super) mac: [u8; 6],
     pub(super) link_up: bool,
     pub(super) checked_at: Instant,
+    /// When its queues were last reset alone.
+    pub(super) mended_at: Option<Instant>,
 }
 
 /// A device that failed.
@@ -63,6 +67,28 @@ impl Slot {
         match self {
             Slot::Live(_) => None,
             Slot::Down(down) => Some(&down.reason),
+        }
+    }
+}
+
+/// Resets the queues alone after the device broke the protocol on one of them, where it can do that. Sockets live on: what was lost with
+/// the rings is lost as on any wire. `false`: the device must be reset as a whole.
+pub(super) fn mend(live: &mut Live, now: Instant, error: &device::Error) -> bool {
+    let device::Error::Virtio(netd_virtqueue::Error::Fault(fault)) = error else { return false };
+    let beyond_queues = matches!(fault, Fault::NeedsReset | Fault::Doorbell { .. });
+    let again = live.mended_at.is_some_and(|at| now.saturating_duration_since(at) < MEND_INTERVAL);
+    if beyond_queues || again || !live.driver.info().features.has(Feature::RING_RESET) {
+        return false;
+    }
+    live.mended_at = Some(now);
+    match live.driver.reset_queues() {
+        Ok(()) => {
+            tracing::warn!(%fault, "the device broke the protocol; its queues were reset");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%fault, %error, "the queues could not be reset alone");
+            false
         }
     }
 }
@@ -113,5 +139,5 @@ pub(super) fn bring_up(
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|_| device::Error::Random)?;
     let names = Names::new(dns, secret, now, &stack);
-    Ok(Live { driver, stack, names, mac, link_up, checked_at: now })
+    Ok(Live { driver, stack, names, mac, link_up, checked_at: now, mended_at: None })
 }

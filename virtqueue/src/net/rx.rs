@@ -7,7 +7,8 @@ use crate::{Doorbell, Fault, Part, RingAddresses, Used};
 /// The largest frame: 64 KiB of IP with its Ethernet header and a VLAN tag (virtio 1.3, 5.1.6.3.1 posts 65,562 bytes for it).
 const FRAME_LEN_MAX: usize = 65_562;
 
-/// The receive queue.
+/// The receive queue. Aligned so that no two queues, which may belong to two threads, share a pair of cache lines (x86 fetches pairs).
+#[repr(align(128))]
 pub struct RxQueue {
     ring: FrameRing,
     pool: FramePool,
@@ -16,6 +17,8 @@ pub struct RxQueue {
     counters: QueueCounters,
     /// Frames are copied before they are looked at: the device may write to them at any time.
     copies_out: bool,
+    /// The frame after the one that is being lent: its first bytes are on their way into the cache meanwhile.
+    next: Option<Used<Frame<owner::Device>>>,
     /// Where a frame of several buffers is put together, or one that is copied out.
     assembly: Vec<u8>,
 }
@@ -29,7 +32,7 @@ impl RxQueue {
         copies_out: bool,
     ) -> Self {
         let counters = QueueCounters::default();
-        Self { ring, pool, shape, doorbell, counters, copies_out, assembly: Vec::new() }
+        Self { ring, pool, shape, doorbell, counters, copies_out, next: None, assembly: Vec::new() }
     }
 
     /// What came through this queue.
@@ -42,7 +45,8 @@ impl RxQueue {
     pub fn poll(&mut self, budget: usize, mut take: impl FnMut(&[u8])) -> Result<usize, Fault> {
         let mut taken = 0;
         while taken < budget {
-            let Some(used) = self.ring.pop()? else { break };
+            let Some(used) = self.take()? else { break };
+            self.look_ahead()?;
             self.lend(used, &mut take)?;
             taken += 1;
         }
@@ -54,7 +58,7 @@ impl RxQueue {
 
     /// Asks for an interrupt when the next frame arrives. Returns whether one is there already.
     pub fn arm(&mut self) -> Result<bool, Fault> {
-        self.ring.arm()
+        Ok(self.ring.arm()? || self.next.is_some())
     }
 
     /// No more interrupts: the queue is polled again.
@@ -62,7 +66,27 @@ impl RxQueue {
         self.ring.silence();
     }
 
+    /// The next buffer that the device filled.
+    #[inline]
+    fn take(&mut self) -> Result<Option<Used<Frame<owner::Device>>>, Fault> {
+        match self.next.take() {
+            Some(used) => Ok(Some(used)),
+            None => self.ring.pop(),
+        }
+    }
+
+    /// Takes one buffer more, and lets its bytes come.
+    #[inline]
+    fn look_ahead(&mut self) -> Result<(), Fault> {
+        self.next = self.ring.pop()?;
+        if let Some(used) = &self.next {
+            self.pool.prefetch(&used.token);
+        }
+        Ok(())
+    }
+
     /// Lends one frame, which begins in `used`.
+    #[inline]
     fn lend(&mut self, used: Used<Frame<owner::Device>>, take: &mut impl FnMut(&[u8])) -> Result<(), Fault> {
         let header = self.shape.header;
         let frame = used.token.returned();
@@ -98,7 +122,7 @@ impl RxQueue {
         self.pool.copy_out(&first, self.shape.header, len, &mut self.assembly);
         self.post(first.into_free());
         for _ in 1..buffers {
-            let used = self.ring.pop()?.ok_or(bad)?;
+            let used = self.take()?.ok_or(bad)?;
             let frame = used.token.returned();
             self.pool.copy_out(&frame, 0, used.written as usize, &mut self.assembly);
             self.post(frame.into_free());
@@ -130,12 +154,12 @@ impl RxQueue {
 
     /// Takes every buffer back from a queue that was reset, and posts it again.
     pub(super) fn restart(&mut self) {
-        for frame in self.ring.drain() {
-            self.pool.put(frame.returned().into_free());
-        }
+        drop((self.ring.drain(), self.next.take()));
+        self.pool.recover();
         self.fill();
     }
 
+    #[inline]
     fn post(&mut self, frame: Frame<owner::Free>) {
         let address = self.pool.device_address(&frame);
         let (header, len) = (self.shape.header, self.pool.frame_bytes());

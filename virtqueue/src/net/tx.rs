@@ -8,6 +8,9 @@ use crate::{Doorbell, Fault, Part, RingAddresses};
 ///
 /// The virtio-net header in front of each buffer was zeroed with the pool and is never written again: without offloads
 /// all its fields are zero (virtio 1.3, 5.1.6.2).
+///
+/// Aligned like [`RxQueue`](crate::RxQueue).
+#[repr(align(128))]
 pub struct TxQueue {
     ring: FrameRing,
     pool: FramePool,
@@ -48,6 +51,7 @@ impl TxQueue {
     }
 
     /// Whether a buffer is free. Those that the device is done with count once they were taken back.
+    #[inline]
     pub fn ready(&self) -> bool {
         self.pool.available() > 0
     }
@@ -67,6 +71,7 @@ impl TxQueue {
     }
 
     /// Lends a buffer for a frame of `len` bytes. `None` when all are with the device, or none is that large.
+    #[inline]
     pub fn lend(&mut self, len: usize) -> Option<TxFrame<'_>> {
         if len > self.frame_len_max() {
             return None;
@@ -109,12 +114,12 @@ impl TxQueue {
 
     /// Takes every buffer back from a queue that was reset.
     pub(super) fn restart(&mut self) {
-        for frame in self.ring.drain() {
-            self.pool.put(frame.returned().into_free());
-        }
+        drop(self.ring.drain());
+        self.pool.recover();
         self.fault = None;
     }
 
+    #[inline]
     fn post(&mut self, frame: Frame<owner::Stack>, len: usize) {
         let address = self.pool.device_address(&frame);
         let header = self.shape.header;
@@ -156,6 +161,7 @@ pub struct TxFrame<'a> {
 
 impl TxFrame<'_> {
     /// The frame's bytes, as an earlier use left them.
+    #[inline]
     pub fn bytes(&mut self) -> &mut [u8] {
         match &mut self.frame {
             Some(_) if !self.queue.staging.is_empty() => &mut self.queue.staging[..self.len],
@@ -165,6 +171,7 @@ impl TxFrame<'_> {
     }
 
     /// Puts the frame into the ring; the device sees it at the next [`TxQueue::flush`].
+    #[inline]
     pub fn send(mut self) {
         if let Some(mut frame) = self.frame.take() {
             let TxQueue { pool, staging, shape, .. } = &mut *self.queue;

@@ -64,6 +64,7 @@ impl<T> Shadow<T> {
     }
 
     /// Descriptors that no buffer uses.
+    #[inline]
     pub(super) fn free(&self) -> u16 {
         self.free
     }
@@ -74,32 +75,38 @@ impl<T> Shadow<T> {
     }
 
     /// Buffers that the device can see.
+    #[inline]
     pub(super) fn visible(&self) -> u16 {
         // Without order, buffers may come back while younger ones are not published yet; each that came back was published.
         (self.published - self.popped) as u16
     }
 
     /// Everything pushed is visible from now on.
+    #[inline]
     pub(super) fn publish(&mut self) {
         self.published = self.pushed;
     }
 
     /// The id that the next buffer will have.
+    #[inline]
     pub(super) fn first(&self) -> u16 {
         self.first
     }
 
     /// The id after `id`: the next free one, or the next descriptor of the same buffer.
+    #[inline]
     pub(super) fn after(&self, id: u16) -> u16 {
         self.next[usize::from(id)]
     }
 
     /// With IN_ORDER: the id of the oldest buffer in flight.
+    #[inline]
     pub(super) fn oldest(&self) -> u16 {
         self.oldest
     }
 
     /// Remembers a buffer under the id [`first`](Self::first); it takes `ids` of the free ids and `descriptors` of the ring.
+    #[inline]
     pub(super) fn insert(&mut self, token: T, parts: &[Part], descriptors: u16, ids: u16) {
         let capacity = parts.iter().filter(|part| part.device_writes).map(|part| part.len).sum();
         let head = self.first;
@@ -114,6 +121,7 @@ impl<T> Shadow<T> {
 
     /// The how-manieth of the buffers in sight of the device `id` is, counted from 1 for the oldest (exactly so only with IN_ORDER).
     /// `None`: the device does not hold it.
+    #[inline]
     pub(super) fn place(&self, id: u16) -> Option<u64> {
         let chain = self.chains.get(usize::from(id))?;
         let held = chain.token.is_some() && chain.sequence < self.published;
@@ -121,6 +129,7 @@ impl<T> Shadow<T> {
     }
 
     /// Takes back the buffer `id`. `None`: the device does not hold it.
+    #[inline]
     pub(super) fn remove(&mut self, id: u16) -> Option<Taken<T>> {
         let chain = self.chains.get_mut(usize::from(id))?;
         // A buffer that was not published yet cannot have been used; taking it back would publish memory that is in use elsewhere.
