@@ -3,7 +3,8 @@
 use netd_tests::testpmd::{self, Options, Testpmd};
 use netd_tests::{Error, Result, ensure};
 use netd_virtqueue::{
-    NetDevice, Options as DriverOptions, VhostUser, VhostUserOptions, VhostUserRole, VhostUserSocket,
+    NetDevice, Options as DriverOptions, Switches, VhostUser, VhostUserOptions, VhostUserRole,
+    VhostUserSocket,
 };
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,16 +20,21 @@ fn expectation(error: impl std::fmt::Display) -> Error {
     Error::Expectation(error.to_string())
 }
 
-/// Our driver on the device behind `socket`.
-fn driver(socket: &Path) -> Result<NetDevice> {
+/// Our driver on the device behind `socket`, with split or packed rings.
+fn driver(socket: &Path, packed: bool) -> Result<NetDevice> {
     let connection = VhostUserSocket::new(socket, VhostUserRole::Client)
         .and_then(|socket| socket.connect())
         .map_err(expectation)?;
     let options = VhostUserOptions { mac: MAC, mtu: 9000, memory_bytes: 8 << 20 };
     let session = VhostUser::open(connection, &options).map_err(expectation)?;
     let memory = session.memory();
-    let options = DriverOptions { untrusted: true, ..DriverOptions::default() };
-    NetDevice::bring_up(Box::new(session), memory, &options).map_err(expectation)
+    let mut switches = Switches::default();
+    ensure!(switches.set("packed", packed), "packed rings have no switch");
+    let options = DriverOptions { untrusted: true, switches, ..DriverOptions::default() };
+    let driver = NetDevice::bring_up(Box::new(session), memory, &options).map_err(expectation)?;
+    let rings = driver.info().rings;
+    ensure!((rings == "packed") == packed, "the device agreed to {rings} rings");
+    Ok(driver)
 }
 
 /// A frame of `len` bytes that can be told from every other.
@@ -80,18 +86,25 @@ fn frames_of_every_size_come_back_unchanged_from_a_forwarding_device() -> Result
     let directory = testpmd::directory()?;
     let socket = testpmd::socket(directory.path());
     let mut device = Testpmd::start("device", directory.path(), &Options::device(&socket, "io"))?;
-    let mut driver = driver(&socket)?;
-    device.wait_for_link(0, true)?;
-    device.command("start")?;
     let sizes =
         (60..200).chain((200..FRAME_BYTES_MAX).step_by(97)).chain([1514, 2036, 2037, 4084, FRAME_BYTES_MAX]);
     let frames: Vec<_> = sizes.zip(1..).map(|(len, number)| frame(len, number)).collect();
-    echo(&mut driver, &frames).map_err(|error| expectation(format!("{error}\n{}", device.output())))?;
-    let (received, sent) = driver.counters();
-    ensure!(received.frames == frames.len() as u64, "received {received:?}");
-    ensure!(received.merged > 0, "no frame came in several buffers: {received:?}");
-    ensure!(sent.exhausted == 0, "sent {sent:?}");
-    driver.shut_down().map_err(expectation)
+    // One device, one session after the other.
+    for packed in [false, true] {
+        let mut driver = driver(&socket, packed)?;
+        device.wait_for_link(0, true)?;
+        device.command("start")?;
+        let echoed = echo(&mut driver, &frames);
+        echoed.map_err(|error| expectation(format!("packed {packed}: {error}\n{}", device.output())))?;
+        let (received, sent) = driver.counters();
+        ensure!(received.frames == frames.len() as u64, "received {received:?}");
+        ensure!(received.merged > 0, "no frame came in several buffers: {received:?}");
+        ensure!(sent.exhausted == 0, "sent {sent:?}");
+        device.command("stop")?;
+        driver.shut_down().map_err(expectation)?;
+        device.wait_for_link(0, false)?;
+    }
+    Ok(())
 }
 
 /// How many frames are on their way at once.
@@ -137,7 +150,7 @@ fn device_killed_under_load_and_started_again_loses_nothing_but_what_was_in_flig
     let (mut sent, mut back) = (0, Vec::new());
 
     let mut device = Testpmd::start("first", directory.path(), &options)?;
-    let mut first = driver(&socket)?;
+    let mut first = driver(&socket, false)?;
     device.wait_for_link(0, true)?;
     device.command("start")?;
     pump(&mut first, &mut sent, FRAMES_BEFORE, &mut back)?;
@@ -154,7 +167,7 @@ fn device_killed_under_load_and_started_again_loses_nothing_but_what_was_in_flig
 
     std::fs::remove_file(&socket).map_err(expectation)?;
     let mut device = Testpmd::start("second", directory.path(), &options)?;
-    let mut second = driver(&socket)?;
+    let mut second = driver(&socket, false)?;
     device.wait_for_link(0, true)?;
     device.command("start")?;
     let until = sent + FRAMES_BEFORE;
