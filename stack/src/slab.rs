@@ -24,8 +24,13 @@ impl<T> Slab<T> {
         Slab { slots: Vec::new(), vacant: Vec::new(), limit: limit.min(u32::MAX as usize) }
     }
 
+    /// From now on it holds at most `limit` values; what is there beyond it stays.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit.min(u32::MAX as usize);
+    }
+
     pub(crate) fn is_full(&self) -> bool {
-        self.vacant.is_empty() && self.slots.len() >= self.limit
+        self.slots.len() - self.vacant.len() >= self.limit
     }
 
     /// Stores what `make` returns for its id; `None` (and `make` is not called) when full.
@@ -89,5 +94,17 @@ mod tests {
         assert_eq!(slab.get(first), None);
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get(second), Some(&'b'));
+    }
+
+    #[test]
+    fn limit_lowered_keeps_what_is_there_and_takes_no_more() {
+        let mut slab = Slab::new(2);
+        let ids = ['a', 'b'].map(|value| slab.insert_with(|_| value).unwrap());
+        slab.set_limit(1);
+        assert_eq!(slab.get(ids[1]), Some(&'b'));
+        slab.remove(ids[1]);
+        assert_eq!(slab.insert_with(|_| 'x'), None);
+        slab.remove(ids[0]);
+        assert!(slab.insert_with(|_| 'c').is_some());
     }
 }

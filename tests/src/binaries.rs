@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 const PACKAGES: [&str; 3] = ["netd", "netctl", "netd-tests"];
 
 /// Names a directory with programs built elsewhere, to be tested instead of building.
-const PREBUILT: &str = "NETD_BINARIES";
+pub const PREBUILT: &str = "NETD_BINARIES";
 
 /// The root of the workspace.
 pub fn workspace() -> PathBuf {

@@ -78,7 +78,8 @@ fn cargo_command(arguments: &[&str]) -> Command {
     command
 }
 
-fn run_to_success(mut command: Command) -> Result<()> {
+/// Runs a command, and fails when it does.
+pub(crate) fn run_to_success(mut command: Command) -> Result<()> {
     let status = command
         .status()
         .map_err(|source| Error::Io { action: format!("run {}", describe(&command)), source })?;

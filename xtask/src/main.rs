@@ -45,9 +45,12 @@ enum Task {
         /// What to measure.
         #[arg(value_enum, default_value_t = Benchmark::Flows)]
         what: Benchmark,
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
+        /// Which machine to imitate, for `machine`.
+        #[arg(long, value_enum, default_value_t = TwinName::Gce)]
+        twin: TwinName,
+        /// Write the figures as JSON to this file as well; "-" is standard output.
+        #[arg(long, value_name = "FILE")]
+        json: Option<String>,
     },
     /// Fuzz what reads strangers' bytes: every target, or those named.
     Fuzz {
@@ -73,20 +76,34 @@ enum Task {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Benchmark {
-    /// The stack: cost per packet by the number of connections, beside one smoltcp socket set.
+    /// The stack: cost per packet and per timer pass by the number of connections, beside one smoltcp socket set.
     Flows,
     /// The driver: frames of 64 bytes per second on a vhost-user device, beside DPDK's driver on the same device (installs DPDK).
     Driver,
     /// The driver alone: nanoseconds and instructions per packet, split and packed, sent and received.
     Ring,
+    /// Connections set up and closed per second, in the stack alone and with descriptors through the daemon.
+    Connections,
+    /// Memory of an idle connection with its descriptor, the kernel's included (root also sees by what).
+    Memory,
+    /// The descriptor path on the software device: throughput, round trips, and the CPU of an idle daemon.
+    Descriptor,
+    /// One function of a virtual machine under netd and under the kernel's own driver, alternating (needs root).
+    Machine,
 }
 
 impl Benchmark {
-    fn name(self) -> &'static str {
-        match self {
-            Benchmark::Flows => "flows",
-            Benchmark::Driver => "driver",
-            Benchmark::Ring => "ring",
+    /// As netd-bench calls it.
+    fn name(self, twin: TwinName) -> &'static str {
+        match (self, twin) {
+            (Benchmark::Flows, _) => "flows",
+            (Benchmark::Driver, _) => "driver",
+            (Benchmark::Ring, _) => "ring",
+            (Benchmark::Connections, _) => "connections",
+            (Benchmark::Memory, _) => "memory",
+            (Benchmark::Descriptor, _) => "descriptor",
+            (Benchmark::Machine, TwinName::Gce) => "machine-gce",
+            (Benchmark::Machine, TwinName::Viommu) => "machine-viommu",
         }
     }
 }
@@ -113,8 +130,9 @@ fn main() -> ExitCode {
         Task::Demo { vm: false, .. } => demo::embedded().map(|()| ExitCode::SUCCESS),
         Task::Demo { vm: true, twin } => demo::vm(twin.into()).map(|()| ExitCode::SUCCESS),
         Task::Test { quick, long } => checks::run(quick, long).map(|()| ExitCode::SUCCESS),
-        Task::Bench { what: Benchmark::Ring, json } => bench::ring(json).map(|()| ExitCode::SUCCESS),
-        Task::Bench { what, json } => bench::run(what.name(), json).map(|()| ExitCode::SUCCESS),
+        Task::Bench { what, twin, json } => {
+            bench::run(what.name(twin), json.as_deref()).map(|()| ExitCode::SUCCESS)
+        }
         Task::Fuzz { targets, seconds, keep } => {
             let duration = Duration::from_secs(seconds);
             fuzzing::Run { targets, duration, keep }.start().map(|()| ExitCode::SUCCESS)

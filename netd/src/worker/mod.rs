@@ -57,7 +57,7 @@ use crate::worker::egress::TxEgress;
 use crate::worker::evidence::Evidence;
 pub use crate::worker::port::Port;
 use crate::worker::report::About;
-use crate::worker::slot::{Down, Live, Slot, bring_up, check_health, mend};
+use crate::worker::slot::{Down, Live, Slot, bring_up, check_health, mend, size_flows};
 
 /// Wakes the worker for commands and for its end.
 const WAKER: Token = Token(0);
@@ -164,7 +164,10 @@ impl Worker {
         } = setup;
         let about = About { rules: Arc::clone(&rules), poll: mode, resets: 0, lost_in_flight: 0 };
         let slot = match bring_up(&mut backend, &addressing, hostname.clone(), &dns, Instant::ZERO) {
-            Ok(live) => Slot::Live(Box::new(live)),
+            Ok(mut live) => {
+                size_flows(&mut live.stack, &rules.current().limits);
+                Slot::Live(Box::new(live))
+            }
             Err(error) if backend.may_come_later() => {
                 let reason = error.to_string();
                 tracing::info!(%reason, "the device is waited for");
@@ -333,8 +336,9 @@ impl Worker {
             return;
         }
         match bring_up(&mut self.backend, &self.addressing, self.hostname.clone(), &self.dns, now) {
-            Ok(live) => {
+            Ok(mut live) => {
                 tracing::info!("the device is up again");
+                size_flows(&mut live.stack, &self.about.rules.current().limits);
                 self.slot = Slot::Live(Box::new(live));
                 self.evidence.device_up();
             }

@@ -108,6 +108,13 @@ pub(super) fn check_health(live: &mut Live, now: Instant) -> Result<(), device::
     Ok(())
 }
 
+/// Lets the stack have as many connections as `[limits] sockets` allows, and a quarter more that are without an owner: half open,
+/// waiting to be accepted, closing. Few sockets do not mean few of those, so never fewer than the stack has by itself.
+pub(super) fn size_flows(stack: &mut Stack, limits: &crate::limits::Limits) {
+    let sockets = limits.sockets as usize;
+    stack.set_flows_max((sockets + sockets / 4).max(Limits::default().flows));
+}
+
 /// Brings the device up, and a fresh stack on it: what the old one knew of connections and neighbours is void.
 pub(super) fn bring_up(
     backend: &mut Backend,

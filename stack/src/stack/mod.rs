@@ -224,6 +224,11 @@ impl Stack {
         &self.network.counters
     }
 
+    /// Changes [`Limits::flows`](crate::Limits::flows). Connections that are there stay, also beyond it.
+    pub fn set_flows_max(&mut self, flows: usize) {
+        self.tcp.set_flows_max(flows);
+    }
+
     /// The device is gone: every connection ends with [`Outcome::DeviceUnavailable`](crate::Outcome::DeviceUnavailable), every
     /// call that needs a device fails from now on, and no frame is taken or sent any more.
     pub fn fail_all(&mut self) {

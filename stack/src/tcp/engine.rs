@@ -31,6 +31,8 @@ pub(crate) const SEND_BUFFER: usize = 65_536;
 
 /// Interfaces kept, each 2.6 KiB: both families and a few path MTUs. One more replaces the oldest, and may be made again.
 const INTERFACES_MAX: usize = 8;
+/// Sockets kept for later connections, each with up to 128 KiB of touched buffers: as many as one listener may have handshakes.
+const SPARES_MAX: usize = 64;
 
 /// The engine panicked. The connection is in an unknown state and must be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub(crate) struct Connection {
 
 pub(crate) struct Engine {
     interfaces: Vec<(usize, Interface)>,
+    /// Closed sockets of connections that are over.
+    spares: Vec<Spare>,
     random: Random,
     #[cfg(test)]
     pub(crate) guarded: bool,
@@ -65,6 +69,7 @@ impl Engine {
     pub(crate) fn new(random: Random) -> Engine {
         Engine {
             interfaces: Vec::new(),
+            spares: Vec::new(),
             random,
             #[cfg(test)]
             guarded: true,
@@ -75,7 +80,7 @@ impl Engine {
     /// the sequence number `initial`.
     pub(crate) fn connect(&mut self, tuple: Tuple, mtu: usize, initial: u32) -> Result<Connection, Fault> {
         self.replace_interface(mtu, engine_seed_for(initial));
-        let mut connection = Connection::new(tuple, mtu);
+        let mut connection = self.connection(tuple, mtu);
         let (remote, local) = (endpoint(tuple.remote), endpoint(tuple.local));
         let Connection { sockets, handle, .. } = &mut connection;
         let (sockets, handle) = (sockets, *handle);
@@ -90,11 +95,27 @@ impl Engine {
     /// has the sequence number `initial`.
     pub(crate) fn listen(&mut self, tuple: Tuple, mtu: usize, initial: u32) -> Result<Connection, Fault> {
         self.replace_interface(mtu, engine_seed_for(initial));
-        let mut connection = Connection::new(tuple, mtu);
+        let mut connection = self.connection(tuple, mtu);
         let local = endpoint(tuple.local);
         let endpoint = IpListenEndpoint { addr: Some(local.addr), port: local.port };
         connection.socket_mut().listen(endpoint).map_err(|_| Fault)?;
         Ok(connection)
+    }
+
+    fn connection(&mut self, tuple: Tuple, mtu: usize) -> Connection {
+        let spare = self.spares.pop().unwrap_or_else(Spare::new);
+        Connection::new(tuple, mtu, spare)
+    }
+
+    /// Takes back a connection that nobody needs any more. Its socket serves a later one: making and clearing 128 KiB of buffers
+    /// costs more than everything else that a short connection needs.
+    pub(crate) fn retire(&mut self, connection: Connection) {
+        let Connection { mut sockets, handle, guard: _, tuple: _, mtu: _ } = connection;
+        if self.spares.len() < SPARES_MAX {
+            // Closes it without a reset, which would need to be driven once more.
+            sockets.get_mut::<Socket<'_>>(handle).abort();
+            self.spares.push(Spare { sockets, handle });
+        }
     }
 
     /// Hands a segment to its connection. `packet` is the IP packet without extension headers, whose checksums the caller has verified.
@@ -206,18 +227,36 @@ impl Engine {
     }
 }
 
-impl Connection {
-    fn new(tuple: Tuple, mtu: usize) -> Connection {
-        // Fresh for each connection: a socket that is opened again keeps estimates of its last peer.
-        let mut socket =
+/// A closed socket.
+struct Spare {
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+}
+
+impl Spare {
+    fn new() -> Spare {
+        let socket =
             Socket::new(SocketBuffer::new(vec![0; RECEIVE_BUFFER]), SocketBuffer::new(vec![0; SEND_BUFFER]));
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Spare { sockets, handle }
+    }
+}
+
+impl Connection {
+    /// On a socket that may have had a connection before. Opening it again makes smoltcp forget that one, but for its congestion
+    /// control, which is made anew here, and for fields that tell nothing any more: whether the peer does SACK (written by its SYN,
+    /// before it is read), the last segment received (likewise, by the segment that SACK speaks of), a fast retransmission not
+    /// done (which would begin where the first data begins anyway), and the last acknowledgement with how often it came (which the
+    /// first other acknowledgement clears).
+    fn new(tuple: Tuple, mtu: usize, spare: Spare) -> Connection {
+        let Spare { mut sockets, handle } = spare;
+        let socket = sockets.get_mut::<Socket<'_>>(handle);
         socket.set_congestion_control(CongestionControl::Cubic);
         // One ACK per batch is what the caller's polling amounts to; a delay would hold back the ACK of a merged frame.
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
         socket.set_hop_limit(Some(ip::TTL));
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
         Connection { sockets, handle, guard: Guard::default(), tuple, mtu }
     }
 

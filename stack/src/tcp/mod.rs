@@ -134,6 +134,12 @@ impl Tcp {
         }
     }
 
+    /// From now on there are at most `flows` connections; more that are there already stay.
+    pub(crate) fn set_flows_max(&mut self, flows: usize) {
+        self.limits.flows = flows;
+        self.flows.set_limit(flows);
+    }
+
     /// Whether one more flow fits. A full table gives up its oldest TIME-WAIT, as Linux does beyond `tcp_max_tw_buckets`.
     fn has_room(&mut self) -> bool {
         while self.flows.is_full() {
@@ -150,6 +156,9 @@ impl Tcp {
         }
         if let Stage::Handshake { listener } = flow.stage {
             self.pending_over(listener, &flow.tuple);
+        }
+        if let Some(connection) = flow.connection {
+            self.engine.retire(connection);
         }
     }
 

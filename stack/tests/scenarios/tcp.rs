@@ -56,6 +56,34 @@ fn transfer_bad_wire_arrives_whole() {
     }
 }
 
+/// The sockets of connections that are over serve later ones.
+#[test]
+fn connection_after_many_others_carries_only_its_own_octets() {
+    let mut wire = Wire::new();
+    for round in 0..200_u32 {
+        let (client, server) = wire.connected();
+        let words = [round.to_le_bytes(), (!round).to_le_bytes()].concat();
+        write(&mut wire.stacks[0], client, &words);
+        write(&mut wire.stacks[1], server, &words[4..]);
+        // Every third ends with octets unread, which resets it; the others end in order.
+        if round % 3 != 0 {
+            let mut heard = [Vec::new(), Vec::new()];
+            wire.run_until(SECOND, |wire| {
+                read(&mut wire.stacks[0], client, &mut heard[0]);
+                read(&mut wire.stacks[1], server, &mut heard[1]);
+                (heard[0].len(), heard[1].len()) == (4, 8)
+            });
+            assert_eq!((&heard[0][..], &heard[1][..]), (&words[4..], &words[..]));
+        } else {
+            wire.run_for(Duration::from_millis(10));
+        }
+        let now = wire.now;
+        wire.stacks[0].tcp_release(now, client);
+        wire.stacks[1].tcp_release(now, server);
+        wire.run_for(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn connect_closed_port_is_refused() {
     let mut wire = Wire::new();

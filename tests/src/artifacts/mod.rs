@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 /// What every guest loads: its own console to the harness, the NIC's kernel driver, VFIO.
 const MODULES: [&str; 5] = ["virtio_pci", "virtio_console", "virtio_net", "vfio_iommu_type1", "vfio-pci"];
 /// Our programs in the guest.
-const PROGRAMS: [&str; 3] = ["netd", "netctl", "netd-peer"];
+const PROGRAMS: [&str; 4] = ["netd", "netctl", "netd-peer", "netd-load"];
 /// An initramfs that nothing has asked for in this long belongs to an earlier build.
 const STALE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -8,6 +8,7 @@
 //! - `rx`: the device sends as fast as it can (`txonly`), the driver swallows.
 //! - `forward`: each side sends back what it gets (`io`); a fixed number of frames goes round and round.
 
+use super::report::{Console, Report};
 use crate::ensure;
 use crate::error::{Attempt, Error, Result};
 use crate::testpmd::{self, Options, Testpmd};
@@ -40,7 +41,7 @@ const CIRCULATING_BURSTS: usize = 4;
 /// Which way frames go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Way {
+pub(super) enum Way {
     /// From the driver to the device.
     Tx,
     /// From the device to the driver.
@@ -71,66 +72,59 @@ impl Way {
 
 /// One cell of the table: medians in frames per second.
 #[derive(Debug, Serialize)]
-pub struct Cell {
+pub(super) struct Cell {
     /// The layout of both rings.
-    pub ring: &'static str,
+    pub(super) ring: &'static str,
     /// Which way frames go.
-    pub way: Way,
+    pub(super) way: Way,
     /// Our driver as netd drives a vhost-user device: frames are copied out and in.
-    pub netd: u64,
+    pub(super) netd: u64,
     /// The same in place, as on a PCI function.
-    pub netd_in_place: u64,
+    pub(super) netd_in_place: u64,
     /// DPDK's net_virtio_user.
-    pub dpdk: u64,
+    pub(super) dpdk: u64,
     /// Ours, copying, by DPDK's.
-    pub ratio: f64,
+    pub(super) ratio: f64,
     /// Ours, in place, by DPDK's.
-    pub ratio_in_place: f64,
+    pub(super) ratio_in_place: f64,
     /// Every round: netd, in place, DPDK.
-    pub rounds: Vec<[u64; 3]>,
+    pub(super) rounds: Vec<[u64; 3]>,
 }
 
-/// Measures every cell, prints a table or JSON.
-pub fn run(json: bool) -> Result<()> {
+/// Measures every cell, and prints each row as it is there.
+pub(super) fn run(console: &Console) -> Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     ensure!(cores >= 2, "the driver and the device need a core each, and there is {cores}");
+    console.progress("the driver and DPDK's on a vhost-user device, in millions of frames per second");
+    let table =
+        console.table(&["ring  ", "frames ", "netd", "in place", "net_virtio_user", "ratio", "in place"]);
     let mut cells = Vec::new();
     for packed in [false, true] {
         for way in Way::ALL {
             let cell = measure(way, packed)?;
-            if !json {
-                print(&cell, cells.is_empty());
-            }
+            table.row(&row(&cell));
             cells.push(cell);
         }
     }
-    if json {
-        let text = serde_json::to_string_pretty(&cells);
-        println!("{}", text.map_err(|error| Error::Expectation(error.to_string()))?);
-    }
-    Ok(())
+    console.finish(&Report::new("driver", cells))
 }
 
-fn print(cell: &Cell, first: bool) {
-    if first {
-        println!("| ring | frames | netd | in place | net_virtio_user | ratio | in place |");
-        println!("| --- | --- | --- | --- | --- | --- | --- |");
-    }
-    let millions = |rate: u64| format!("{:.2} M/s", rate as f64 / 1e6);
-    println!(
-        "| {} | {} | {} | {} | {} | {:.2} | {:.2} |",
-        cell.ring,
+fn row(cell: &Cell) -> [String; 7] {
+    let millions = |rate: u64| format!("{:.2}", rate as f64 / 1e6);
+    [
+        cell.ring.to_owned(),
         match cell.way {
             Way::Tx => "sent",
             Way::Rx => "received",
             Way::Forward => "forwarded",
-        },
+        }
+        .to_owned(),
         millions(cell.netd),
         millions(cell.netd_in_place),
         millions(cell.dpdk),
-        cell.ratio,
-        cell.ratio_in_place,
-    );
+        format!("{:.2}", cell.ratio),
+        format!("{:.2}", cell.ratio_in_place),
+    ]
 }
 
 fn measure(way: Way, packed: bool) -> Result<Cell> {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
+use super::report::{Console, Report};
 use crate::binaries::{cargo, target_directory};
 use crate::error::{Attempt, Result};
 use crate::{ensure, install, process};
@@ -15,19 +16,30 @@ const COUNTED_FRAMES: u32 = 100_000;
 
 /// One format and direction.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub(super) struct Row {
     /// `split` or `packed`.
-    pub format: String,
+    pub(super) format: String,
     /// `transmit` or `receive`.
-    pub direction: String,
+    pub(super) direction: String,
     /// The driver's part of one frame of 60 bytes, in bursts of 32.
-    pub nanoseconds: f64,
+    pub(super) nanoseconds: f64,
     /// The same in instructions.
-    pub instructions: f64,
+    pub(super) instructions: f64,
 }
 
 /// Builds the benchmark with optimisation, runs it, and counts each case.
-pub fn run() -> Result<Vec<Row>> {
+pub(super) fn run(console: &Console) -> Result<()> {
+    console.progress("nanoseconds and instructions per packet of the driver alone");
+    let rows = measure()?;
+    let table = console.table(&["ring  ", "direction", "ns/packet", "instructions"]);
+    for Row { format, direction, nanoseconds, instructions } in &rows {
+        let figures = [format!("{nanoseconds:.1}"), format!("{instructions:.0}")];
+        table.row(&[format.clone(), direction.clone()].into_iter().chain(figures).collect::<Vec<_>>());
+    }
+    console.finish(&Report::new("ring", rows))
+}
+
+fn measure() -> Result<Vec<Row>> {
     install::ensure(install::COUNTING)?;
     let build = ["build", "--release", "--quiet", "--package", "netd-virtqueue", "--example", "ring-bench"];
     process::run(cargo().args(build))?;
@@ -58,16 +70,4 @@ fn count(program: &Path, format: &str, direction: &str) -> Result<f64> {
     let number = collected.and_then(|(_, number)| number.trim().parse::<f64>().ok());
     ensure!(number.is_some_and(|number| number > 0.0), "callgrind counted nothing:\n{output}");
     Ok(number.unwrap_or_default() / f64::from(COUNTED_FRAMES))
-}
-
-/// The rows for people, or for programs.
-pub fn show(rows: &[Row], json: bool) -> Result<String> {
-    if json {
-        return serde_json::to_string_pretty(rows).attempt(|| "write the rows as JSON".to_owned());
-    }
-    let mut text = format!("{:<8} {:<10} {:>12} {:>14}\n", "ring", "direction", "ns/packet", "instructions");
-    for Row { format, direction, nanoseconds, instructions } in rows {
-        text += &format!("{format:<8} {direction:<10} {nanoseconds:>12.1} {instructions:>14.0}\n");
-    }
-    Ok(text)
 }

@@ -6,6 +6,7 @@ use netd_stack::{FlowId, Instant, Stack};
 
 use crate::command::Reply;
 use crate::worker::clients::{Clients, STREAM_BYTES, Socket};
+use crate::worker::slot::size_flows;
 
 impl Clients {
     /// A reload put other rules in force: what they no longer allow is refused from now on, and what is open and no longer allowed
@@ -14,6 +15,7 @@ impl Clients {
         self.generation = self.gate.rules.generation();
         let rules = self.gate.rules.current();
         self.ledger.set_limits(rules.limits);
+        size_flows(stack, &rules.limits);
         let denied = |subject: &Subject, request: &Request| match rules.policy.decide(subject, request) {
             Decision::Allow { rule: _ } => None,
             Decision::Deny { error, reason: _, rule } => Some((error, rule)),
