@@ -1,13 +1,19 @@
 //! `cargo xtask test`: from formatting to virtual machines, the fastest first, the scenarios last.
 
 use netd_tests::process::describe;
-use netd_tests::{Error, Result, binaries, ensure, install};
+use netd_tests::{Error, Result, binaries, ensure, fuzzing, install};
 use std::process::Command;
+use std::time::Duration;
 
 /// In a namespace, with passt, DPDK and other programs of the host. Those of vhost-user take about a minute, peers two.
 const SCENARIOS: [&str; 6] = ["inputs", "passt", "ends", "vhost_user", "vhost_user_netd", "peers"];
 /// In virtual machines.
 const MACHINE_SCENARIOS: [&str; 5] = ["harness", "vm_inputs", "vm_viommu", "vm_gce", "kill9"];
+
+/// How long each fuzz target looks for something new, and how long with `--long`. With what building them takes, the stage is some
+/// six minutes on two quiet cores.
+const FUZZ: Duration = Duration::from_secs(10);
+const FUZZ_LONG: Duration = Duration::from_secs(180);
 
 /// Runs everything, or everything but the machines. Two cores: one after the other.
 pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
@@ -21,6 +27,7 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     }
     announce("format");
     cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"])?;
     announce("clippy");
     cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
     announce("tests of the crates");
@@ -44,6 +51,9 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     ])?;
     announce("models of the rings");
     run_to_success(models()?)?;
+    announce("fuzz targets");
+    let duration = if long { FUZZ_LONG } else { FUZZ };
+    fuzzing::Run { targets: Vec::new(), duration, keep: false }.start()?;
     announce("scenarios");
     let mut arguments = vec!["test", "--package", "netd-tests"];
     let machines = if quick { &[][..] } else { &MACHINE_SCENARIOS };
