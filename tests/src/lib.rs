@@ -21,6 +21,7 @@ pub mod lab;
 pub mod netns;
 pub mod peers;
 pub mod process;
+pub mod rings;
 pub mod scenario;
 pub mod tapped;
 pub mod testpmd;

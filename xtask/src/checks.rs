@@ -8,7 +8,7 @@ use std::time::Duration;
 /// In a namespace, with passt, DPDK and other programs of the host. Those of vhost-user take about a minute, peers two.
 const SCENARIOS: [&str; 6] = ["inputs", "passt", "ends", "vhost_user", "vhost_user_netd", "peers"];
 /// In virtual machines.
-const MACHINE_SCENARIOS: [&str; 5] = ["harness", "vm_inputs", "vm_viommu", "vm_gce", "kill9"];
+const MACHINE_SCENARIOS: [&str; 6] = ["harness", "vm_inputs", "vm_viommu", "vm_rings", "vm_gce", "kill9"];
 
 /// How long each fuzz target looks for something new, and how long with `--long`. With what building them takes, the stage is some
 /// six minutes on two quiet cores.

@@ -73,7 +73,7 @@ impl Twin {
                  ctrl_mac_addr=off,guest_announce=off,host_ecn=off,guest_ecn=off,host_ufo=off,guest_ufo=off,\
                  rx_queue_size=1024"
             }
-            Twin::Viommu => "iommu_platform=on,disable-legacy=on",
+            Twin::Viommu => "iommu_platform=on,disable-legacy=on,packed=on",
         }
     }
 }
