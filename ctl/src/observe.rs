@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use netd_ipc::{Client, Device, DeviceState, Interface, Isolation, Queue, Socket, Status, Traffic};
+use netd_ipc::{Address, Client, Device, DeviceState, Interface, Isolation, Queue, Socket, Status, Traffic};
 
 use crate::cli;
 use crate::error::Error;
@@ -126,12 +126,15 @@ fn device_text(device: &Device) -> String {
 
 fn interface_text(interface: &Interface) -> String {
     let mut lines = vec![
-        ("interface", format!("{}, link {}", interface.name, up(interface.link_up))),
+        ("interface", format!("{}, link {}{}", interface.name, up(interface.link_up), changes(interface))),
         ("MAC", interface.mac.clone()),
         ("MTU", format!("{} bytes", interface.mtu)),
         ("addresses", format!("{} ({})", list(&interface.addresses), name(&interface.address_source))),
-        ("gateway", or_dash(interface.gateway)),
     ];
+    for detail in &interface.address_details {
+        lines.push(("address", address_text(detail)));
+    }
+    lines.push(("gateway", or_dash(interface.gateway)));
     for route in &interface.routes {
         let via = route.gateway.map_or_else(|| "on the link".to_owned(), |gateway| format!("via {gateway}"));
         lines.push(("route", format!("{} {via}", route.destination)));
@@ -145,7 +148,24 @@ fn interface_text(interface: &Interface) -> String {
         let renewal = interface.renew_in_seconds.map(|seconds| format!(", renewed in {}", span(seconds)));
         lines.push(("lease", format!("{length} from {server}{}", renewal.unwrap_or_default())));
     }
+    for event in &interface.events {
+        lines.push(("event", format!("{} ago: {}", span(event.seconds_ago), event.text)));
+    }
     fields(&lines)
+}
+
+/// How often the link went down or came back, if it ever did.
+fn changes(interface: &Interface) -> String {
+    match interface.link_changes {
+        0 => String::new(),
+        times => format!(" (changed {times} times)"),
+    }
+}
+
+fn address_text(address: &Address) -> String {
+    let Address { address, status, origin, preferred_seconds: _, valid_seconds } = address;
+    let valid = valid_seconds.map(|seconds| format!(", for {}", span(seconds))).unwrap_or_default();
+    format!("{address} {status} ({origin}{valid})")
 }
 
 fn sockets_text(sockets: &[Socket]) -> String {
@@ -232,7 +252,11 @@ QUEUE  DIRECTION  SIZE  FRAMES    BYTES  INTERRUPTS
     #[test]
     fn interface_text_shows_the_lease_with_its_routes() {
         let interface: Interface = serde_json::from_value(json!({
-            "name": "net0", "mac": "42:01:0a:00:00:05", "mtu": 1460, "link_up": true, "address_source": "dhcp",
+            "name": "net0", "mac": "42:01:0a:00:00:05", "mtu": 1460, "link_up": true, "link_changes": 2,
+            "address_source": "dhcp",
+            "address_details": [{ "address": "10.0.0.5/32", "status": "preferred", "origin": "dhcp",
+                                  "preferred_seconds": 86_400, "valid_seconds": 86_400 }],
+            "events": [{ "seconds_ago": 61, "text": "the link is up" }],
             "addresses": ["10.0.0.5/32"], "gateway": "10.0.0.1",
             "routes": [{ "destination": "10.0.0.1/32", "gateway": null },
                        { "destination": "0.0.0.0/0", "gateway": "10.0.0.1" }],
@@ -242,10 +266,11 @@ QUEUE  DIRECTION  SIZE  FRAMES    BYTES  INTERRUPTS
         }))
         .unwrap();
         let expected = "\
-interface  net0, link up
+interface  net0, link up (changed 2 times)
 MAC        42:01:0a:00:00:05
 MTU        1460 bytes
 addresses  10.0.0.5/32 (dhcp)
+address    10.0.0.5/32 preferred (dhcp, for 1 d 0 h)
 gateway    10.0.0.1
 route      10.0.0.1/32 on the link
 route      0.0.0.0/0 via 10.0.0.1
@@ -254,6 +279,7 @@ NTP        -
 host name  vm
 domain     -
 lease      1 d 0 h from 169.254.169.254, renewed in 12 h 0 min
+event      1 min 1 s ago: the link is up
 ";
         assert_eq!(interface_text(&interface), expected);
     }

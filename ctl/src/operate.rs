@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use netd_ipc::{
-    AddressSource, Client, ClientUse, Clients, Copies, Interface, Neighbor, Statistics, TotalUse, Use,
+    AddressSource, Client, ClientUse, Clients, Copies, Interface, Neighbor, Statistics, Table, TotalUse, Use,
 };
 use serde_json::json;
 
@@ -135,7 +135,7 @@ fn lease_text(interface: &Interface) -> String {
 }
 
 fn statistics_text(statistics: &Statistics, all: bool) -> String {
-    let Statistics { uptime_seconds, counters, received, sent } = statistics;
+    let Statistics { uptime_seconds, counters, dns, received, sent } = statistics;
     let row = |direction: &str, copies: &Copies| {
         let Copies { carried_bytes, user_copied_bytes, kernel_copied_bytes } = *copies;
         [
@@ -148,14 +148,16 @@ fn statistics_text(statistics: &Statistics, all: bool) -> String {
     let rows = [row("received", received), row("sent", sent)];
     let mut text = format!("up {}\n\n", span(*uptime_seconds));
     text += &table(["PAYLOAD", ">CARRIED", ">COPIED PER BYTE", ">BY THE KERNEL"], &rows);
-    let shown: Vec<_> = counters
-        .iter()
-        .filter(|(_, count)| all || **count != 0)
-        .map(|(name, count)| [name.clone(), count.to_string()])
-        .collect();
-    if !shown.is_empty() {
-        text.push('\n');
-        text += &table(["COUNTER", ">SINCE START"], &shown);
+    for (heading, counters) in [("COUNTER", counters), ("NAMES", dns)] {
+        let shown: Vec<_> = counters
+            .iter()
+            .filter(|(_, count)| all || **count != 0)
+            .map(|(name, count)| [name.clone(), count.to_string()])
+            .collect();
+        if !shown.is_empty() {
+            text.push('\n');
+            text += &table([heading, ">SINCE START"], &shown);
+        }
     }
     text
 }
@@ -181,6 +183,8 @@ fn clients_text(clients: &Clients) -> String {
             captures,
             connects_per_second,
             packets_per_second,
+            closing,
+            names,
         } = client;
         [
             uid.to_string(),
@@ -190,6 +194,8 @@ fn clients_text(clients: &Clients) -> String {
             count(captures),
             count(connects_per_second),
             count(packets_per_second),
+            count(closing),
+            count(names),
         ]
     };
     let TotalUse { connections, sockets, memory_bytes, captures } = &clients.total;
@@ -201,13 +207,33 @@ fn clients_text(clients: &Clients) -> String {
         count(captures),
         "-".to_owned(),
         "-".to_owned(),
+        "-".to_owned(),
+        "-".to_owned(),
     ];
     let rows: Vec<_> = clients.clients.iter().map(row).chain([total]).collect();
     let text = table(
-        [">UID", ">CONNECTIONS", ">SOCKETS", ">MEMORY", ">CAPTURES", ">CONNECTS/S", ">PACKETS/S"],
+        [
+            ">UID",
+            ">CONNECTIONS",
+            ">SOCKETS",
+            ">MEMORY",
+            ">CAPTURES",
+            ">CONNECTS/S",
+            ">PACKETS/S",
+            ">CLOSING",
+            ">NAMES",
+        ],
         &rows,
     );
-    text + "\nused/limit ([limits] in netd.toml); + and a number: how often the limit was in the way\n"
+    let tables: Vec<_> =
+        clients.tables.iter().map(|Table { key, usage }| [key.clone(), count(usage)]).collect();
+    let tables = match tables.is_empty() {
+        true => String::new(),
+        false => format!("\n{}", table(["TABLE", ">USED"], &tables)),
+    };
+    format!(
+        "{text}{tables}\nused/limit ([limits] in netd.toml, or as named); + and a number: how often the limit was in the way\n"
+    )
 }
 
 fn of(bound: &Use, show: impl Fn(u64) -> String) -> String {
@@ -239,11 +265,15 @@ mod tests {
                 captures: bound(0, 1, 0),
                 connects_per_second: bound(0, 1000, 0),
                 packets_per_second: bound(0, 100_000, 0),
+                closing: bound(2, 128, 0),
+                names: bound(0, 16, 0),
             }],
+            tables: vec![Table { key: "[tcp] connections".to_owned(), usage: bound(5, 1024, 1) }],
         };
         let text = clients_text(&clients);
         assert!(text.contains("1000         1/64  256/256 +7  1.0 MiB/160.0 MiB"), "{text}");
         assert!(text.contains(" all"), "{text}");
+        assert!(text.contains("[tcp] connections  5/1024 +1\n"), "{text}");
     }
 
     #[test]
@@ -251,11 +281,13 @@ mod tests {
         let statistics = Statistics {
             uptime_seconds: 61,
             counters: [("drop_a".to_owned(), 2), ("drop_b".to_owned(), 0)].into(),
+            dns: [("cache_hits".to_owned(), 3)].into(),
             received: Copies { carried_bytes: 2048, user_copied_bytes: 2048, kernel_copied_bytes: 2048 },
             sent: Copies::default(),
         };
         let text = statistics_text(&statistics, false);
         assert!(text.contains("received  2.0 KiB             1.00           1.00\n"), "{text}");
+        assert!(text.contains("cache_hits"), "{text}");
         assert!(text.contains("drop_a") && !text.contains("drop_b"), "{text}");
         assert!(statistics_text(&statistics, true).contains("drop_b"));
     }

@@ -221,8 +221,12 @@ fn listen_serves_the_stream_that_is_accepted() {
         "Listen" => {
             let (ours, theirs) = pair(SocketType::SEQPACKET);
             let (stream, accepted) = pair(SocketType::STREAM);
-            let record =
-                Accepted { id: 9, remote: "192.0.2.7:1234".parse().unwrap(), local_port: 8080 }.encode();
+            let record = Accepted {
+                id: 9,
+                remote: "192.0.2.7:1234".parse().unwrap(),
+                local: "192.0.2.1:8080".parse().unwrap(),
+            }
+            .encode();
             passing::send(&ours, &[IoSlice::new(&record)], &[accepted.as_fd()], SendFlags::empty()).unwrap();
             *keep.lock().unwrap() = Some(ours);
             std::thread::spawn(move || {
@@ -260,7 +264,8 @@ fn selftest_with_devnet_off_passes_the_denial_and_claims_nothing_else() {
         "GetStatus" => (status(false), vec![]),
         "ListInterfaces" => (
             json!({ "parameters": { "interfaces": [{
-                "name": "net0", "mac": "02:00:00:00:00:01", "mtu": 1500, "link_up": true, "address_source": "dhcp",
+                "name": "net0", "mac": "02:00:00:00:00:01", "mtu": 1500, "link_up": true, "link_changes": 0,
+                "address_source": "dhcp", "address_details": [], "events": [],
                 "addresses": ["192.0.2.5/24"], "gateway": "192.0.2.1", "routes": [], "dns": [], "ntp": [],
                 "hostname": null, "domain": null, "search": [], "dhcp_server": null, "lease_seconds": null,
                 "renew_in_seconds": null, "rebind_in_seconds": null, "expires_in_seconds": null,

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 # The accepted-stream record and the datagram header, in the machine's own byte order; see io.netd.varlink.
-_RECORD = struct.Struct("=QB3xHH16s")
+_RECORD = struct.Struct("=QB3xHH16s16s")
 _HEADER = struct.Struct("=BBBBHHII16s")
 # The largest datagram (65507) with its header.
 _MESSAGE_BYTES_MAX = 65507 + _HEADER.size
@@ -387,9 +387,10 @@ class Listener(_Socket):
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        identity, family, remote_port, local_port, packed = _RECORD.unpack(record)
-        remote = (_unpack(family, packed), remote_port)
-        return Stream(self._client, descriptors[0], identity, (self._local[0], local_port), remote), remote
+        identity, family, remote_port, local_port, remote, local = _RECORD.unpack(record)
+        remote = (_unpack(family, remote), remote_port)
+        local = (_unpack(family, local), local_port)
+        return Stream(self._client, descriptors[0], identity, local, remote), remote
 
 
 class UdpSocket(_Socket):

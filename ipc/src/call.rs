@@ -22,7 +22,8 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(1);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// Connections that wait for a listener's client, unless it says otherwise.
 pub const BACKLOG: usize = 128;
-/// Most connections that may wait: Linux' default of net.core.somaxconn, and as listen(2) does, more is cut to it.
+/// Most connections that may wait: Linux' default of net.core.somaxconn, and as listen(2) does, more is cut to it. The daemon's
+/// configuration may say less.
 pub const BACKLOG_MAX: usize = 4096;
 /// Payload of an echo request unless the client says otherwise: what ping(8) sends.
 pub const PING_BYTES: usize = 56;
@@ -98,6 +99,8 @@ pub enum Call {
     },
     /// `io.netd.Listen`
     Listen {
+        /// One of the daemon's addresses; none is all of them.
+        address: Option<IpAddr>,
         /// The port; none leaves the choice to netd.
         port: Option<u16>,
         /// Connections that may wait.
@@ -105,6 +108,8 @@ pub enum Call {
     },
     /// `io.netd.BindUdp`
     BindUdp {
+        /// One of the daemon's addresses; none is all of them.
+        address: Option<IpAddr>,
         /// The port; none leaves the choice to netd.
         port: Option<u16>,
     },
@@ -203,14 +208,21 @@ impl Call {
             "io.netd.ListClients" => Call::ListClients,
             "io.netd.SetLogLevel" => Call::SetLogLevel { filter: fields.required("filter")? },
             "io.netd.Connect" => fields.connect()?,
-            "io.netd.Listen" => Call::Listen { port: fields.port_to_bind()?, backlog: fields.backlog()? },
-            "io.netd.BindUdp" => Call::BindUdp { port: fields.port_to_bind()? },
+            "io.netd.Listen" => Call::Listen {
+                address: fields.optional("address")?,
+                port: fields.port_to_bind()?,
+                backlog: fields.backlog()?,
+            },
+            "io.netd.BindUdp" => {
+                Call::BindUdp { address: fields.optional("address")?, port: fields.port_to_bind()? }
+            }
             "io.netd.SetTcpOptions" => Call::SetTcpOptions {
                 id: fields.required("id")?,
                 options: TcpOptions {
                     nodelay: fields.optional("nodelay")?,
                     keepalive_seconds: fields.optional("keepalive_seconds")?,
                     linger_seconds: fields.optional("linger_seconds")?,
+                    ttl: fields.optional("ttl")?,
                 },
             },
             "io.netd.SetUdpOptions" => Call::SetUdpOptions {

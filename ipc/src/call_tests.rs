@@ -154,8 +154,17 @@ fn interface() -> crate::types::Interface {
         mac: "02:00:00:00:00:01".into(),
         mtu: 1500,
         link_up: true,
+        link_changes: 2,
         address_source: AddressSource::Fallback,
         addresses: vec!["192.0.2.1/32".parse().unwrap()],
+        address_details: vec![Address {
+            address: "192.0.2.1/32".parse().unwrap(),
+            status: "preferred".into(),
+            origin: "fallback".into(),
+            preferred_seconds: Some(3600),
+            valid_seconds: Some(3600),
+        }],
+        events: vec![NetworkEvent { seconds_ago: 3, text: "the link is up".into() }],
         gateway: Some(address),
         routes: vec![Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: Some(address) }],
         dns: vec![address],
@@ -200,7 +209,8 @@ fn neighbor() -> Neighbor {
 fn statistics() -> Statistics {
     let copies = Copies { carried_bytes: 1, user_copied_bytes: 2, kernel_copied_bytes: 1 };
     let counters = [("drop_checksum".to_owned(), 4)].into();
-    Statistics { uptime_seconds: 1, counters, received: copies, sent: copies }
+    let dns = [("cache_hits".to_owned(), 2)].into();
+    Statistics { uptime_seconds: 1, counters, dns, received: copies, sent: copies }
 }
 
 fn resolved() -> Resolved {
@@ -228,8 +238,11 @@ fn clients() -> Clients {
         captures: one,
         connects_per_second: one,
         packets_per_second: one,
+        closing: one,
+        names: one,
     };
-    Clients { total, clients: vec![client] }
+    let table = Table { key: "[tcp] connections".into(), usage: one };
+    Clients { total, clients: vec![client], tables: vec![table] }
 }
 
 /// Parameters and reply of every method, all optional fields filled.
@@ -398,7 +411,7 @@ fn parse_fills_in_defaults_and_bounds() {
     );
     assert_eq!(
         Call::parse(request("Listen", json!({ "port": 0, "backlog": 1_000_000 }))),
-        Ok(Call::Listen { port: None, backlog: BACKLOG_MAX })
+        Ok(Call::Listen { address: None, port: None, backlog: BACKLOG_MAX })
     );
 }
 
@@ -440,7 +453,7 @@ proptest! {
             Ok(Call::Ping { bytes, timeout, .. }) => {
                 prop_assert!(bytes <= PAYLOAD_BYTES_MAX && !timeout.is_zero() && timeout <= TIMEOUT_MAX);
             }
-            Ok(Call::Listen { port, backlog }) => {
+            Ok(Call::Listen { port, backlog, .. }) => {
                 prop_assert!(port != Some(0) && (1..=BACKLOG_MAX).contains(&backlog));
             }
             _ => {}

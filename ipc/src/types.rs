@@ -262,6 +262,32 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
 }
 
+/// One address of an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Address {
+    /// With its prefix length.
+    pub address: IpNet,
+    /// `tentative`, `preferred`, `deprecated`, or `duplicated`: somebody else has it.
+    pub status: String,
+    /// `static`, `fallback`, `dhcp`, `link-local` or `slaac`.
+    pub origin: String,
+    /// How long new connections begin from it; none is for ever.
+    pub preferred_seconds: Option<u64>,
+    /// How long it is ours; none is for ever.
+    pub valid_seconds: Option<u64>,
+}
+
+/// Something that happened to an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkEvent {
+    /// How long ago.
+    pub seconds_ago: u64,
+    /// What.
+    pub text: String,
+}
+
 /// One network interface of the daemon, in the answer of `ListInterfaces`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -274,10 +300,16 @@ pub struct Interface {
     pub mtu: u16,
     /// Whether the link is up.
     pub link_up: bool,
+    /// How often it went down or came back since the daemon started.
+    pub link_changes: u64,
     /// Where the addresses come from.
     pub address_source: AddressSource,
-    /// Addresses with their prefix lengths.
+    /// Addresses in use with their prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// Every address, in use or not.
+    pub address_details: Vec<Address>,
+    /// What happened lately to the link and the addresses, the latest first.
+    pub events: Vec<NetworkEvent>,
     /// The default gateway.
     pub gateway: Option<IpAddr>,
     /// Every route, the longest prefix first.
@@ -338,6 +370,8 @@ pub struct Statistics {
     pub uptime_seconds: u64,
     /// Counters by name, one per reason to drop among them.
     pub counters: BTreeMap<String, u64>,
+    /// What the resolver did, and what its cache holds.
+    pub dns: BTreeMap<String, u64>,
     /// From frames to clients.
     pub received: Copies,
     /// From clients to frames.
@@ -374,6 +408,20 @@ pub struct ClientUse {
     pub connects_per_second: Use,
     /// Datagrams and echo requests.
     pub packets_per_second: Use,
+    /// Connections that it closed and that still deliver; beyond the bound the oldest is reset.
+    pub closing: Use,
+    /// Names being resolved.
+    pub names: Use,
+}
+
+/// One of the daemon's tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// How its bound is called in the configuration, such as `[tcp] connections`.
+    pub key: String,
+    /// How full it is.
+    pub usage: Use,
 }
 
 /// All users together, in the answer of `ListClients`.
@@ -398,6 +446,8 @@ pub struct Clients {
     pub total: TotalUse,
     /// Each that has something now, or had lately.
     pub clients: Vec<ClientUse>,
+    /// The tables that all share.
+    pub tables: Vec<Table>,
 }
 
 /// What a socket is.
@@ -592,6 +642,8 @@ pub struct TcpOptions {
     pub keepalive_seconds: Option<u32>,
     /// How long a closed connection may go on to deliver; 0 makes closing a reset.
     pub linger_seconds: Option<u32>,
+    /// The time to live of its packets.
+    pub ttl: Option<u8>,
 }
 
 impl TcpOptions {

@@ -92,7 +92,7 @@ server, client = theirs.bind_udp(), ours.bind_udp()
 client.connect((peer, server.getsockname()[1]))
 client.send(b"ping")
 payload, source = server.recvfrom(100)
-assert payload == b"ping" and source == client.getsockname(), source
+assert payload == b"ping" and source[1] == client.getsockname()[1], source
 server.sendto(b"pong", source)
 assert client.recv(100) == b"pong"
 client.disconnect()

@@ -48,6 +48,8 @@ pub enum Command {
     },
     /// Opens a TCP listener.
     Listen {
+        /// The one address; none is all of ours.
+        address: Option<IpAddr>,
         /// The port; none lets the worker choose one.
         port: Option<u16>,
         /// Connections that may wait for the client.
@@ -55,6 +57,8 @@ pub enum Command {
     },
     /// Opens a UDP socket.
     BindUdp {
+        /// The one address; none is all of ours.
+        address: Option<IpAddr>,
         /// The port; none lets the worker choose one.
         port: Option<u16>,
     },

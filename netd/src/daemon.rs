@@ -8,6 +8,9 @@ use std::thread;
 
 use mio::{Poll, Waker};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
@@ -16,7 +19,11 @@ use crate::device::{self, Backend};
 use crate::log::LogLevel;
 use crate::reload::Reload;
 use crate::rules::Rules;
+use crate::store::Store;
 use crate::worker::{self, Setup, Worker};
+
+/// How often the hosts file is looked at: whoever edits it tries a name within seconds.
+const HOSTS_INTERVAL: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 /// What ends the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +71,7 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
     signals.thread_block().map_err(|errno| system("block signals", errno.into()))?;
     let descriptors_max = raise_descriptor_limit()?;
     let rules = Arc::new(Rules::new(config.policy.clone(), config.limits));
-    let reload = Reload::new(path.to_owned(), config.clone(), Arc::clone(&rules));
+    let mut reload = Reload::new(path.to_owned(), config.clone(), Arc::clone(&rules));
     let Config {
         policy,
         limits: _,
@@ -72,16 +79,23 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
         features,
         poll: mode,
         hugetlbfs,
-        addressing,
-        hostname,
+        network,
+        tables,
         dns,
         socket,
         socket_mode,
         state_directory,
+        runtime_directory,
     } = config;
     let socket = socket.map_or_else(control::default_path, Ok)?;
-    let state_directory = state_directory.unwrap_or_else(|| default_state_directory(&socket));
-    std::fs::create_dir_all(&state_directory)
+    let beside = || socket.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
+    let runtime_directory = runtime_directory.unwrap_or_else(beside);
+    let state_directory = state_directory.or_else(default_state_directory).unwrap_or_else(beside);
+    for directory in [&runtime_directory, &state_directory] {
+        std::fs::create_dir_all(directory)
+            .map_err(|source| Error::State { path: directory.clone(), source })?;
+    }
+    let store = Store::open(&state_directory, device.keeps_its_mac())
         .map_err(|source| Error::State { path: state_directory.clone(), source })?;
     // The socket first: it tells a second daemon that it is one, before it touches the device.
     let listener = control::listen(&socket, socket_mode)?;
@@ -94,12 +108,13 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
     let setup = Setup {
         backend,
         poll: mode,
-        addressing,
-        hostname,
+        network,
+        tables,
         dns,
         rules: Arc::clone(&rules),
         audit: Arc::clone(&audit),
-        state_directory,
+        store,
+        runtime_directory,
         descriptors_max,
     };
     if !policy.devnet_enabled() {
@@ -107,7 +122,7 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
     }
     let (worker, port, worker_waker) = Worker::new(setup, Arc::clone(&control_waker))?;
     tracing::info!(socket = %socket.display(), "serving");
-    serve(&signals, &reload, (&control_waker, &worker_waker), |stop| {
+    serve(&signals, &mut reload, (&control_waker, &worker_waker), |stop| {
         let worker = move || worker.run(stop).map_err(Error::from);
         let waker = Arc::clone(&control_waker);
         let about = control::Setup { listener, rules, audit, log, poll, waker };
@@ -119,7 +134,7 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
 /// Runs both threads until a signal, or until one of them ends by itself.
 fn serve<W, C>(
     signals: &SigSet,
-    reload: &Reload,
+    reload: &mut Reload,
     (control_waker, worker_waker): (&Waker, &Waker),
     threads: impl FnOnce(&'static AtomicBool) -> (W, C),
 ) -> Result<(), Error>
@@ -129,6 +144,8 @@ where
 {
     // One per run of the daemon, and the threads are joined below; static only so that both may borrow it.
     static STOP: AtomicBool = AtomicBool::new(false);
+    let descriptor = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC)
+        .map_err(|errno| system("watch for signals", errno.into()))?;
     let (run_worker, run_control) = threads(&STOP);
     thread::scope(|scope| {
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
@@ -136,11 +153,16 @@ where
         let worker = named("worker").spawn_scoped(scope, || ending(run_worker));
         let control = named("control").spawn_scoped(scope, || ending(run_control));
         let waited = loop {
-            match signals.wait() {
-                Ok(Signal::SIGHUP) => {
+            match next_signal(&descriptor) {
+                Ok(Some(Signal::SIGHUP)) => {
                     reload.reload();
                     // It cuts what is no longer allowed. Should waking fail, it does so at its next turn.
                     let _ = worker_waker.wake();
+                }
+                Ok(None) => {
+                    if reload.look_at_hosts() {
+                        let _ = worker_waker.wake();
+                    }
                 }
                 other => break other,
             }
@@ -153,7 +175,7 @@ where
             let thread = thread.map_err(|source| system("start a thread", source))?;
             thread.join().map_err(|_| Error::Panicked(name))?
         });
-        waited.map_err(|errno| system("wait for a signal", errno.into()))?;
+        waited.map_err(|source| system("wait for a signal", source))?;
         joined.into_iter().collect()
     })
 }
@@ -179,9 +201,30 @@ fn raise_descriptor_limit() -> Result<u64, Error> {
     Ok(maximum.unwrap_or(u64::MAX))
 }
 
-/// Beside the socket: the runtime directory of whoever runs the daemon.
-fn default_state_directory(socket: &Path) -> PathBuf {
-    socket.parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+/// The next signal; none if there was none for a while, so that it is time to look at files.
+fn next_signal(signals: &SignalFd) -> io::Result<Option<Signal>> {
+    let mut polled = [PollFd::new(signals, PollFlags::IN)];
+    match rustix::event::poll(&mut polled, Some(&HOSTS_INTERVAL)) {
+        Ok(0) => return Ok(None),
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let number = match signals.read_signal()? {
+        Some(info) => i32::try_from(info.ssi_signo).unwrap_or_default(),
+        None => return Ok(None),
+    };
+    Ok(Signal::try_from(number).ok())
+}
+
+/// Where services keep what outlives them (FHS, 5.8); for users, where the XDG base directory specification says. None if there is no
+/// such place.
+fn default_state_directory() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(PathBuf::from("/var/lib/netd"));
+    }
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")))?;
+    Some(state.join("netd"))
 }
 
 fn system(step: &'static str, source: io::Error) -> Error {

@@ -16,4 +16,5 @@ mod names;
 pub mod policy_files;
 pub mod reload;
 pub mod rules;
+pub mod store;
 pub mod worker;

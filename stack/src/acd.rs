@@ -47,7 +47,7 @@ pub(crate) struct Tenure {
 impl Network {
     /// Begins to claim an address; false if nothing has to be checked: it is not wanted, or a /32 says that nobody shares the link.
     pub(crate) fn claim(&mut self, now: Instant, cidr: Cidr) -> bool {
-        self.tenure = None;
+        self.abandon_claim(cidr.address());
         if self.conflicts == ConflictDetection::Off || cidr.prefix_len() == 32 {
             return false;
         }
@@ -60,23 +60,29 @@ impl Network {
             armed: Armed::default(),
             defended: None,
         };
-        self.timers.arm(&mut tenure.armed, Timer::Claim, next);
-        self.tenure = Some(tenure);
+        self.timers.arm(&mut tenure.armed, Timer::Claim(cidr.address()), next);
+        self.tenures.push(tenure);
         true
     }
 
-    /// Gives a claim up.
-    pub(crate) fn abandon_claim(&mut self) {
-        self.tenure = None;
+    /// Gives the claim to an address up.
+    pub(crate) fn abandon_claim(&mut self, address: Ipv4Addr) {
+        self.tenures.retain(|tenure| tenure.address != address);
     }
 
-    /// Sends what is due; true when the probes have remained unanswered and the address may be used.
-    pub(crate) fn claim_timer<E: Egress>(&mut self, now: Instant, deadline: Instant, egress: &mut E) -> bool {
-        let Some(tenure) = &mut self.tenure else { return false };
+    /// Sends what is due for the claim to `address`; true when the probes have remained unanswered and it may be used.
+    pub(crate) fn claim_timer<E: Egress>(
+        &mut self,
+        now: Instant,
+        (address, deadline): (Ipv4Addr, Instant),
+        egress: &mut E,
+    ) -> bool {
+        let Some(tenure) = self.tenures.iter_mut().find(|tenure| tenure.address == address) else {
+            return false;
+        };
         if !tenure.armed.fires(deadline) {
             return false;
         }
-        let address = tenure.address;
         let spread =
             Duration::from_millis((PROBE_MIN_MILLIS + self.random.below(PROBE_SPREAD_MILLIS)).into());
         let mut free = false;
@@ -97,7 +103,7 @@ impl Network {
         tenure.phase = phase;
         tenure.next = now + wait;
         if phase != Phase::Watching {
-            self.timers.arm(&mut tenure.armed, Timer::Claim, now + wait);
+            self.timers.arm(&mut tenure.armed, Timer::Claim(address), now + wait);
         }
         let sender = match phase {
             Phase::Probing { .. } => Ipv4Addr::UNSPECIFIED,
@@ -108,30 +114,31 @@ impl Network {
         free
     }
 
-    /// Looks whether an ARP packet, which did not come from us, contests our address; true if the address has to be given up.
+    /// Looks whether an ARP packet, which did not come from us, contests one of our addresses; returns the address that has to be
+    /// given up.
     pub(crate) fn contest<E: Egress>(
         &mut self,
         now: Instant,
         (sender, target): (Ipv4Addr, Ipv4Addr),
         egress: &mut E,
-    ) -> bool {
-        let Some(tenure) = &mut self.tenure else { return false };
+    ) -> Option<Ipv4Addr> {
+        // RFC 5227, 2.1.1: a probe of the same address by another host is a conflict too, while we probe.
+        let contested = |tenure: &&mut Tenure| {
+            let probing = matches!(tenure.phase, Phase::Probing { .. });
+            sender == tenure.address || (probing && sender.is_unspecified() && target == tenure.address)
+        };
+        let tenure = self.tenures.iter_mut().find(contested)?;
         let address = tenure.address;
         let probing = matches!(tenure.phase, Phase::Probing { .. });
-        // RFC 5227, 2.1.1: a probe of the same address by another host is a conflict too, while we probe.
-        let contested = sender == address || (probing && sender.is_unspecified() && target == address);
-        if !contested {
-            return false;
-        }
         self.counters.arp_conflicts += 1;
         let defended_lately = tenure.defended.is_some_and(|at| now < at + DEFEND_INTERVAL);
         if probing || defended_lately {
-            self.tenure = None;
-            return true;
+            self.abandon_claim(address);
+            return Some(address);
         }
         // RFC 5227, 2.4 (b).
         tenure.defended = Some(now);
         self.send_arp(egress, ArpOperation::Request, address, ([0; 6], address), BROADCAST);
-        false
+        None
     }
 }

@@ -1,4 +1,4 @@
-//! ARP (RFC 826): who has our address, and who has theirs.
+//! ARP (RFC 826): who has our addresses, and who has theirs.
 
 use core::net::Ipv4Addr;
 
@@ -14,8 +14,13 @@ use crate::time::Instant;
 const ARP_LEN: usize = 28;
 
 impl Network {
-    /// Handles the payload of an ARP frame (RFC 826); true if it takes our address from us.
-    pub(crate) fn handle_arp<E: Egress>(&mut self, now: Instant, payload: &[u8], egress: &mut E) -> bool {
+    /// Handles the payload of an ARP frame (RFC 826); returns the address of ours that it takes from us.
+    pub(crate) fn handle_arp<E: Egress>(
+        &mut self,
+        now: Instant,
+        payload: &[u8],
+        egress: &mut E,
+    ) -> Option<Ipv4Addr> {
         let parsed = ArpPacket::new_checked(payload).and_then(|packet| ArpRepr::parse(&packet));
         let Ok(ArpRepr::EthernetIpv4 {
             operation,
@@ -26,37 +31,39 @@ impl Network {
         }) = parsed
         else {
             self.counters.drop_arp_malformed += 1;
-            return false;
+            return None;
         };
         let foreign = source_hardware_addr.is_unicast() && source_hardware_addr.0 != self.mac;
-        if foreign && self.contest(now, (sender, target), egress) {
-            return true;
+        if foreign && let Some(lost) = self.contest(now, (sender, target), egress) {
+            return Some(lost);
         }
-        let Some(own) = self.address() else { return false };
+        let routing = self.routing.as_ref()?;
+        let (claims_ours, asks_for_ours) = (routing.is_own(sender), routing.is_own(target));
         // A sender that claims our own addresses or a group's is mistaken or lying. RFC 5227 probes come from 0.0.0.0.
         let plausible = ipv4::is_usable_host(sender) || sender.is_unspecified();
-        if !foreign || sender == own || !plausible {
+        if !foreign || claims_ours || !plausible {
             self.counters.drop_arp_malformed += 1;
-            return false;
+            return None;
         }
         let waiting = self.neighbors.learn(now, sender.into(), source_hardware_addr.0);
         let known = waiting.is_some();
         let waiting = waiting.unwrap_or_default();
         self.release_waiting(egress, source_hardware_addr.0, EthernetProtocol::Ipv4, waiting);
         match operation {
-            ArpOperation::Request if target == own => {
+            ArpOperation::Request if asks_for_ours => {
                 self.counters.arp_replies_sent += 1;
                 let mac = source_hardware_addr.0;
-                self.send_arp(egress, ArpOperation::Reply, own, (mac, sender), mac);
+                self.send_arp(egress, ArpOperation::Reply, target, (mac, sender), mac);
             }
             ArpOperation::Reply if !known => self.counters.drop_arp_unsolicited += 1,
             ArpOperation::Request | ArpOperation::Reply | ArpOperation::Unknown(_) => {}
         }
-        false
+        None
     }
 
     pub(crate) fn send_arp_request<E: Egress>(&mut self, egress: &mut E, target: Ipv4Addr, to: Option<Mac>) {
-        let Some(own) = self.address() else { return };
+        let own = self.routing.as_ref().and_then(|routing| routing.source_for(target));
+        let Some(own) = own else { return };
         self.counters.arp_requests_sent += 1;
         let mac = to.unwrap_or(BROADCAST);
         self.send_arp(egress, ArpOperation::Request, own, (to.unwrap_or_default(), target), mac);

@@ -1,6 +1,6 @@
 //! What a stack is made from: addresses, limits and the secret.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
 use serde::Serialize;
@@ -9,6 +9,7 @@ use crate::dhcp::LeaseHint;
 use crate::error::Error;
 use crate::ipv4::Cidr;
 use crate::ipv6::Cidr6;
+use crate::route::Route;
 
 /// The smallest MTU that is taken from a configuration or a DHCP server. RFC 791 obliges every host to accept 576 bytes, so a
 /// smaller value is a mistake or an attempt to make us send thousands of tiny packets.
@@ -36,7 +37,7 @@ pub struct Config {
 }
 
 /// Where the address comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Addressing {
     /// Ask a DHCP server, and keep asking.
     Dhcp {
@@ -63,10 +64,15 @@ pub struct Static {
 }
 
 /// What a stack may be told beyond its [`Config`]; the default is right for most.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Where IPv6 addresses come from.
     pub ipv6: Ipv6Addressing,
+    /// Further IPv4 addresses, beside the one of [`Config::addressing`] and in the order of preference; at most
+    /// [`SECONDARY_MAX`].
+    pub secondary: Vec<Cidr>,
+    /// Routes beside those of the lease, preferred to them where both lead to one prefix; at most [`STATIC_ROUTES_MAX`].
+    pub routes: Vec<Route>,
     /// How a claim to an IPv4 address is checked.
     pub conflicts: ConflictDetection,
     /// A secret that outlives the process and makes IPv6 addresses that are stable on one network and meaningless on another (RFC
@@ -82,6 +88,8 @@ pub enum Ipv6Addressing {
     /// A link-local address, and what routers advertise.
     #[default]
     Auto,
+    /// A link-local address and nothing else; routers are not listened to.
+    LinkLocal,
     /// A link-local address, and these; routers are not listened to.
     Static(Static6),
     /// None: IPv6 frames are dropped.
@@ -112,13 +120,28 @@ pub enum ConflictDetection {
     Strict,
 }
 
+/// IPv4 addresses beside the first: as many as Linux lets an interface have of IPv6 addresses (`max_addresses`). Each has its timers
+/// and its probes, and all are searched for each packet.
+pub const SECONDARY_MAX: usize = 15;
+
+/// Configured routes: with those of a lease, 128 are searched at most for each packet.
+pub const STATIC_ROUTES_MAX: usize = 64;
+
 /// Bounds of every table, so that no peer and no client can make the stack grow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// TCP connections in any state, half-open ones included. Each owns 128 KiB of buffers: 1024 make 128 MiB.
     pub flows: usize,
+    /// Connections whose owner is gone and that still have something to deliver, TIME-WAIT not included: half of all. Beyond it the
+    /// oldest of the owner with the most is reset.
+    pub closing: usize,
+    /// The same of one owner (see [`Stack::tcp_set_owner`](crate::Stack::tcp_set_owner)), so that whoever leaves connections to peers
+    /// that do not answer loses its own.
+    pub closing_per_owner: usize,
     /// TCP listeners.
     pub listeners: usize,
+    /// The longest backlog that a listener may ask for: Linux's `somaxconn` before it was raised, and an eighth of the flows.
+    pub backlog: usize,
     /// Connections in SYN-RECEIVED per listener; beyond it a SYN is dropped in silence and retransmitted by an honest peer.
     pub pending_per_listener: usize,
     /// Connections in SYN-RECEIVED in all, so that a flood on several listeners leaves room for everybody else's flows.
@@ -129,6 +152,11 @@ pub struct Limits {
     /// How long a connection is idle before the peer is asked whether it is there; `None` never asks. Each connection can be
     /// given its own.
     pub keepalive: Option<Duration>,
+    /// Between two keepalives that nobody answered. With the number of them a dead peer is found 90 seconds after the idle time
+    /// began to count, before the network on the way (GCE: 10 minutes) forgets the connection.
+    pub keepalive_interval: Duration,
+    /// How many keepalives remain unanswered before the peer is given up: Linux's `tcp_keepalive_probes`.
+    pub keepalive_probes: u8,
     /// UDP sockets.
     pub udp_sockets: usize,
     /// Bytes that one UDP socket holds for its owner; beyond it datagrams are dropped and counted.
@@ -139,22 +167,36 @@ pub struct Limits {
     pub neighbors: usize,
     /// Echo requests waiting for their reply or for their owner to fetch it.
     pub pings: usize,
+    /// Datagrams that are being put together.
+    pub fragments: usize,
+    /// Of one source: a quarter, so that one host cannot keep the others out.
+    pub fragments_per_source: usize,
+    /// Bytes of all their pieces: sixteen datagrams of the largest size.
+    pub fragment_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
             flows: 1024,
+            closing: 512,
+            closing_per_owner: 128,
             listeners: 64,
+            backlog: 128,
             pending_per_listener: 64,
             pending: 256,
             pending_per_source: 32,
             keepalive: Some(Duration::from_secs(60)),
+            keepalive_interval: Duration::from_secs(10),
+            keepalive_probes: 9,
             udp_sockets: 256,
             udp_queue_bytes: 256 * 1024,
             udp_queue_datagrams: 256,
             neighbors: 512,
             pings: 64,
+            fragments: 64,
+            fragments_per_source: 16,
+            fragment_bytes: 16 * 65_536,
         }
     }
 }
@@ -167,7 +209,13 @@ impl Config {
         if self.mtu < MTU_MIN {
             return Err(Error::InvalidMtu { mtu: self.mtu, min: MTU_MIN });
         }
-        match &self.addressing {
+        self.addressing.check()
+    }
+}
+
+impl Addressing {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self {
             Addressing::Dhcp { fallback: Some(address), .. } | Addressing::Static(address) => address.check(),
             Addressing::Dhcp { fallback: None, .. } => Ok(()),
         }
@@ -176,9 +224,22 @@ impl Config {
 
 impl Options {
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let Ipv6Addressing::Static(fixed) = &self.ipv6 else { return Ok(()) };
-        let addresses = fixed.addresses.iter().map(Cidr6::address).chain(fixed.gateway);
-        match addresses.map(core::net::IpAddr::V6).find(|&address| !crate::ip::is_usable_host(address)) {
+        let bound = |what, limit, count: usize| match count > limit {
+            true => Err(Error::QuotaExceeded { what, limit }),
+            false => Ok(()),
+        };
+        bound("secondary addresses", SECONDARY_MAX, self.secondary.len())?;
+        bound("configured routes", STATIC_ROUTES_MAX, self.routes.len())?;
+        let v6 = match &self.ipv6 {
+            Ipv6Addressing::Static(fixed) => {
+                fixed.addresses.iter().map(Cidr6::address).chain(fixed.gateway).collect()
+            }
+            Ipv6Addressing::Auto | Ipv6Addressing::LinkLocal | Ipv6Addressing::Off => Vec::new(),
+        };
+        let v4 = self.secondary.iter().map(Cidr::address);
+        let v4 = v4.chain(self.routes.iter().filter_map(|route| route.via)).map(IpAddr::V4);
+        let mut hosts = v4.chain(v6.into_iter().map(IpAddr::V6));
+        match hosts.find(|&address| !crate::ip::is_usable_host(address)) {
             Some(address) => Err(Error::InvalidAddress { address }),
             None => Ok(()),
         }

@@ -31,6 +31,7 @@ pub struct Counters {
     pub group_reports_sent: u64,
     pub drop_neighbor_queue_full: u64,
     pub drop_neighbor_table_full: u64,
+    pub neighbors_evicted: u64,
     pub drop_neighbor_unresolved: u64,
 
     pub drop_ip_malformed: u64,
@@ -84,6 +85,7 @@ pub struct Counters {
     pub tcp_keepalives_sent: u64,
     pub tcp_path_mtu_lowered: u64,
     pub tcp_time_wait_reused: u64,
+    pub tcp_closing_cut: u64,
     pub tcp_opened: u64,
     pub tcp_accepted: u64,
     pub tcp_engine_faults: u64,

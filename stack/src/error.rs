@@ -57,6 +57,12 @@ pub enum Error {
         /// The port asked for.
         port: u16,
     },
+    /// None of our addresses.
+    #[error("{address} is not an address of this stack, so nothing can be bound to it")]
+    AddrNotAvailable {
+        /// The address asked for.
+        address: IpAddr,
+    },
     /// Every ephemeral port is taken.
     #[error("no ephemeral port is free")]
     PortsExhausted,

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use smoltcp::wire::{IpProtocol, Ipv4Packet};
 
+use crate::config::Limits;
 use crate::counters::Counters;
 use crate::ip::{self, Header};
 use crate::ipv4;
@@ -17,12 +18,6 @@ use crate::random::{KeyedMap, KeyedState};
 use crate::time::Instant;
 use crate::timers::{Timer, Timers};
 
-/// Datagrams under way.
-const DATAGRAMS_MAX: usize = 64;
-/// Datagrams under way from one address: a quarter, so that one host cannot keep the others out.
-const DATAGRAMS_PER_SOURCE_MAX: usize = 16;
-/// Bytes of all pieces: sixteen datagrams of the largest size.
-const BYTES_MAX: usize = 16 * 65_536;
 /// Pieces of one datagram: the largest over the smallest MTU that IPv6 allows is 52.
 const PIECES_MAX: usize = 64;
 /// The largest datagram (RFC 791, 3.1), and the largest IPv6 payload without jumbograms.
@@ -75,16 +70,23 @@ pub(crate) struct Reassembly {
     by_serial: BTreeMap<u64, Key>,
     next_serial: u64,
     bytes: usize,
+    limits: Limits,
 }
 
 impl Reassembly {
-    pub(crate) fn new(hasher: KeyedState) -> Reassembly {
+    pub(crate) fn new(limits: &Limits, hasher: KeyedState) -> Reassembly {
         Reassembly {
             datagrams: KeyedMap::with_hasher(hasher),
             by_serial: BTreeMap::new(),
             next_serial: 0,
             bytes: 0,
+            limits: limits.clone(),
         }
+    }
+
+    /// Datagrams under way, and the bytes of their pieces.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        (self.datagrams.len(), self.bytes)
     }
 
     /// Takes a piece. When it was the last one missing, the datagram comes back as one packet with a plain header.
@@ -106,7 +108,7 @@ impl Reassembly {
             counters.drop_fragment_malformed += 1;
             return None;
         }
-        let no_room = self.bytes + fragment.whole.len() > BYTES_MAX;
+        let no_room = self.bytes + fragment.whole.len() > self.limits.fragment_bytes;
         if no_room || !(self.datagrams.contains_key(&fragment.key) || self.open(now, &fragment.key, timers)) {
             counters.drop_fragment_table_full += 1;
             return None;
@@ -132,7 +134,8 @@ impl Reassembly {
 
     fn open(&mut self, now: Instant, key: &Key, timers: &mut Timers) -> bool {
         let from_source = self.datagrams.keys().filter(|other| other.source == key.source).count();
-        if self.datagrams.len() >= DATAGRAMS_MAX || from_source >= DATAGRAMS_PER_SOURCE_MAX {
+        let Limits { fragments, fragments_per_source, .. } = self.limits;
+        if self.datagrams.len() >= fragments || from_source >= fragments_per_source {
             return false;
         }
         let serial = self.next_serial;

@@ -131,6 +131,16 @@ impl Network {
         }
     }
 
+    /// Reports every group once more: the link was away, and whoever forwards to us may have forgotten.
+    pub(crate) fn report_groups_again(&mut self, now: Instant) {
+        for (address, group) in &mut self.groups.groups {
+            if group.users > 0 && is_reported(*address) {
+                (group.record, group.left, group.next) = (Record::Joins, ROBUSTNESS, now);
+            }
+        }
+        self.arm_groups();
+    }
+
     fn arm_groups(&mut self) {
         let next = self.groups.groups.values().filter(|group| group.left > 0).map(|group| group.next).min();
         if let Some(next) = next {

@@ -81,6 +81,19 @@ pub struct RouteInfo {
     pub expires_at: Option<Instant>,
 }
 
+/// A table with a bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableInfo {
+    /// As its bound is called.
+    pub name: &'static str,
+    /// What is in it.
+    pub used: usize,
+    /// How much may be.
+    pub limit: usize,
+    /// How often something found no room; 0 where whoever asked was told.
+    pub refused: u64,
+}
+
 /// One line of the socket table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SocketInfo {

@@ -13,7 +13,7 @@
 //!                                                          \-> our own address: back in, without the device
 //! ```
 //!
-//! **Not supported**: redirects, prefix delegation, privacy addresses (RFC 8981), source-specific multicast, more than one IPv4 address.
+//! **Not supported**: redirects, prefix delegation, privacy addresses (RFC 8981), source-specific multicast.
 
 #![forbid(unsafe_code)]
 
@@ -56,8 +56,8 @@ mod timers;
 mod udp;
 
 pub use config::{
-    Addressing, Config, ConflictDetection, Ipv6Addressing, Limits, MTU_MIN, MTU_MIN_V6, Options, Static,
-    Static6,
+    Addressing, Config, ConflictDetection, Ipv6Addressing, Limits, MTU_MIN, MTU_MIN_V6, Options,
+    SECONDARY_MAX, STATIC_ROUTES_MAX, Static, Static6,
 };
 pub use counters::Counters;
 pub use dhcp::{Lease, LeaseHint};
@@ -65,7 +65,7 @@ pub use egress::Egress;
 pub use error::Error;
 pub use events::{FlowId, ListenerId, PingId, Ready, UdpId};
 pub use icmp::{IcmpError, PingReply};
-pub use info::{AddressInfo, AddressOrigin, AddressState, AddressStatus, RouteInfo, SocketInfo};
+pub use info::{AddressInfo, AddressOrigin, AddressState, AddressStatus, RouteInfo, SocketInfo, TableInfo};
 pub use ipv4::Cidr;
 pub use ipv6::Cidr6;
 pub use neighbor::NeighborInfo;

@@ -79,7 +79,7 @@ pub(crate) enum Resolution {
     Known(Mac, Option<Request>),
     /// Give it to [`Neighbors::enqueue`]; and send the request, if there is one.
     Wait(Option<Request>),
-    /// Drop it: the neighbour does not answer, or the table is full of neighbours that are being asked.
+    /// Drop it: the neighbour does not answer.
     Refused,
 }
 
@@ -112,7 +112,13 @@ impl Neighbors {
     }
 
     /// Looks up where a packet to `target` goes, and starts asking when that is not known or no longer certain.
-    pub(crate) fn resolve(&mut self, now: Instant, target: IpAddr, timers: &mut Timers) -> Resolution {
+    pub(crate) fn resolve(
+        &mut self,
+        now: Instant,
+        target: IpAddr,
+        timers: &mut Timers,
+        counters: &mut Counters,
+    ) -> Resolution {
         let timer = Timer::Neighbor(target);
         if let Some(neighbor) = self.entries.get_mut(&target) {
             neighbor.last_used = now;
@@ -136,8 +142,8 @@ impl Neighbors {
                 State::Failed => Resolution::Refused,
             };
         }
-        if self.entries.len() >= self.limit && !self.evict() {
-            return Resolution::Refused;
+        if self.entries.len() >= self.limit {
+            self.evict(counters);
         }
         let state = State::Incomplete { pending: VecDeque::new(), requests: 1 };
         let mut neighbor = Neighbor { state, last_used: now, armed: Armed::default() };
@@ -148,7 +154,7 @@ impl Neighbors {
 
     /// Makes room: the least recently used entry goes, one that never answered before one that did. Linear, but only when
     /// the table is full, and the table is small.
-    fn evict(&mut self) -> bool {
+    fn evict(&mut self, counters: &mut Counters) {
         let victim = self
             .entries
             .iter()
@@ -157,7 +163,11 @@ impl Neighbors {
                 (known, neighbor.last_used)
             })
             .map(|(address, _)| *address);
-        victim.is_some_and(|address| self.entries.remove(&address).is_some())
+        let Some(gone) = victim.and_then(|address| self.entries.remove(&address)) else { return };
+        counters.neighbors_evicted += 1;
+        if let State::Incomplete { pending, .. } = gone.state {
+            counters.drop_neighbor_table_full += pending.len() as u64;
+        }
     }
 
     /// Keeps a packet until `target` answers. The oldest gives way: of a burst the last packets are worth most.
@@ -283,6 +293,21 @@ impl Neighbors {
     /// Forgets every IPv4 neighbour: our address or the link changed.
     pub(crate) fn clear_v4(&mut self) {
         self.entries.retain(|address, _| address.is_ipv6());
+    }
+
+    /// What is known may be wrong: the link was away. IPv4 neighbours are asked for again, IPv6 ones probed with the next packet.
+    pub(crate) fn doubt(&mut self) {
+        self.clear_v4();
+        for neighbor in self.entries.values_mut() {
+            if let State::Reachable { mac, .. } = neighbor.state {
+                neighbor.state = State::Stale { mac };
+            }
+        }
+    }
+
+    /// Neighbours known or being resolved, and how many there may be.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        (self.entries.len(), self.limit)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = NeighborInfo> {

@@ -1,7 +1,7 @@
 //! What every protocol above shares: our addresses, routes and neighbours, the timers, the events, the counters - and the one
 //! way out for a packet.
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::VecDeque;
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
@@ -10,11 +10,12 @@ use crate::acd::Tenure;
 use crate::config::ConflictDetection;
 use crate::counters::Counters;
 use crate::egress::Egress;
-use crate::events::{Events, Ready};
+use crate::error::Error;
+use crate::events::Events;
 use crate::fragment;
 use crate::groups::Groups;
 use crate::ip::{self, Header};
-use crate::ipv4;
+use crate::ipv4::{self, Cidr};
 use crate::ipv6::Ipv6;
 use crate::neighbor::{Expiry, Mac, Neighbors, Request, Resolution};
 use crate::random::Random;
@@ -38,6 +39,8 @@ pub(crate) struct Network {
     pub(crate) mtu: usize,
     /// `None` until an address is known.
     pub(crate) routing: Option<Routing>,
+    /// The first IPv4 address is not known, or not any more, and is being sought: the one that was lost may come back.
+    pub(crate) searching: bool,
     pub(crate) neighbors: Neighbors,
     pub(crate) timers: Timers,
     pub(crate) events: Events,
@@ -48,8 +51,8 @@ pub(crate) struct Network {
     pub(crate) ipv6: Ipv6,
     pub(crate) groups: Groups,
     pub(crate) conflicts: ConflictDetection,
-    /// Our claim to the IPv4 address, while it is watched.
-    pub(crate) tenure: Option<Tenure>,
+    /// Our claims to IPv4 addresses, while they are watched: one for each address at most.
+    pub(crate) tenures: Vec<Tenure>,
 }
 
 /// Packets that we sent to ourselves, until the next poll. They never see the device.
@@ -99,15 +102,15 @@ pub(crate) enum Sent {
 }
 
 impl Network {
-    /// Our own IPv4 address.
+    /// Our first IPv4 address.
     pub(crate) fn address(&self) -> Option<Ipv4Addr> {
-        self.routing.as_ref().map(Routing::address)
+        self.routing.as_ref()?.addresses().first().map(Cidr::address)
     }
 
     /// Whether `address` is ours.
     pub(crate) fn is_own(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(address) => self.address() == Some(address),
+            IpAddr::V4(address) => self.routing.as_ref().is_some_and(|routing| routing.is_own(address)),
             IpAddr::V6(address) => self.ipv6.is_own(address),
         }
     }
@@ -115,8 +118,25 @@ impl Network {
     /// Which of our addresses a packet to `destination` comes from.
     pub(crate) fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
         match destination {
-            IpAddr::V4(_) => self.address().map(IpAddr::V4),
+            IpAddr::V4(destination) => self.routing.as_ref()?.source_for(destination).map(IpAddr::V4),
             IpAddr::V6(destination) => self.ipv6.source_for(destination).map(IpAddr::V6),
+        }
+    }
+
+    /// Whether a socket may be bound to `address`; `None` is every address of ours.
+    pub(crate) fn may_bind(&self, address: Option<IpAddr>) -> Result<(), Error> {
+        match address {
+            Some(address) if address.is_loopback() => Err(Error::Unsupported { what: LOOPBACK }),
+            Some(address) if !self.is_own(address) => Err(Error::AddrNotAvailable { address }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// How a socket that is bound to every address of ours is written: `::` stands for both families.
+    pub(crate) fn any_address(&self) -> IpAddr {
+        match self.ipv6.is_enabled() {
+            true => Ipv6Addr::UNSPECIFIED.into(),
+            false => Ipv4Addr::UNSPECIFIED.into(),
         }
     }
 
@@ -175,7 +195,7 @@ impl Network {
             NextHop::Everybody(mac) => return self.transmit(egress, mac, protocol, len, fill),
             NextHop::Unicast(target) => target,
         };
-        match self.neighbors.resolve(now, target, &mut self.timers) {
+        match self.neighbors.resolve(now, target, &mut self.timers, &mut self.counters) {
             Resolution::Known(mac, probe) => {
                 let sent = self.transmit(egress, mac, protocol, len, fill);
                 if let Some(request) = probe {
@@ -335,12 +355,12 @@ impl Network {
         }
     }
 
-    /// Takes an address into use, or out of use.
+    /// Takes other addresses and routes into use. What was learned under an address that is gone is forgotten.
     pub(crate) fn set_routing(&mut self, routing: Option<Routing>) {
-        if self.address() != routing.as_ref().map(Routing::address) {
+        let kept = |cidr: &Cidr| routing.as_ref().is_some_and(|routing| routing.addresses().contains(cidr));
+        if !self.routing.as_ref().is_some_and(|current| current.addresses().iter().all(kept)) {
             self.neighbors.clear_v4();
         }
         self.routing = routing;
-        self.events.push(Ready::Lease);
     }
 }

@@ -33,6 +33,10 @@ impl<T> Slab<T> {
         self.slots.len() - self.vacant.len() >= self.limit
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.vacant.len()
+    }
+
     /// Stores what `make` returns for its id; `None` (and `make` is not called) when full.
     pub(crate) fn insert_with(&mut self, make: impl FnOnce(u64) -> T) -> Option<u64> {
         if self.is_full() {

@@ -6,7 +6,7 @@
 //! life of a flow instead of once per packet.
 
 use core::cmp::Reverse;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 use std::collections::BinaryHeap;
 
 use crate::time::Instant;
@@ -22,10 +22,10 @@ pub(crate) enum Timer {
     Ipv6,
     /// Group membership.
     Groups,
-    /// The claim to our IPv4 address.
-    Claim,
+    /// The claim to one of our IPv4 addresses.
+    Claim(Ipv4Addr),
     Dhcp6,
-    /// A configured address that somebody else had.
+    /// Configured addresses that somebody else had.
     Retry,
     Reassembly(u64),
 }

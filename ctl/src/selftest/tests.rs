@@ -13,7 +13,8 @@ fn status(device: DeviceState) -> Status {
 
 fn interface(link_up: bool, source: &str, addresses: &[&str]) -> Interface {
     serde_json::from_value(serde_json::json!({
-        "name": "net0", "mac": "02:00:00:00:00:01", "mtu": 1500, "link_up": link_up, "address_source": source,
+        "name": "net0", "mac": "02:00:00:00:00:01", "mtu": 1500, "link_up": link_up, "link_changes": 0, "address_source": source,
+        "address_details": [], "events": [],
         "addresses": addresses, "gateway": null, "routes": [], "dns": [], "ntp": [], "hostname": null, "domain": null,
         "search": [], "dhcp_server": null, "lease_seconds": null, "renew_in_seconds": null,
         "rebind_in_seconds": null, "expires_in_seconds": null,

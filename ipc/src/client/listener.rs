@@ -105,11 +105,10 @@ impl TcpListener {
             return Err(Error::Refused { kind: ErrorKind::InvalidListener, message });
         }
         let accepted = Accepted::decode(record).map_err(|error| Error::Protocol(error.to_string()))?;
-        let Accepted { id, remote, local_port } = accepted;
+        let Accepted { id, remote, local } = accepted;
         let socket = descriptors.pop().ok_or_else(|| {
             Error::Protocol("an accepted stream without descriptor; is the process out of them?".to_owned())
         })?;
-        let local = SocketAddr::new(self.local.ip(), local_port);
         Ok((TcpStream::new(self.client.clone(), socket, id, local, remote), remote))
     }
 }

@@ -288,9 +288,10 @@ impl Client {
     }
 
     pub(crate) fn set_tcp_options(&self, id: u64, options: TcpOptions) -> Result<(), Error> {
-        let TcpOptions { nodelay, keepalive_seconds, linger_seconds } = options;
+        let TcpOptions { nodelay, keepalive_seconds, linger_seconds, ttl } = options;
         let parameters = json!({
             "id": id, "nodelay": nodelay, "keepalive_seconds": keepalive_seconds, "linger_seconds": linger_seconds,
+            "ttl": ttl,
         });
         self.ask("SetTcpOptions", parameters).map(|Nothing {}| ())
     }

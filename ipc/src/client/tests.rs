@@ -231,7 +231,11 @@ fn accept_delivers_streams_with_their_addresses_and_names_the_end() {
     });
     let listener = client.tcp_listen(Some(8080), None).unwrap();
     let (ours, theirs) = pair(SocketType::STREAM);
-    let record = Accepted { id: 9, remote: "192.0.2.7:1234".parse().unwrap(), local_port: 8080 };
+    let record = Accepted {
+        id: 9,
+        remote: "192.0.2.7:1234".parse().unwrap(),
+        local: "192.0.2.1:8080".parse().unwrap(),
+    };
     let record = record.encode();
     passing::send(
         &worker,

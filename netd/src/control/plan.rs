@@ -46,8 +46,10 @@ pub(super) fn plan(call: Call) -> Plan {
         Call::Connect { remote, timeout } => {
             (Ask::TcpConnect { remote }, Command::Connect { remote, timeout })
         }
-        Call::Listen { port, backlog } => (Ask::TcpListen { port }, Command::Listen { port, backlog }),
-        Call::BindUdp { port } => (Ask::UdpBind { port }, Command::BindUdp { port }),
+        Call::Listen { address, port, backlog } => {
+            (Ask::TcpListen { port }, Command::Listen { address, port, backlog })
+        }
+        Call::BindUdp { address, port } => (Ask::UdpBind { port }, Command::BindUdp { address, port }),
         // Whose socket it is, the worker knows; what it may send, policy decided and decides.
         Call::SetTcpOptions { id, options } => (Ask::Observe, Command::TcpOptions { id, options }),
         Call::SetUdpOptions { id, options } => (Ask::Observe, Command::UdpOptions { id, options }),

@@ -49,5 +49,8 @@ pub(super) fn idle_client(uid: u32, connections: netd_ipc::Use, limits: &Limits)
         captures: unused(client.captures.into()),
         connects_per_second: unused(client.connects_per_second.into()),
         packets_per_second: unused(client.packets_per_second.into()),
+        // The stack and the resolver know these, and whoever has none of them is unknown there.
+        closing: netd_ipc::Use::default(),
+        names: netd_ipc::Use::default(),
     }
 }

@@ -216,7 +216,10 @@ fn listen_with_devnet_off_is_a_matter_of_grants() {
     let client = control.client();
     let call = std::thread::spawn(move || client.tcp_listen(Some(8080), None));
     let Submission { token, command, .. } = control.next();
-    assert_eq!(command, Command::Listen { port: Some(8080), backlog: netd_ipc::call::BACKLOG });
+    assert_eq!(
+        command,
+        Command::Listen { address: None, port: Some(8080), backlog: netd_ipc::call::BACKLOG }
+    );
     control.complete(token, Reply::Failed(ErrorKind::AddrInUse, "port 8080 is taken".into()));
     let error = call.join().unwrap().unwrap_err();
     assert_eq!(error.to_string(), "AddrInUse: port 8080 is taken");
@@ -287,7 +290,10 @@ fn clients_report_counts_the_connections_of_each_user() {
     let client = control.client();
     let call = std::thread::spawn(move || client.clients());
     let total = netd_ipc::TotalUse::default();
-    control.complete(control.next().token, Reply::Clients(netd_ipc::Clients { total, clients: vec![] }));
+    control.complete(
+        control.next().token,
+        Reply::Clients(netd_ipc::Clients { total, clients: vec![], tables: vec![] }),
+    );
     let report = call.join().unwrap().unwrap();
     assert_eq!(report.total.connections.used, 2);
     let [ours] = report.clients[..] else { panic!("{report:?}") };

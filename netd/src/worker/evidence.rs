@@ -56,7 +56,14 @@ struct DmaPoolGrant {
 }
 
 impl Evidence {
+    /// What an earlier run wrote is no evidence of this one, and is removed.
     pub(super) fn new(directory: PathBuf) -> Self {
+        match std::fs::remove_file(directory.join(FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(%error, file = %directory.join(FILE).display(), "old evidence stays");
+            }
+            Ok(()) | Err(_) => {}
+        }
         Self { directory, exchanged: false }
     }
 

@@ -20,7 +20,7 @@ impl Worker {
     }
 
     fn execute(&mut self, now: Instant, Submission { token, owner, command }: Submission) {
-        let Self { slot, clients, backend, about, taps, .. } = self;
+        let Self { slot, clients, backend, about, taps, blueprint, history, .. } = self;
         let caller = (token, owner);
         match command {
             Command::Status => {
@@ -32,7 +32,8 @@ impl Worker {
                 clients.completions.send(token, Reply::Device(device));
             }
             Command::Interfaces => {
-                clients.completions.send(token, Reply::Interfaces(report::interfaces(slot, now)));
+                let interfaces = report::interfaces(slot, history, now);
+                clients.completions.send(token, Reply::Interfaces(interfaces));
             }
             Command::Sockets => {
                 let sockets = report::sockets(slot, clients);
@@ -46,7 +47,7 @@ impl Worker {
                 clients.completions.send(token, Reply::Statistics(statistics));
             }
             Command::Clients => {
-                let report = clients.ledger.report(now);
+                let report = report::clients(slot, clients, &blueprint.dns, &blueprint.tables, now);
                 clients.completions.send(token, Reply::Clients(report));
             }
             Command::Outcome { id } => clients.outcome(token, id, caller.1.uid),
@@ -54,13 +55,13 @@ impl Worker {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
                 clients.connect(now, &mut live.stack, caller, remote, timeout);
             }
-            Command::Listen { port, backlog } => {
+            Command::Listen { address, port, backlog } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
-                clients.listen(now, &mut live.stack, caller, port, backlog);
+                clients.listen(now, &mut live.stack, caller, (address, port), backlog);
             }
-            Command::BindUdp { port } => {
+            Command::BindUdp { address, port } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
-                clients.bind_udp(now, &mut live.stack, caller, port);
+                clients.bind_udp(now, &mut live.stack, caller, (address, port));
             }
             Command::Ping { to, timeout, bytes } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };

@@ -234,13 +234,16 @@ impl Ledger {
                     captures,
                     connects_per_second: connects,
                     packets_per_second: packets,
+                    // The stack and the resolver know.
+                    closing: Use::default(),
+                    names: Use::default(),
                 }
             })
             .collect();
         clients.sort_by_key(|client| client.uid);
         let [sockets, memory_bytes, captures] = uses(&self.total, sockets, memory_max, captures);
         let total = TotalUse { connections: unknown(connections), sockets, memory_bytes, captures };
-        netd_ipc::Clients { total, clients }
+        netd_ipc::Clients { total, clients, tables: Vec::new() }
     }
 
     /// Forgets users that have nothing, once there are many.

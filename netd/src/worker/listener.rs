@@ -112,7 +112,8 @@ mod tests {
             netd_stack::Stack::new(crate::worker::tests::stack_config(), netd_stack::Instant::ZERO).unwrap();
         let (id, local) = stack.tcp_listen(Some(80), 1).unwrap();
         let mut listener = Listener::new(ours, id, local).unwrap();
-        let accepted = Accepted { id: 1, remote: ([10, 0, 0, 1], 1234).into(), local_port: 80 };
+        let accepted =
+            Accepted { id: 1, remote: ([10, 0, 0, 1], 1234).into(), local: ([10, 0, 0, 2], 80).into() };
         let deliver = |_: &i32| {
             listener.park(accepted, stream.try_clone().unwrap());
             listener.deliver_parked() == Delivery::Sent

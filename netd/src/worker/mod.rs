@@ -19,6 +19,7 @@ mod datagram;
 mod egress;
 mod evidence;
 mod execute;
+mod history;
 mod ledger;
 mod listener;
 mod names;
@@ -40,24 +41,26 @@ use std::time::{self, Duration};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
 use netd_ipc::PollMode;
-use netd_stack::{Addressing, Instant, Ready};
+use netd_stack::{Instant, Limits, Ready};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::capture::{Direction, Taps};
 use crate::command::Submission;
-use crate::config::Dns;
+use crate::config::{Dns, Network};
 use crate::control::Audit;
 use crate::device::{self, Backend};
 use crate::disposal::Disposal;
 use crate::rules::Rules;
+use crate::store::Store;
 use crate::worker::clients::{Clients, Completions};
 use crate::worker::datagram::Gate;
 use crate::worker::egress::TxEgress;
 use crate::worker::evidence::Evidence;
+use crate::worker::history::History;
 pub use crate::worker::port::Port;
 use crate::worker::report::About;
-use crate::worker::slot::{Down, Live, Slot, bring_up, check_health, mend, size_flows};
+use crate::worker::slot::{Blueprint, Down, Live, Slot, bring_up, mend, size_flows};
 
 /// Wakes the worker for commands and for its end.
 const WAKER: Token = Token(0);
@@ -86,18 +89,20 @@ pub struct Setup {
     pub backend: Backend,
     /// How to wait for frames.
     pub poll: PollMode,
-    /// Where the address comes from.
-    pub addressing: Addressing,
-    /// For the DHCP server.
-    pub hostname: Option<String>,
+    /// Addresses and routes.
+    pub network: Network,
+    /// How large the stack's tables are.
+    pub tables: Limits,
     /// How names are resolved.
     pub dns: Dns,
     /// Decides on datagrams to new peers.
     pub rules: Arc<Rules>,
     /// Told of what it denied.
     pub audit: Arc<Audit>,
+    /// What is kept for the next start.
+    pub store: Store,
     /// Where evidence is written.
-    pub state_directory: PathBuf,
+    pub runtime_directory: PathBuf,
     /// RLIMIT_NOFILE.
     pub descriptors_max: u64,
 }
@@ -128,9 +133,10 @@ pub struct Worker {
     clients: Clients,
     evidence: Evidence,
     about: About,
-    addressing: Addressing,
-    hostname: Option<String>,
-    dns: Dns,
+    blueprint: Blueprint,
+    history: History,
+    /// Of the rules that this worker has looked at.
+    generation: u64,
     taps: Taps,
     poll: mio::Poll,
     submissions: mpsc::Receiver<Submission>,
@@ -154,16 +160,19 @@ impl Worker {
         let Setup {
             mut backend,
             poll: mode,
-            addressing,
-            hostname,
+            network,
+            tables,
             dns,
             rules,
             audit,
-            state_directory,
+            store,
+            runtime_directory,
             descriptors_max,
         } = setup;
+        let generation = rules.generation();
+        let blueprint = Blueprint { network, tables, dns, store };
         let about = About { rules: Arc::clone(&rules), poll: mode, resets: 0, lost_in_flight: 0 };
-        let slot = match bring_up(&mut backend, &addressing, hostname.clone(), &dns, Instant::ZERO) {
+        let slot = match bring_up(&mut backend, &blueprint, Instant::ZERO) {
             Ok(mut live) => {
                 size_flows(&mut live.stack, &rules.current().limits);
                 Slot::Live(Box::new(live))
@@ -184,16 +193,16 @@ impl Worker {
                 gate,
                 Completions::new(completed, control),
                 disposal,
-                listeners_max,
+                (listeners_max, blueprint.tables.udp_queue_bytes),
                 first_id()?,
             ),
-            evidence: Evidence::new(state_directory),
+            evidence: Evidence::new(runtime_directory),
             backend,
             slot,
             about,
-            addressing,
-            hostname,
-            dns,
+            blueprint,
+            history: History::default(),
+            generation,
             taps: Taps::default(),
             poll,
             submissions: commands,
@@ -246,6 +255,7 @@ impl Worker {
     /// One turn: everybody has a share. Returns whether anybody had anything to do.
     fn turn(&mut self, now: Instant, events: &Events) -> bool {
         self.clients.settle();
+        self.take_settings(now);
         let mut worked = self.take_commands(now) | !events.is_empty();
         match self.network(now, events) {
             Ok(moved) => worked |= moved,
@@ -263,9 +273,22 @@ impl Worker {
         worked
     }
 
+    /// Puts in force what a reload left for the worker.
+    fn take_settings(&mut self, now: Instant) {
+        let generation = self.about.rules.generation();
+        if generation == self.generation {
+            return;
+        }
+        self.generation = generation;
+        if let Some(settings) = self.about.rules.take_posted() {
+            self.blueprint.change(now, settings, &mut self.slot);
+        }
+    }
+
     /// Frames, clients and timers.
     fn network(&mut self, now: Instant, events: &Events) -> Result<bool, device::Error> {
-        let Self { slot: Slot::Live(live), clients, backend, evidence, taps, .. } = self else {
+        let Self { slot: Slot::Live(live), clients, backend, evidence, taps, blueprint, history, .. } = self
+        else {
             return Ok(false);
         };
         let Live { driver, stack, names, .. } = &mut **live;
@@ -282,13 +305,16 @@ impl Worker {
         }
         worked |= clients.resume(now, stack, &mut egress);
         worked |= stack.poll(now, &mut egress);
+        let mut leased = false;
         while let Some(ready) = stack.next_ready() {
             worked = true;
             if matches!(ready, Ready::Lease | Ready::Addresses) {
                 names.network_changed(now, stack);
+                history.addresses(now, stack);
             }
             if ready == Ready::Lease {
                 evidence.address_changed(&stack.lease());
+                leased = true;
             } else if !names.on_ready(now, stack, ready) {
                 clients.on_ready(now, stack, ready);
             }
@@ -305,7 +331,12 @@ impl Worker {
         if !evidence.is_complete() {
             evidence.exchange(backend, driver)?;
         }
-        check_health(live, now)?;
+        if leased {
+            live.keep_lease(now, &blueprint.store);
+        }
+        if let Some(up) = live.check_health(now)? {
+            history.link(now, up);
+        }
         Ok(worked)
     }
 
@@ -335,12 +366,13 @@ impl Worker {
         if now < down.retry_at && !self.backend.is_awaited() {
             return;
         }
-        match bring_up(&mut self.backend, &self.addressing, self.hostname.clone(), &self.dns, now) {
+        match bring_up(&mut self.backend, &self.blueprint, now) {
             Ok(mut live) => {
                 tracing::info!("the device is up again");
                 size_flows(&mut live.stack, &self.about.rules.current().limits);
                 self.slot = Slot::Live(Box::new(live));
                 self.evidence.device_up();
+                self.history.restarted(now);
             }
             Err(error) => {
                 down.reason = error.to_string();

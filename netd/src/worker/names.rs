@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 
 use netd_ipc::{ErrorKind, Resolved, Service};
 use netd_stack::dns::{
-    Answer, Data, Error, Limits, Name, Query, QueryId, Resolver, SocketKey, Source, TcpEvent, Transmit,
+    Answer, Data, Error, Name, Query, QueryId, Resolver, SocketKey, Source, Statistics, TcpEvent, Transmit,
+    Usage,
 };
 use netd_stack::{Egress, FlowId, Instant, Ready, Stack, UdpId};
 
@@ -20,11 +21,9 @@ use crate::worker::clients::Completions;
 const PORT: u16 = 53;
 /// Hop limit of multicast DNS (RFC 6762, 11).
 const MULTICAST_TTL: u8 = 255;
-/// Queries under way: each has up to two exchanges of one or two sockets, and the stack has 256 UDP sockets for everybody.
-const QUERIES_MAX: usize = 32;
 
-/// Of which one user may have so many, so that names that nobody answers for leave others theirs.
-const QUERIES_PER_UID_MAX: usize = QUERIES_MAX / 2;
+/// Users whose refused names are counted apart.
+const REFUSED_USERS_MAX: usize = 1024;
 
 /// A connection to a server.
 struct Connection {
@@ -40,6 +39,9 @@ pub(super) struct Names {
     config: Dns,
     /// The call of each query, and whose it is.
     callers: HashMap<QueryId, (u64, u32)>,
+    /// How often each user had too many, for those who had lately.
+    refused: HashMap<u32, u64>,
+    refused_overall: u64,
     udp: HashMap<SocketKey, UdpId>,
     udp_keys: HashMap<UdpId, SocketKey>,
     tcp: HashMap<SocketKey, Connection>,
@@ -52,7 +54,11 @@ impl Names {
         let mut resolver = Resolver::new(
             netd_stack::dns::Config {
                 hosts: config.hosts.clone(),
-                limits: Limits { queries: QUERIES_MAX, ..Limits::default() },
+                mdns: config.mdns,
+                timeout: config.timeout,
+                attempts: config.attempts,
+                rotate: config.rotate,
+                limits: config.limits,
                 ..netd_stack::dns::Config::default()
             },
             seed,
@@ -62,6 +68,8 @@ impl Names {
             resolver,
             config: config.clone(),
             callers: HashMap::new(),
+            refused: HashMap::new(),
+            refused_overall: 0,
             udp: HashMap::new(),
             udp_keys: HashMap::new(),
             tcp: HashMap::new(),
@@ -69,6 +77,30 @@ impl Names {
         };
         names.network_changed(now, stack);
         names
+    }
+
+    /// Takes other servers, another search list and other hosts; the bounds stay.
+    pub(super) fn reconfigure(&mut self, now: Instant, config: &Dns, stack: &Stack) {
+        self.config = config.clone();
+        self.resolver.set_hosts(config.hosts.clone());
+        self.resolver.set_search(config.search.clone());
+        self.network_changed(now, stack);
+    }
+
+    /// What the resolver did, and what is in use of its bounds.
+    pub(super) fn report(&self) -> (&Statistics, Usage) {
+        (self.resolver.statistics(), self.resolver.usage())
+    }
+
+    /// How many names each user has under way, and how often one more was refused.
+    pub(super) fn of_user(&self, uid: u32) -> (usize, u64) {
+        let under_way = self.callers.values().filter(|(_, owner)| *owner == uid).count();
+        (under_way, self.refused.get(&uid).copied().unwrap_or(0))
+    }
+
+    /// How often a name was refused because there were enough.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.values().sum::<u64>() + self.refused_overall
     }
 
     /// The network named other servers or domains, which count unless the configuration has its own.
@@ -95,14 +127,22 @@ impl Names {
         query: &Query,
         completions: &Completions,
     ) {
-        if self.callers.values().filter(|(_, owner)| *owner == uid).count() >= QUERIES_PER_UID_MAX {
-            let message =
-                format!("user {uid} has {QUERIES_PER_UID_MAX} names being resolved, the most at once");
+        let most = self.config.queries_per_user;
+        if self.of_user(uid).0 >= most {
+            if self.refused.len() < REFUSED_USERS_MAX || self.refused.contains_key(&uid) {
+                *self.refused.entry(uid).or_default() += 1;
+            }
+            let message = format!(
+                "user {uid} has {most} names being resolved, the most that '[dns] queries_per_user' allows"
+            );
             return completions.send(token, Reply::Failed(ErrorKind::QuotaExceeded, message));
         }
         match self.resolver.start(now, query) {
             Ok(id) => drop(self.callers.insert(id, (token, uid))),
-            Err(error) => completions.send(token, error_reply(&error)),
+            Err(error) => {
+                self.refused_overall += u64::from(matches!(error, Error::QuotaExceeded { .. }));
+                completions.send(token, error_reply(&error));
+            }
         }
     }
 

@@ -9,9 +9,10 @@ pub(super) fn error_reply(error: &netd_stack::Error) -> Reply {
     use netd_stack::Error as E;
     let kind = match error {
         E::InvalidMac { .. } | E::InvalidMtu { .. } | E::InvalidPrefix { .. } => ErrorKind::Internal,
-        E::InvalidAddress { .. } | E::InvalidInput { .. } | E::MessageTooLong { .. } => {
-            ErrorKind::InvalidInput
-        }
+        E::AddrNotAvailable { .. }
+        | E::InvalidAddress { .. }
+        | E::InvalidInput { .. }
+        | E::MessageTooLong { .. } => ErrorKind::InvalidInput,
         E::Unsupported { .. } => ErrorKind::Unsupported,
         E::InvalidSocket => ErrorKind::InvalidSocket,
         E::InvalidListener => ErrorKind::InvalidListener,

@@ -7,19 +7,25 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use netd_ipc::{
-    AbsentFeature, AddressSource, Copies, Device, DeviceState, Direction, Endpoint, Interface, Isolation,
-    Neighbor, PollMode, Queue, Route, Socket, SocketKind, SocketRole, Statistics, Status, Traffic, Transport,
-    VhostUserBackend,
+    AbsentFeature, Address, AddressSource, Copies, Device, DeviceState, Direction, Endpoint, Interface,
+    Isolation, Neighbor, PollMode, Queue, Route, Socket, SocketKind, SocketRole, Statistics, Status, Table,
+    Traffic, Transport, Use, VhostUserBackend,
 };
-use netd_stack::{AddressState, AddressStatus, Cidr, FlowState, Instant, Stack};
+use netd_stack::{
+    AddressInfo, AddressOrigin, AddressState, AddressStatus, Cidr, FlowState, Instant, Limits, Stack,
+    TableInfo,
+};
 use netd_virtqueue::{DeviceInfo, QueueCounters, TransportKind, VhostUserRole};
 use serde::Serialize;
 
+use crate::config::Dns;
 use crate::device::{Backend, VhostUser};
 use crate::rules::Rules;
 use crate::worker::carried::Carried;
 use crate::worker::clients::{self, Clients, Entry};
-use crate::worker::{Live, Slot};
+use crate::worker::history::{self, History};
+use crate::worker::names::Names;
+use crate::worker::slot::{Live, Slot};
 
 /// The name of the one interface.
 const INTERFACE: &str = "net0";
@@ -90,7 +96,7 @@ pub(super) fn device(about: &About, slot: &Slot, backend: &mut Backend) -> Devic
     }
 }
 
-pub(super) fn interfaces(slot: &Slot, now: Instant) -> Vec<Interface> {
+pub(super) fn interfaces(slot: &Slot, history: &History, now: Instant) -> Vec<Interface> {
     let Some(live) = slot.live() else { return Vec::new() };
     let address = live.stack.lease();
     let mut interface = Interface {
@@ -98,8 +104,11 @@ pub(super) fn interfaces(slot: &Slot, now: Instant) -> Vec<Interface> {
         mac: mac(live.mac),
         mtu: live.stack.mtu(),
         link_up: live.link_up,
+        link_changes: history.link_changes,
         address_source: source(Some(&address)),
         addresses: addresses(&live.stack),
+        address_details: address_details(&live.stack, now),
+        events: history.report(now),
         gateway: gateway(&address),
         routes: routes(&live.stack),
         dns: live.stack.name_servers(),
@@ -150,6 +159,76 @@ fn addresses(stack: &Stack) -> Vec<IpNet> {
     in_use.filter_map(|info| IpNet::new(info.address, info.prefix_len).ok()).collect()
 }
 
+/// Every address, in use or not.
+fn address_details(stack: &Stack, now: Instant) -> Vec<Address> {
+    let left = |until: Option<Instant>| until.map(|at| at.saturating_duration_since(now).as_secs());
+    let detail = |info: AddressInfo| {
+        let address = IpNet::new(info.address, info.prefix_len).ok()?;
+        Some(Address {
+            address,
+            status: history::status(info.status).to_owned(),
+            origin: origin(info.origin).to_owned(),
+            preferred_seconds: left(info.preferred_until),
+            valid_seconds: left(info.valid_until),
+        })
+    };
+    stack.addresses().filter_map(detail).collect()
+}
+
+fn origin(origin: AddressOrigin) -> &'static str {
+    match origin {
+        AddressOrigin::Static => "static",
+        AddressOrigin::Fallback => "fallback",
+        AddressOrigin::Dhcp => "dhcp",
+        AddressOrigin::LinkLocal => "link-local",
+        AddressOrigin::Slaac => "slaac",
+    }
+}
+
+/// Everybody's use of what is bounded, and how full the tables are.
+pub(super) fn clients(
+    slot: &Slot,
+    clients: &mut Clients,
+    dns: &Dns,
+    tables: &Limits,
+    now: Instant,
+) -> netd_ipc::Clients {
+    let mut report = clients.ledger.report(now);
+    let Some(Live { stack, names, .. }) = slot.live() else { return report };
+    let closing = stack.tcp_closing_by_owner();
+    for client in &mut report.clients {
+        let of_user = closing.get(&client.uid).copied().unwrap_or(0);
+        client.closing = usage(of_user, tables.closing_per_owner, 0);
+        let (under_way, refused) = names.of_user(client.uid);
+        client.names = usage(under_way, dns.queries_per_user, refused);
+    }
+    report.tables = stack.tables().iter().map(table).collect();
+    let (_, resolver) = names.report();
+    for (key, used, limit, refused) in [
+        ("[dns] queries", resolver.queries, dns.limits.queries, names.refused()),
+        ("[dns] cache_entries", resolver.cache_entries, dns.limits.cache_entries, 0),
+        ("[dns] cache_kib", resolver.cache_bytes.div_ceil(1024), dns.limits.cache_bytes / 1024, 0),
+    ] {
+        report.tables.push(Table { key: key.to_owned(), usage: usage(used, limit, refused) });
+    }
+    report
+}
+
+fn usage(used: usize, limit: usize, refused: u64) -> Use {
+    Use { used: used as u64, limit: limit as u64, refused }
+}
+
+/// A table of the stack's under the name of its bound in netd.toml.
+fn table(info: &TableInfo) -> Table {
+    let TableInfo { name, used, limit, refused } = *info;
+    let (key, used, limit) = match name {
+        "connections" | "closing" | "pending" | "listeners" => (format!("[tcp] {name}"), used, limit),
+        "fragment_bytes" => ("[stack] fragment_kib".to_owned(), used.div_ceil(1024), limit / 1024),
+        _ => (format!("[stack] {name}"), used, limit),
+    };
+    Table { key, usage: usage(used, limit, refused) }
+}
+
 pub(super) fn neighbors(slot: &Slot) -> Vec<Neighbor> {
     let Some(live) = slot.live() else { return Vec::new() };
     let mut neighbors: Vec<Neighbor> = live
@@ -178,6 +257,7 @@ pub(super) fn statistics(about: &About, slot: &Slot, clients: &Clients, now: Ins
     Statistics {
         uptime_seconds: now.as_micros() / 1_000_000,
         counters: live.map(|live| counters(about, live, clients)).unwrap_or_default(),
+        dns: live.map(|live| resolver(&live.names)).unwrap_or_default(),
         received: Copies {
             carried_bytes: received.payload_bytes,
             // What a client takes was copied once, from its frame to the socket's buffer.
@@ -309,6 +389,18 @@ fn counters(about: &About, live: &Live, clients: &Clients) -> BTreeMap<String, u
     all.insert("drop_device_transmit_full".to_owned(), tx.exhausted);
     all.insert("drop_device_failed_in_flight".to_owned(), about.lost_in_flight);
     all.insert("drop_client_datagram_overflow".to_owned(), clients.overflowed());
+    all
+}
+
+/// What the resolver did, and what its cache holds.
+fn resolver(names: &Names) -> BTreeMap<String, u64> {
+    let (statistics, usage) = names.report();
+    let mut all = flatten(statistics);
+    all.extend([
+        ("queries_under_way".to_owned(), usage.queries as u64),
+        ("cache_entries".to_owned(), usage.cache_entries as u64),
+        ("cache_bytes".to_owned(), usage.cache_bytes as u64),
+    ]);
     all
 }
 

@@ -1,14 +1,16 @@
 //! The device as far as it is there: in operation with a stack on it, or failed and waiting to be brought up again.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use netd_ipc::ErrorKind;
-use netd_stack::{Addressing, Config, Instant, Limits, Stack};
+use netd_stack::{AddressState, Addressing, Config, Instant, Limits, Stack};
 use netd_virtqueue::{Fault, Feature, NetDevice};
 
 use crate::command::Reply;
-use crate::config::Dns;
+use crate::config::{Dns, Network};
 use crate::device::{self, Backend};
+use crate::rules::Settings;
+use crate::store::Store;
 use crate::worker::Error;
 use crate::worker::clients::Clients;
 use crate::worker::names::Names;
@@ -28,6 +30,8 @@ pub(super) struct Live {
     pub(super) checked_at: Instant,
     /// When its queues were last reset alone.
     pub(super) mended_at: Option<Instant>,
+    /// The lease in use is written down.
+    pub(super) lease_kept: bool,
 }
 
 /// A device that failed.
@@ -93,36 +97,78 @@ pub(super) fn mend(live: &mut Live, now: Instant, error: &device::Error) -> bool
     }
 }
 
-/// Reads link state and device health, once in a while.
-pub(super) fn check_health(live: &mut Live, now: Instant) -> Result<(), device::Error> {
-    if now.saturating_duration_since(live.checked_at) < HEALTH_INTERVAL {
-        return Ok(());
+impl Live {
+    /// Reads link state and device health, once in a while. Returns the link's state if it changed.
+    pub(super) fn check_health(&mut self, now: Instant) -> Result<Option<bool>, device::Error> {
+        if now.saturating_duration_since(self.checked_at) < HEALTH_INTERVAL {
+            return Ok(None);
+        }
+        self.checked_at = now;
+        self.driver.check_health()?;
+        let up = self.driver.link_up()?;
+        if up == self.link_up {
+            return Ok(None);
+        }
+        self.link_up = up;
+        if up {
+            self.stack.link_restored(now);
+        }
+        Ok(Some(up))
     }
-    live.checked_at = now;
-    live.driver.check_health()?;
-    let up = live.driver.link_up()?;
-    if up != live.link_up {
-        live.link_up = up;
-        tracing::info!(up, "the link changed");
+
+    /// Writes the lease down, or removes what is written if there is none any more.
+    pub(super) fn keep_lease(&mut self, now: Instant, store: &Store) {
+        match self.stack.lease() {
+            AddressState::Bound(lease) => {
+                store.save(self.mac, &lease, now, SystemTime::now());
+                self.lease_kept = true;
+            }
+            AddressState::Searching | AddressState::Fallback(_) if self.lease_kept => {
+                store.forget(self.mac);
+                self.lease_kept = false;
+            }
+            AddressState::Searching | AddressState::Fallback(_) | AddressState::Static(_) => {}
+        }
     }
-    Ok(())
+}
+
+/// What a stack is made from, whenever the device comes up.
+pub(super) struct Blueprint {
+    pub(super) network: Network,
+    pub(super) tables: Limits,
+    pub(super) dns: Dns,
+    pub(super) store: Store,
+}
+
+impl Blueprint {
+    /// Puts other addresses, routes and names in force, now and for whatever stack is made next.
+    pub(super) fn change(&mut self, now: Instant, settings: Settings, slot: &mut Slot) {
+        let Settings { network, dns } = settings;
+        if let Slot::Live(live) = slot {
+            let Live { stack, names, .. } = &mut **live;
+            let options = network.options(self.store.secret(), None);
+            let done = stack.reconfigure(now, network.addressing.clone(), network.hostname.clone(), options);
+            if let Err(error) = done {
+                // The configuration was checked, so this is about the device.
+                tracing::error!(%error, "other addresses were not put in force");
+            }
+            names.reconfigure(now, &dns, stack);
+        }
+        self.network = network;
+        self.dns = dns;
+    }
 }
 
 /// Lets the stack have as many connections as `[limits] sockets` allows, and a quarter more that are without an owner: half open,
-/// waiting to be accepted, closing. Few sockets do not mean few of those, so never fewer than the stack has by itself.
+/// waiting to be accepted, closing. Few sockets do not mean few of those, so the stack has never fewer than `[tcp] connections`.
 pub(super) fn size_flows(stack: &mut Stack, limits: &crate::limits::Limits) {
     let sockets = limits.sockets as usize;
-    stack.set_flows_max((sockets + sockets / 4).max(Limits::default().flows));
+    stack.set_flows_max(sockets + sockets / 4);
 }
 
 /// Brings the device up, and a fresh stack on it: what the old one knew of connections and neighbours is void.
-pub(super) fn bring_up(
-    backend: &mut Backend,
-    addressing: &Addressing,
-    hostname: Option<String>,
-    dns: &Dns,
-    now: Instant,
-) -> Result<Live, Error> {
+pub(super) fn bring_up(backend: &mut Backend, blueprint: &Blueprint, now: Instant) -> Result<Live, Error> {
+    let Blueprint { network, tables, dns, store } = blueprint;
     let driver = backend.bring_up()?;
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|_| device::Error::Random)?;
@@ -136,15 +182,19 @@ pub(super) fn bring_up(
     let config = Config {
         mac,
         mtu: driver.info().mtu,
-        addressing: addressing.clone(),
-        hostname,
+        addressing: network.addressing.clone(),
+        hostname: network.hostname.clone(),
         seed,
-        limits: Limits::default(),
+        limits: tables.clone(),
     };
-    let stack = Stack::new(config, now)?;
+    let lease = match &network.addressing {
+        Addressing::Dhcp { .. } => store.lease(mac, now, SystemTime::now()),
+        Addressing::Static(_) => None,
+    };
+    let stack = Stack::with_options(config, network.options(store.secret(), lease), now)?;
     let link_up = driver.link_up().map_err(device::Error::from)?;
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|_| device::Error::Random)?;
     let names = Names::new(dns, secret, now, &stack);
-    Ok(Live { driver, stack, names, mac, link_up, checked_at: now, mended_at: None })
+    Ok(Live { driver, stack, names, mac, link_up, checked_at: now, mended_at: None, lease_kept: false })
 }

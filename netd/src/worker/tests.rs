@@ -16,7 +16,10 @@ use netd_ipc::accepted::{Accepted, RECORD_BYTES};
 use netd_ipc::datagram::{self, Header, Kind, code};
 use netd_ipc::{DeviceState, ErrorKind, PollMode, StreamEnd, passing};
 use netd_policy::{Policy, Subject};
-use netd_stack::{Addressing, Cidr, Config, Egress, FlowId, Instant, Limits, Stack, Static};
+use netd_stack::{
+    Addressing, Cidr, Config, ConflictDetection, Egress, FlowId, Instant, Ipv6Addressing, Limits, Stack,
+    Static,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, recv};
 
@@ -176,12 +179,21 @@ fn setup(directory: &Path, link: PathBuf, poll: PollMode) -> Setup {
     Setup {
         backend: Backend::open(&device, netd_virtqueue::Switches::default(), directory, poll).unwrap(),
         poll,
-        addressing: Addressing::Static(fixed(WORKER)),
-        hostname: None,
+        network: config::Network {
+            addressing: Addressing::Static(fixed(WORKER)),
+            hostname: None,
+            additional: Vec::new(),
+            routes: Vec::new(),
+            conflicts: ConflictDetection::default(),
+            ipv6: Ipv6Addressing::default(),
+            stable_identifiers: true,
+        },
+        tables: Limits::default(),
         dns: config::Dns { servers: vec![PEER.into()], ..config::Dns::default() },
         rules: Arc::new(Rules::new(policy(), crate::limits::Limits::default())),
         audit: Arc::new(Audit::new(Box::new(std::io::sink()))),
-        state_directory: directory.to_owned(),
+        store: crate::store::Store::open(directory, false).unwrap(),
+        runtime_directory: directory.to_owned(),
         descriptors_max: 1024,
     }
 }
@@ -481,15 +493,15 @@ fn connect_that_is_cancelled_answers_nobody_and_leaves_nothing() {
 fn listener_delivers_streams_with_their_addresses() {
     let mut lab = Lab::new();
     let Reply::Listener { descriptor: listener, local, .. } =
-        lab.call(Command::Listen { port: Some(8080), backlog: 4 })
+        lab.call(Command::Listen { address: None, port: Some(8080), backlog: 4 })
     else {
         panic!("no listener")
     };
-    assert_eq!(local, SocketAddr::from((WORKER, 8080)));
+    assert_eq!(local.to_string(), "[::]:8080", "both families");
     let now = lab.peer.now();
-    let flow = lab.peer.stack.lock().unwrap().tcp_connect(now, local).unwrap();
+    let flow = lab.peer.stack.lock().unwrap().tcp_connect(now, (WORKER, 8080).into()).unwrap();
     let (accepted, mut stream) = accept(&listener);
-    assert_eq!((accepted.remote.ip(), accepted.local_port), (PEER.into(), 8080));
+    assert_eq!((accepted.remote.ip(), accepted.local), (PEER.into(), (WORKER, 8080).into()));
     lab.peer.wait("the handshake", |stack| stack.tcp_status(flow).unwrap().established.then_some(()));
     stream.write_all(b"welcome").unwrap();
     lab.peer.wait("welcome", |stack| (received(stack, flow) == b"welcome").then_some(()));
@@ -508,14 +520,15 @@ fn accept(listener: &OwnedFd) -> (Accepted, UnixStream) {
 #[test]
 fn connections_beyond_what_is_delivered_wait_and_are_not_lost() {
     let mut lab = Lab::new();
-    let Reply::Listener { descriptor: listener, local, .. } =
-        lab.call(Command::Listen { port: Some(8080), backlog: 64 })
+    let Reply::Listener { descriptor: listener, .. } =
+        lab.call(Command::Listen { address: None, port: Some(8080), backlog: 64 })
     else {
         panic!("no listener")
     };
     let now = lab.peer.now();
-    let flows: Vec<FlowId> =
-        (0..30).map(|_| lab.peer.stack.lock().unwrap().tcp_connect(now, local).unwrap()).collect();
+    let flows: Vec<FlowId> = (0..30)
+        .map(|_| lab.peer.stack.lock().unwrap().tcp_connect(now, (WORKER, 8080).into()).unwrap())
+        .collect();
     for flow in &flows {
         lab.peer.wait("a handshake", |stack| stack.tcp_status(*flow).unwrap().established.then_some(()));
     }
@@ -530,7 +543,8 @@ fn connections_beyond_what_is_delivered_wait_and_are_not_lost() {
 fn datagrams_go_where_a_grant_says_and_nowhere_else() {
     let mut lab = Lab::new();
     let (echo, _) = lab.peer.stack.lock().unwrap().udp_bind(Some(7)).unwrap();
-    let Reply::Udp { descriptor: socket, .. } = lab.call(Command::BindUdp { port: None }) else {
+    let Reply::Udp { descriptor: socket, .. } = lab.call(Command::BindUdp { address: None, port: None })
+    else {
         panic!("no socket")
     };
     let send = |port: u16, text: &[u8]| {
@@ -593,13 +607,13 @@ fn device_that_fails_ends_every_socket_by_name_and_comes_back() {
     let turn = |worker: &mut Worker, at: u64| worker.turn(Instant::from_micros(at), &events);
     let submit = |token, command| assert!(port.submit(Submission { token, owner: OWNER, command }).is_ok());
 
-    submit(1, Command::Listen { port: Some(80), backlog: 1 });
+    submit(1, Command::Listen { address: None, port: Some(80), backlog: 1 });
     turn(&mut worker, 0);
     let listener = port.completions().next().unwrap();
     let Reply::Listener { descriptor, .. } = listener.reply else { panic!("no listener") };
     worker.fail(Instant::ZERO, &netd_virtqueue::Fault::NeedsReset.into());
     wait("the end of its descriptor", || hung_up(&descriptor).then_some(()));
-    submit(2, Command::Listen { port: Some(80), backlog: 1 });
+    submit(2, Command::Listen { address: None, port: Some(80), backlog: 1 });
     submit(3, Command::Status);
     turn(&mut worker, 1);
     let answers: Vec<_> = port.completions().map(|completion| completion.reply).collect();
@@ -610,7 +624,7 @@ fn device_that_fails_ends_every_socket_by_name_and_comes_back() {
     assert_eq!((status.device, status.addresses.len()), (DeviceState::Resetting, 0));
 
     turn(&mut worker, 200_000);
-    submit(4, Command::Listen { port: Some(80), backlog: 1 });
+    submit(4, Command::Listen { address: None, port: Some(80), backlog: 1 });
     submit(5, Command::Device);
     turn(&mut worker, 200_001);
     let answers: Vec<_> = port.completions().map(|completion| completion.reply).collect();

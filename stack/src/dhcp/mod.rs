@@ -1,7 +1,8 @@
 //! The DHCP client (RFC 2131), on smoltcp's wire types.
 //!
 //! ```text
-//!   Rebooting --ACK--> Bound                     (only with a lease of an earlier run; NAK or silence: Selecting)
+//!   Rebooting --ACK--> Bound                     (with a lease of an earlier run, or of before the link was away; NAK or silence:
+//!                                                 Selecting; in silence the old lease is used meanwhile, as long as it runs)
 //!   Selecting --OFFER--> Requesting --ACK--> Bound --T1--> Renewing --T2--> Rebinding --expiry--> Selecting
 //!       ^                    | NAK, 4 tries             |  ACK: Bound         |  ACK: Bound      (address lost)
 //!       +--------------------+--------------------------+---- NAK (address lost) --+
@@ -78,17 +79,21 @@ pub(crate) enum Change {
 }
 
 /// A lease of an earlier run, to be asked for again: what a caller keeps from [`Lease`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseHint {
     /// The address that was granted.
     pub address: Ipv4Addr,
+    /// All of it, with the times that are left: it is used until it runs out if no server answers (RFC 2131, 3.2). Any server is
+    /// still asked for one, since this may be another network than the one that the lease is from.
+    pub lease: Option<Box<Lease>>,
 }
 
 enum State {
-    /// Asking for the address of an earlier run (RFC 2131, 3.2: INIT-REBOOT).
+    /// Asking for the address of an earlier run, or of before the link was away (RFC 2131, 3.2 and 3.7: INIT-REBOOT).
     Rebooting {
         address: Ipv4Addr,
         tries: u32,
+        lease: Option<Box<Lease>>,
     },
     Selecting {
         tries: u32,
@@ -126,6 +131,8 @@ pub(crate) struct Dhcp {
     /// What to use from when on, while no server has answered, and how long to ask before that.
     fallback: Option<(Static, Duration)>,
     fallback_at: Option<Instant>,
+    /// The old lease, in use for as long as no server answers and it runs.
+    remembered: Option<Box<Lease>>,
     /// When the state moves on or its message is sent again.
     next_step: Option<Instant>,
     armed: Armed,
@@ -141,14 +148,19 @@ impl Dhcp {
     ) -> Dhcp {
         let mut dhcp = Dhcp {
             state: match hint.filter(|hint| ipv4::is_usable_host(hint.address)) {
-                Some(LeaseHint { address }) => State::Rebooting { address, tries: 0 },
+                Some(LeaseHint { address, lease }) => State::Rebooting {
+                    address,
+                    tries: 0,
+                    lease: lease.filter(|lease| lease.cidr.address() == address),
+                },
                 None => State::Selecting { tries: 0 },
             },
             transaction: network.random.next_u32(),
             began: now,
-            hostname: hostname.filter(|name| !name.is_empty() && name.len() < 64),
+            hostname: usable_name(hostname),
             fallback_at: fallback.as_ref().map(|(_, timeout)| now + *timeout),
             fallback,
+            remembered: None,
             next_step: Some(now),
             armed: Armed::default(),
         };
@@ -174,6 +186,11 @@ impl Dhcp {
             }
             self.schedule(now, network);
         }
+        let ran_out = |lease: &mut Box<Lease>| !lease.is_infinite() && now >= lease.expires_at;
+        if self.remembered.take_if(ran_out).is_some() {
+            self.fallback_at = self.fallback.as_ref().map(|(_, timeout)| now + *timeout);
+            change = Change::Lost;
+        }
         if self.fallback_at.take_if(|at| now >= *at).is_some()
             && let Some((address, _)) = &self.fallback
         {
@@ -188,7 +205,17 @@ impl Dhcp {
         match &mut self.state {
             State::Selecting { tries } => *tries += 1,
             State::Rebooting { tries, .. } if *tries < REBOOT_REQUESTS_MAX => *tries += 1,
-            State::Rebooting { .. } => self.restart(now, network),
+            State::Rebooting { lease, .. } => {
+                return match lease.take().filter(|lease| lease.is_infinite() || now < lease.expires_at) {
+                    Some(lease) => {
+                        self.restart(now, network);
+                        self.fallback_at = None;
+                        self.remembered = Some(lease.clone());
+                        Change::Bound(lease)
+                    }
+                    None => self.lose(now, network),
+                };
+            }
             State::Requesting { tries, .. } if *tries < REQUESTS_MAX => *tries += 1,
             State::Requesting { .. } => self.restart(now, network),
             State::Bound { lease } | State::Renewing { lease } | State::Rebinding { lease } => {
@@ -223,9 +250,40 @@ impl Dhcp {
 
     /// The lease is over: the search begins again, and with it the time until the fallback.
     fn lose(&mut self, now: Instant, network: &mut Network) -> Change {
+        self.remembered = None;
         self.restart(now, network);
         self.fallback_at = self.fallback.as_ref().map(|(_, timeout)| now + *timeout);
         Change::Lost
+    }
+
+    /// The link came back: asks whether the lease still holds here; it stays in use meanwhile.
+    pub(crate) fn confirm(&mut self, now: Instant, network: &mut Network) {
+        let (State::Bound { lease } | State::Renewing { lease } | State::Rebinding { lease }) = &self.state
+        else {
+            return;
+        };
+        let address = lease.cidr.address();
+        self.state = State::Rebooting { address, tries: 0, lease: Some(lease.clone()) };
+        self.transaction = network.random.next_u32();
+        self.began = now;
+        self.next_step = Some(now);
+        self.arm(network);
+    }
+
+    /// Takes another name and another fallback. The lease, or the search for one, goes on.
+    pub(crate) fn reconfigure(
+        &mut self,
+        now: Instant,
+        hostname: Option<String>,
+        fallback: Option<(Static, Duration)>,
+        network: &mut Network,
+    ) {
+        self.hostname = usable_name(hostname);
+        let bound =
+            matches!(self.state, State::Bound { .. } | State::Renewing { .. } | State::Rebinding { .. });
+        self.fallback_at = fallback.as_ref().filter(|_| !bound).map(|(_, timeout)| now + *timeout);
+        self.fallback = fallback;
+        self.arm(network);
     }
 
     /// Somebody else has the address of our lease (RFC 2131, 3.1.5).
@@ -235,8 +293,13 @@ impl Dhcp {
         network: &mut Network,
         egress: &mut E,
     ) -> Change {
-        let (State::Bound { lease } | State::Renewing { lease } | State::Rebinding { lease }) = &self.state
+        let (State::Bound { lease }
+        | State::Renewing { lease }
+        | State::Rebinding { lease }
+        | State::Rebooting { lease: Some(lease), .. }) = &self.state
         else {
+            // The remembered one: whoever granted it does not answer.
+            self.remembered = None;
             return Change::Nothing;
         };
         let (address, server) = (lease.cidr.address(), lease.server);
@@ -279,7 +342,9 @@ impl Dhcp {
     /// Arms the timer for the next step or the fallback, whichever comes first.
     fn arm(&mut self, network: &mut Network) {
         self.armed = Armed::default();
-        if let Some(at) = self.next_step.into_iter().chain(self.fallback_at).min() {
+        let ends = self.remembered.as_ref().filter(|lease| !lease.is_infinite());
+        let ends = ends.map(|lease| lease.expires_at);
+        if let Some(at) = self.next_step.into_iter().chain(self.fallback_at).chain(ends).min() {
             network.timers.arm(&mut self.armed, Timer::Dhcp, at);
         }
     }
@@ -337,10 +402,10 @@ impl Dhcp {
             }
             // RFC 2131, 3.2: the address is not right on this network any more.
             (State::Rebooting { .. }, DhcpMessageType::Nak, Some(_)) => {
-                self.restart(now, network);
+                let change = self.lose(now, network);
                 self.transmit(now, network, egress);
                 self.schedule(now, network);
-                Change::Nothing
+                change
             }
             (State::Renewing { .. } | State::Rebinding { .. }, DhcpMessageType::Nak, _) => {
                 let change = self.lose(now, network);
@@ -363,6 +428,7 @@ impl Dhcp {
         let lease = Box::new(lease);
         self.state = State::Bound { lease: lease.clone() };
         self.fallback_at = None;
+        self.remembered = None;
         self.schedule(now, network);
         Change::Bound(lease)
     }
@@ -435,6 +501,11 @@ impl Dhcp {
         }
         send_message(now, (client_ip, unicast), &message, network, egress);
     }
+}
+
+/// A name that fits option 12 as a label.
+fn usable_name(name: Option<String>) -> Option<String> {
+    name.filter(|name| !name.is_empty() && name.len() < 64)
 }
 
 fn retry_within(now: Instant, end: Instant) -> Duration {

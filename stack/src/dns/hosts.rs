@@ -16,7 +16,7 @@ const ADDRESSES_MAX: usize = 32;
 const WARNINGS_MAX: usize = 16;
 
 /// A hosts file, parsed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts {
     addresses: BTreeMap<Name, Vec<IpAddr>>,
     /// By reverse name.

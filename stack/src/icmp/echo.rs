@@ -49,6 +49,11 @@ pub(crate) struct Pings {
 }
 
 impl Pings {
+    /// Requests under way, and those whose result was not fetched.
+    pub(crate) fn len(&self) -> usize {
+        self.pings.len()
+    }
+
     pub(super) fn new(limit: usize, network: &mut Network) -> Pings {
         Pings {
             pings: Slab::new(limit),

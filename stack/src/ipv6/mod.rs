@@ -59,7 +59,7 @@ impl Ipv6 {
     /// With its link-local and static addresses about to be probed.
     pub(crate) fn new(
         addressing: &Ipv6Addressing,
-        secret: Option<(u64, u64)>,
+        secret: Option<[u8; 16]>,
         (mac, device_mtu): (Mac, usize),
         now: Instant,
         random: &mut Random,
@@ -67,7 +67,10 @@ impl Ipv6 {
         let mut ipv6 = Ipv6 {
             enabled: *addressing != Ipv6Addressing::Off && device_mtu >= usize::from(MTU_MIN_V6),
             automatic: *addressing == Ipv6Addressing::Auto,
-            id: secret.map_or(InterfaceId::Eui64, |secret| InterfaceId::Opaque { secret }),
+            id: secret.map_or(InterfaceId::Eui64, |secret| {
+                let word = u128::from_le_bytes(secret);
+                InterfaceId::Opaque { secret: (word as u64, (word >> 64) as u64) }
+            }),
             device_mtu,
             clock: now,
             addresses: Vec::new(),
@@ -181,6 +184,15 @@ impl Ipv6 {
         if self.automatic && self.enabled {
             self.solicited = 0;
             self.solicit_at = Some(at);
+        }
+    }
+
+    /// Takes the checks of addresses over that `former` has as well, so that they stay in use.
+    fn inherit(&mut self, former: &Ipv6) {
+        for own in &mut self.addresses {
+            if let Some(known) = former.addresses.iter().find(|known| known.address == own.address) {
+                own.check = known.check;
+            }
         }
     }
 

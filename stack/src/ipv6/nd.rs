@@ -9,7 +9,10 @@ use super::addresses::{
     ADDRESSES_MAX, Check, InterfaceId, PROBE_INTERVAL, PROBES, is_assignable, solicited_node,
 };
 use super::message::{Message, RouterAdvertisement};
-use super::{ATTEMPTS_MAX, Cidr6, Lifetime, SOLICIT_INTERVAL, SOLICIT_INTERVAL_MAX, START_DELAY_MILLIS};
+use super::{
+    ATTEMPTS_MAX, Cidr6, Ipv6, Lifetime, SOLICIT_INTERVAL, SOLICIT_INTERVAL_MAX, START_DELAY_MILLIS,
+};
+use crate::config::Ipv6Addressing;
 use crate::egress::Egress;
 use crate::events::Ready;
 use crate::icmp::fill_checksum;
@@ -41,6 +44,36 @@ impl Network {
             self.join_group(now, group);
         }
         self.ipv6.arm(&mut self.timers);
+    }
+
+    /// Takes another way to IPv6 addresses into use. Addresses that both ways have stay in use.
+    pub(crate) fn reconfigure_ipv6(
+        &mut self,
+        now: Instant,
+        addressing: &Ipv6Addressing,
+        secret: Option<[u8; 16]>,
+    ) {
+        let device = (self.mac, self.ipv6.device_mtu);
+        let mut fresh = Ipv6::new(addressing, secret, device, now, &mut self.random);
+        fresh.inherit(&self.ipv6);
+        let former: Vec<IpAddr> = self.ipv6.solicited_groups().collect();
+        self.ipv6 = fresh;
+        self.start_ipv6(now);
+        for group in former {
+            self.leave_group(now, group);
+        }
+        self.ask_routers_again(now);
+        self.events.push(Ready::Addresses);
+    }
+
+    /// Asks for routers, as at the start: they may be others.
+    pub(crate) fn ask_routers_again(&mut self, now: Instant) {
+        // Before there is a link-local address, having one begins this.
+        if self.ipv6.link_local().is_some() {
+            let delay = self.random.below(START_DELAY_MILLIS);
+            self.ipv6.solicit_from(now + Duration::from_millis(delay.into()));
+            self.ipv6.arm(&mut self.timers);
+        }
     }
 
     /// Handles a message of neighbour discovery whose checksum is right; true if one of our addresses is gone.

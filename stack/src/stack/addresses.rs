@@ -1,12 +1,16 @@
-//! Which IPv4 address is in use, what it brings with it, and what can be said about all our addresses.
+//! Which IPv4 addresses are in use and what they bring with them, and what can be said about all our addresses.
+//!
+//! The *first* address is the one of the lease, or the configured one; it brings gateway, MTU and resolvers. *Secondary* ones are
+//! configured beside it. Each is claimed for itself (RFC 5227) and given up for itself.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 
 use super::Stack;
 use crate::config::{ConflictDetection, MTU_MIN, Static};
 use crate::dhcp::{Change, Lease};
 use crate::egress::Egress;
+use crate::events::Ready;
 use crate::info::{AddressInfo, AddressOrigin, AddressState, AddressStatus, RouteInfo};
 use crate::ipv4::Cidr;
 use crate::route::Routing;
@@ -16,14 +20,31 @@ use crate::timers::Timer;
 /// How long to leave a configured address alone that somebody else has (RFC 5227, 1.1: RATE_LIMIT_INTERVAL).
 const RETRY: Duration = Duration::from_secs(60);
 
-/// An address that is not in use yet.
+/// A first address that is not in use yet.
 pub(super) struct Pending {
     state: AddressState,
     /// When it is tried again; `None` while it is being probed.
     retry_at: Option<Instant>,
 }
 
-fn cidr_of(state: &AddressState) -> Option<Cidr> {
+/// An address beside the first.
+pub(super) struct Secondary {
+    pub(super) cidr: Cidr,
+    status: SecondaryStatus,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SecondaryStatus {
+    /// It is being probed, and not used before nobody has answered.
+    Checking,
+    InUse,
+    /// Somebody else has it; when it is tried again.
+    Taken {
+        retry_at: Instant,
+    },
+}
+
+pub(super) fn cidr_of(state: &AddressState) -> Option<Cidr> {
     match state {
         AddressState::Searching => None,
         AddressState::Bound(lease) => Some(lease.cidr),
@@ -38,8 +59,7 @@ impl Stack {
             Change::Bound(lease) => self.adopt(now, AddressState::Bound(*lease)),
             Change::Fallback(address) => self.use_static(now, address, AddressState::Fallback),
             Change::Lost => {
-                self.pending = None;
-                self.network.abandon_claim();
+                self.abandon_first();
                 self.withdraw();
             }
         }
@@ -49,11 +69,22 @@ impl Stack {
         self.adopt(now, state(address));
     }
 
-    /// Takes an address into use, now or when it has been checked. The one that is in use already is not checked again.
+    /// Gives up the claims to the first address, used or not.
+    pub(super) fn abandon_first(&mut self) {
+        let pending = self.pending.take().and_then(|pending| cidr_of(&pending.state));
+        for cidr in pending.into_iter().chain(cidr_of(&self.address)) {
+            // A secondary address may be the same one.
+            if !self.secondary.iter().any(|other| other.cidr.address() == cidr.address()) {
+                self.network.abandon_claim(cidr.address());
+            }
+        }
+    }
+
+    /// Takes a first address into use, now or when it has been checked. The one that is in use already is not checked again.
     fn adopt(&mut self, now: Instant, state: AddressState) {
         let renewed = cidr_of(&state) == cidr_of(&self.address);
         let Some(cidr) = cidr_of(&state).filter(|_| !renewed) else { return self.put_to_use(state) };
-        self.pending = None;
+        self.abandon_first();
         let checking = self.network.claim(now, cidr);
         if checking && self.network.conflicts == ConflictDetection::Strict {
             self.withdraw();
@@ -64,43 +95,105 @@ impl Stack {
     }
 
     fn put_to_use(&mut self, state: AddressState) {
-        let (routing, mtu) = match &state {
-            AddressState::Searching => (None, None),
-            AddressState::Bound(lease) => (Some(lease.routing()), lease.mtu),
-            AddressState::Fallback(address) | AddressState::Static(address) => {
-                (Some(Routing::new(address.cidr, address.gateway, &[])), address.mtu)
-            }
-        };
-        self.use_address(routing, mtu);
         self.address = state;
+        self.network.searching = self.address == AddressState::Searching;
+        self.reroute();
+        self.network.events.push(Ready::Lease);
     }
 
-    fn withdraw(&mut self) {
+    pub(super) fn withdraw(&mut self) {
         if self.address != AddressState::Searching {
             self.put_to_use(AddressState::Searching);
         }
     }
 
-    fn use_address(&mut self, routing: Option<Routing>, mtu: Option<u16>) {
+    /// Puts addresses and routes together from everything that is in use.
+    pub(super) fn reroute(&mut self) {
+        let (first, mtu) = match &self.address {
+            AddressState::Searching => (Routing::default(), None),
+            AddressState::Bound(lease) => (lease.routing(), lease.mtu),
+            AddressState::Fallback(address) | AddressState::Static(address) => {
+                (Routing::new(address.cidr, address.gateway, &[]), address.mtu)
+            }
+        };
+        // What the operator wrote down is preferred to what a lease says of the same prefix, except where a packet comes from.
+        let mut routing = Routing::default();
+        routing.add_routes(&self.routes, None);
+        routing.append(first);
+        for secondary in self.secondary.iter().filter(|other| other.status == SecondaryStatus::InUse) {
+            routing.add_address(secondary.cidr);
+        }
         let mtu = mtu.unwrap_or(self.device_mtu).clamp(MTU_MIN, self.device_mtu);
         self.network.mtu = usize::from(mtu);
-        self.network.set_routing(routing);
+        self.network.set_routing((!routing.addresses().is_empty()).then_some(routing));
         self.tcp.address_changed(&mut self.network);
     }
 
-    /// Nobody else has the address that was being checked.
-    pub(super) fn address_free(&mut self) {
-        if let Some(pending) = self.pending.take_if(|pending| pending.retry_at.is_none()) {
-            self.put_to_use(pending.state);
+    /// Takes these secondary addresses into use, and others out of use.
+    pub(super) fn set_secondary(&mut self, now: Instant, wanted: &[Cidr]) {
+        let mut kept = std::mem::take(&mut self.secondary);
+        kept.retain(|secondary| {
+            let keep = wanted.contains(&secondary.cidr);
+            if !keep && cidr_of(&self.address).map(|cidr| cidr.address()) != Some(secondary.cidr.address()) {
+                self.network.abandon_claim(secondary.cidr.address());
+            }
+            keep
+        });
+        for cidr in wanted {
+            let known = kept.iter().position(|secondary| secondary.cidr == *cidr);
+            let secondary = known.map(|index| kept.swap_remove(index));
+            let secondary = secondary.unwrap_or_else(|| self.claim_secondary(now, *cidr));
+            self.secondary.push(secondary);
+        }
+        self.reroute();
+        self.network.events.push(Ready::Addresses);
+    }
+
+    fn claim_secondary(&mut self, now: Instant, cidr: Cidr) -> Secondary {
+        let checking = self.network.claim(now, cidr);
+        let strict = self.network.conflicts == ConflictDetection::Strict;
+        let status = if checking && strict { SecondaryStatus::Checking } else { SecondaryStatus::InUse };
+        Secondary { cidr, status }
+    }
+
+    fn set_secondary_status(&mut self, address: Ipv4Addr, status: SecondaryStatus) {
+        let of = |other: &&mut Secondary| other.cidr.address() == address;
+        if let Some(secondary) = self.secondary.iter_mut().find(of) {
+            secondary.status = status;
+            self.reroute();
+            self.network.events.push(Ready::Addresses);
         }
     }
 
-    /// Somebody else has our address, or will not leave it to us (RFC 5227, 2.1.1 and 2.4). A server is told and asked for another
-    /// (RFC 2131, 4.4.4); a configured address is tried again later.
-    pub(super) fn address_taken<E: Egress>(&mut self, now: Instant, egress: &mut E) {
-        let state = match self.pending.take() {
+    /// Nobody else has the address that was being checked.
+    pub(super) fn address_free(&mut self, address: Ipv4Addr) {
+        let checked = |pending: &mut Pending| {
+            pending.retry_at.is_none()
+                && cidr_of(&pending.state).is_some_and(|cidr| cidr.address() == address)
+        };
+        if let Some(pending) = self.pending.take_if(checked) {
+            self.put_to_use(pending.state);
+        }
+        let waiting =
+            |other: &Secondary| other.cidr.address() == address && other.status == SecondaryStatus::Checking;
+        if self.secondary.iter().any(waiting) {
+            self.set_secondary_status(address, SecondaryStatus::InUse);
+        }
+    }
+
+    /// Somebody else has one of our addresses, or will not leave it to us (RFC 5227, 2.1.1 and 2.4). A server is told and asked for
+    /// another (RFC 2131, 4.4.4); a configured address is tried again later.
+    pub(super) fn address_taken<E: Egress>(&mut self, now: Instant, address: Ipv4Addr, egress: &mut E) {
+        let retry_at = now + RETRY;
+        if self.secondary.iter().any(|other| other.cidr.address() == address) {
+            self.network.timers.arm_once(Timer::Retry, retry_at);
+            self.set_secondary_status(address, SecondaryStatus::Taken { retry_at });
+        }
+        let is_it = |state: &AddressState| cidr_of(state).is_some_and(|cidr| cidr.address() == address);
+        let state = match self.pending.take_if(|pending| is_it(&pending.state)) {
             Some(pending) => pending.state,
-            None => self.address.clone(),
+            None if is_it(&self.address) => self.address.clone(),
+            None => return,
         };
         self.withdraw();
         match (&state, &mut self.dhcp) {
@@ -109,16 +202,32 @@ impl Stack {
                 self.apply(now, change);
             }
             _ => {
-                self.network.timers.arm_once(Timer::Retry, now + RETRY);
-                self.pending = Some(Pending { state, retry_at: Some(now + RETRY) });
+                self.network.timers.arm_once(Timer::Retry, retry_at);
+                self.pending = Some(Pending { state, retry_at: Some(retry_at) });
             }
         }
     }
 
-    pub(super) fn retry_address(&mut self, now: Instant) {
+    pub(super) fn retry_addresses(&mut self, now: Instant) {
         let due = |pending: &mut Pending| pending.retry_at.is_some_and(|at| now >= at);
         if let Some(pending) = self.pending.take_if(due) {
             self.adopt(now, pending.state);
+        }
+        let due = |other: &&Secondary| matches!(other.status, SecondaryStatus::Taken { retry_at } if now >= retry_at);
+        let due: Vec<Cidr> = self.secondary.iter().filter(due).map(|other| other.cidr).collect();
+        for cidr in due {
+            let Secondary { cidr, status } = self.claim_secondary(now, cidr);
+            self.set_secondary_status(cidr.address(), status);
+        }
+    }
+
+    /// Claims every address in use anew: who is on the link may have changed (RFC 5227, 2.1).
+    pub(super) fn claim_again(&mut self, now: Instant) {
+        let secondary = self.secondary.iter().filter(|other| other.status == SecondaryStatus::InUse);
+        let in_use: Vec<Cidr> =
+            cidr_of(&self.address).into_iter().chain(secondary.map(|other| other.cidr)).collect();
+        for cidr in in_use {
+            self.network.claim(now, cidr);
         }
     }
 
@@ -138,12 +247,26 @@ impl Stack {
     pub fn addresses(&self) -> impl Iterator<Item = AddressInfo> {
         let pending = self.pending.as_ref();
         let claimed = pending.map(|pending| (&pending.state, pending.retry_at.is_some()));
-        let v4 = match (&self.address, claimed) {
+        let first = match (&self.address, claimed) {
             (AddressState::Searching, Some((state, true))) => v4_info(state, AddressStatus::Duplicated),
             (AddressState::Searching, Some((state, false))) => v4_info(state, AddressStatus::Tentative),
             (state, _) => v4_info(state, AddressStatus::Preferred),
         };
-        v4.into_iter().chain(self.network.ipv6.address_infos())
+        let doubled = first.as_ref().map(|info| info.address);
+        let others = self.secondary.iter().map(|other| AddressInfo {
+            address: other.cidr.address().into(),
+            prefix_len: other.cidr.prefix_len(),
+            status: match other.status {
+                SecondaryStatus::Checking => AddressStatus::Tentative,
+                SecondaryStatus::InUse => AddressStatus::Preferred,
+                SecondaryStatus::Taken { .. } => AddressStatus::Duplicated,
+            },
+            origin: AddressOrigin::Static,
+            preferred_until: None,
+            valid_until: None,
+        });
+        let others = others.filter(move |info| Some(info.address) != doubled);
+        first.into_iter().chain(others).chain(self.network.ipv6.address_infos())
     }
 
     /// Every route, IPv4 first, in the order in which they are tried.

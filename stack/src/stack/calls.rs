@@ -2,6 +2,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use std::collections::BTreeMap;
 
 use super::Stack;
 use crate::egress::Egress;
@@ -25,14 +26,25 @@ impl Stack {
         self.tcp.connect(now, (remote.ip(), remote.port()), &mut self.network)
     }
 
-    /// Listens on `port`, or on a free ephemeral one. `backlog` connections wait to be accepted; further SYNs are dropped.
+    /// Listens on `port` of all our addresses, or on a free ephemeral one. `backlog` connections wait to be accepted; further SYNs are
+    /// dropped. The address that is returned is `::`, which stands for both families, or `0.0.0.0` without IPv6.
     pub fn tcp_listen(
         &mut self,
         port: Option<u16>,
         backlog: usize,
     ) -> Result<(ListenerId, SocketAddr), Error> {
+        self.tcp_listen_on(None, port, backlog)
+    }
+
+    /// The same, on one of our addresses alone.
+    pub fn tcp_listen_on(
+        &mut self,
+        address: Option<IpAddr>,
+        port: Option<u16>,
+        backlog: usize,
+    ) -> Result<(ListenerId, SocketAddr), Error> {
         self.alive()?;
-        self.tcp.listen(port, backlog, &mut self.network)
+        self.tcp.listen(specific(address), port, backlog, &mut self.network)
     }
 
     /// How many established connections wait to be accepted.
@@ -90,6 +102,23 @@ impl Stack {
         self.tcp.set_linger(flow, linger)
     }
 
+    /// The hop limit of the connection's packets from now on; 64 at first.
+    pub fn tcp_set_hop_limit(&mut self, flow: FlowId, hop_limit: u8) -> Result<(), Error> {
+        self.tcp.set_hop_limit(flow, hop_limit)
+    }
+
+    /// Whose connection it is: a number of the caller's choosing, 0 at first. Connections that close without their owner are
+    /// bounded for each ([`Limits::closing_per_owner`](crate::Limits::closing_per_owner)).
+    pub fn tcp_set_owner(&mut self, flow: FlowId, owner: u32) -> Result<(), Error> {
+        self.tcp.set_owner(flow, owner)
+    }
+
+    /// How many connections are closing without an owner, by the owner that they had.
+    #[must_use]
+    pub fn tcp_closing_by_owner(&self) -> BTreeMap<u32, usize> {
+        self.tcp.closing_by_owner()
+    }
+
     /// Ends the connection with a reset. The id stays until [`tcp_release`](Stack::tcp_release).
     pub fn tcp_abort(&mut self, flow: FlowId) {
         self.tcp.abort(flow);
@@ -98,15 +127,26 @@ impl Stack {
     /// The owner is gone and the id is stale from now on. The connection finishes closing by itself, within a minute; if data was left
     /// unread the peer gets a reset.
     pub fn tcp_release(&mut self, now: Instant, flow: FlowId) {
-        self.tcp.release(now, flow);
+        self.tcp.release(now, flow, &mut self.network);
     }
 
     // ---- UDP ---------------------------------------------------------------------------------------------------------
 
-    /// Takes `port`, or a free ephemeral one.
+    /// Takes `port` of all our addresses, or a free ephemeral one. The address that is returned is `::`, which stands for both
+    /// families, or `0.0.0.0` without IPv6.
     pub fn udp_bind(&mut self, port: Option<u16>) -> Result<(UdpId, SocketAddr), Error> {
+        self.udp_bind_on(None, port)
+    }
+
+    /// The same, on one of our addresses alone: it is what datagrams come from, and what is sent to groups and to everybody is not
+    /// received.
+    pub fn udp_bind_on(
+        &mut self,
+        address: Option<IpAddr>,
+        port: Option<u16>,
+    ) -> Result<(UdpId, SocketAddr), Error> {
         self.alive()?;
-        self.udp.bind(port, &mut self.network)
+        self.udp.bind(specific(address), port, &mut self.network)
     }
 
     /// Sends a datagram, now or when the neighbour's address is known.
@@ -277,6 +317,11 @@ impl Stack {
     fn alive(&self) -> Result<(), Error> {
         if self.failed { Err(Error::DeviceUnavailable) } else { Ok(()) }
     }
+}
+
+/// An address to bind to: that of no host stands for all.
+fn specific(address: Option<IpAddr>) -> Option<IpAddr> {
+    address.map(|address| address.to_canonical()).filter(|address| !address.is_unspecified())
 }
 
 /// An IPv4 address in IPv6 clothes is an IPv4 address; flow labels and scopes do not tell two peers apart on one link.

@@ -40,8 +40,8 @@ impl Stack {
         let payload = &frame[ETHERNET_HEADER_LEN..];
         match ethernet.ethertype() {
             EthernetProtocol::Arp => {
-                if self.network.handle_arp(now, payload, egress) {
-                    self.address_taken(now, egress);
+                if let Some(address) = self.network.handle_arp(now, payload, egress) {
+                    self.address_taken(now, address, egress);
                 }
             }
             EthernetProtocol::Ipv4 => self.handle_ipv4(now, payload, for_us, egress),
@@ -270,9 +270,12 @@ impl Stack {
         match quote.protocol {
             IpProtocol::Tcp => {
                 let tuple = Tuple { local: (quote.source, local_port), remote };
-                self.tcp.handle_unreachable(&tuple, quote.sequence(), error, network);
+                self.tcp.handle_unreachable(&tuple, quote.sequence(), (error, offender), network);
             }
-            IpProtocol::Udp => self.udp.handle_unreachable((local_port, remote), (error, offender), network),
+            IpProtocol::Udp => {
+                let local = (quote.source, local_port);
+                self.udp.handle_unreachable((local, remote), (error, offender), network);
+            }
             IpProtocol::Icmp | IpProtocol::Icmpv6 => self.icmp.pings.handle_unreachable(report, network),
             _ => {}
         }

@@ -3,11 +3,13 @@
 mod addresses;
 mod calls;
 mod ingress;
+mod reconfigure;
 
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 
-use self::addresses::Pending;
-use crate::config::{Addressing, Config, Options};
+use self::addresses::{Pending, Secondary};
+use self::reconfigure::Configured;
+use crate::config::{Addressing, Config, Limits, Options};
 use crate::counters::Counters;
 use crate::dhcp::Dhcp;
 use crate::dhcp6::Dhcp6;
@@ -17,15 +19,16 @@ use crate::events::{Events, Ready};
 use crate::fragment::Reassembly;
 use crate::groups::Groups;
 use crate::icmp::{Icmp, IcmpError, Quote, Report};
-use crate::info::{AddressState, SocketInfo};
+use crate::info::{AddressState, SocketInfo, TableInfo};
 use crate::ipv6::Ipv6;
 use crate::neighbor::{NeighborInfo, Neighbors};
 use crate::network::{Looped, Network};
 use crate::random::Random;
+use crate::route::Route;
 use crate::tcp::Tcp;
 use crate::time::Instant;
 use crate::timers::{Timer, Timers};
-use crate::udp::Udp;
+use crate::udp::{SocketView, Udp};
 
 /// Rounds of packets from us to us in one poll: a handshake with its first data is four. More go on with the next poll, after
 /// everybody else.
@@ -45,9 +48,15 @@ pub struct Stack {
     dhcp: Option<Dhcp>,
     dhcp6: Dhcp6,
     address: AddressState,
-    /// An IPv4 address that is being checked, or that somebody else has and that is tried again later.
+    /// A first IPv4 address that is being checked, or that somebody else has and that is tried again later.
     pending: Option<Pending>,
+    secondary: Vec<Secondary>,
+    /// Configured ones, beside those that come with the first address.
+    routes: Vec<Route>,
+    /// What was asked for, to see what another configuration changes.
+    configured: Configured,
     device_mtu: u16,
+    limits: Limits,
     failed: bool,
 }
 
@@ -62,37 +71,40 @@ impl Stack {
         config.check()?;
         options.check()?;
         let Config { mac, mtu, addressing, hostname, seed, limits } = config;
-        let Options { ipv6, conflicts, address_secret, lease } = options;
+        let Options { ipv6, secondary, routes, conflicts, address_secret, lease } = options;
+        let configured =
+            Configured { addressing: addressing.clone(), hostname: hostname.clone(), ipv6: ipv6.clone() };
         let mut random = Random::new(&seed);
-        let secret = address_secret.map(|secret| {
-            let word = u128::from_le_bytes(secret);
-            (word as u64, (word >> 64) as u64)
-        });
         let mut network = Network {
             mac,
             mtu: usize::from(mtu),
             routing: None,
+            searching: true,
             neighbors: Neighbors::new(limits.neighbors, random.keyed_state()),
             timers: Timers::default(),
             events: Events::new(random.keyed_state()),
             counters: Counters::default(),
             looped: Looped::default(),
-            ipv6: Ipv6::new(&ipv6, secret, (mac, usize::from(mtu)), now, &mut random),
+            ipv6: Ipv6::new(&ipv6, address_secret, (mac, usize::from(mtu)), now, &mut random),
             groups: Groups::default(),
             conflicts,
-            tenure: None,
+            tenures: Vec::new(),
             random,
         };
         let mut stack = Stack {
             tcp: Tcp::new(&limits, &mut network),
             udp: Udp::new(&limits, &mut network),
             icmp: Icmp::new(limits.pings, &mut network),
-            reassembly: Reassembly::new(network.random.keyed_state()),
+            reassembly: Reassembly::new(&limits, network.random.keyed_state()),
             dhcp: None,
             dhcp6: Dhcp6::new(),
             address: AddressState::Searching,
             pending: None,
+            secondary: Vec::new(),
+            routes,
+            configured,
             device_mtu: mtu,
+            limits,
             failed: false,
             network,
         };
@@ -103,6 +115,9 @@ impl Stack {
                 let fallback = fallback.map(|address| (address, timeout));
                 stack.dhcp = Some(Dhcp::new(now, hostname, (fallback, lease), &mut stack.network));
             }
+        }
+        if !secondary.is_empty() {
+            stack.set_secondary(now, &secondary);
         }
         Ok(stack)
     }
@@ -156,12 +171,12 @@ impl Stack {
             }
             Timer::Dhcp6 => self.dhcp6.timer_expired(now, deadline, network, egress),
             Timer::Groups => network.groups_timer(now, deadline, egress),
-            Timer::Claim => {
-                if network.claim_timer(now, deadline, egress) {
-                    self.address_free();
+            Timer::Claim(address) => {
+                if network.claim_timer(now, (address, deadline), egress) {
+                    self.address_free(address);
                 }
             }
-            Timer::Retry => self.retry_address(now),
+            Timer::Retry => self.retry_addresses(now),
             Timer::Reassembly(serial) => self.reassembly_expired(now, serial, egress),
         }
     }
@@ -183,7 +198,7 @@ impl Stack {
 
     /// Every socket: connections in any state, listeners, UDP.
     pub fn sockets(&self) -> impl Iterator<Item = SocketInfo> {
-        let address = self.network.address().unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let any = self.network.any_address();
         let flows = self.tcp.iter().map(|(id, stage, status)| SocketInfo {
             id: id.as_u64(),
             kind: "tcp",
@@ -193,24 +208,49 @@ impl Stack {
             stage,
             readable: status.readable,
         });
-        let bound = move |id, kind, port, state: &str, readable| SocketInfo {
-            id,
-            kind,
-            local: (address, port).into(),
-            remote: None,
-            state: state.to_owned(),
-            stage: "owned",
-            readable,
-        };
-        let listeners = self
-            .tcp
-            .listeners()
-            .map(move |(id, port)| bound(id.as_u64(), "tcp-listener", port, "listening", 0));
-        let udp = self.udp.iter().map(move |(id, port, queued, peer)| SocketInfo {
-            remote: peer,
-            ..bound(id.as_u64(), "udp", port, if peer.is_some() { "connected" } else { "bound" }, queued)
+        let bound =
+            move |id, kind, (address, port): (Option<IpAddr>, u16), state: &str, readable| SocketInfo {
+                id,
+                kind,
+                local: (address.unwrap_or(any), port).into(),
+                remote: None,
+                state: state.to_owned(),
+                stage: "owned",
+                readable,
+            };
+        let listeners = self.tcp.listeners().map(move |(id, address, port)| {
+            bound(id.as_u64(), "tcp-listener", (address, port), "listening", 0)
+        });
+        let udp = self.udp.iter().map(move |(id, SocketView { address, port, queued_bytes, peer })| {
+            let state = if peer.is_some() { "connected" } else { "bound" };
+            SocketInfo { remote: peer, ..bound(id.as_u64(), "udp", (address, port), state, queued_bytes) }
         });
         flows.chain(listeners).chain(udp)
+    }
+
+    /// The tables with a bound, as they are filled.
+    #[must_use]
+    pub fn tables(&self) -> Vec<TableInfo> {
+        let limits = &self.limits;
+        let counters = &self.network.counters;
+        let table = |name, used, limit, refused| TableInfo { name, used, limit, refused };
+        let (flows, flows_max, pending) = self.tcp.usage();
+        let closing = self.tcp.closing_by_owner().values().sum();
+        let (listeners, _) = self.tcp.listener_usage();
+        let (udp_sockets, _) = self.udp.usage();
+        let (neighbors, _) = self.network.neighbors.usage();
+        let (fragments, fragment_bytes) = self.reassembly.usage();
+        vec![
+            table("connections", flows, flows_max, counters.drop_tcp_flows_full),
+            table("closing", closing, limits.closing, counters.tcp_closing_cut),
+            table("pending", pending, limits.pending, counters.drop_tcp_pending_full),
+            table("listeners", listeners, limits.listeners, 0),
+            table("udp_sockets", udp_sockets, limits.udp_sockets, 0),
+            table("pings", self.icmp.pings.len(), limits.pings, 0),
+            table("neighbors", neighbors, limits.neighbors, counters.neighbors_evicted),
+            table("fragments", fragments, limits.fragments, counters.drop_fragment_table_full),
+            table("fragment_bytes", fragment_bytes, limits.fragment_bytes, counters.drop_fragment_table_full),
+        ]
     }
 
     /// The neighbour table.
@@ -224,9 +264,10 @@ impl Stack {
         &self.network.counters
     }
 
-    /// Changes [`Limits::flows`](crate::Limits::flows). Connections that are there stay, also beyond it.
+    /// Raises [`Limits::flows`](crate::Limits::flows) above what the stack was made with, or lowers it to that again. Connections that
+    /// are there stay, also beyond it.
     pub fn set_flows_max(&mut self, flows: usize) {
-        self.tcp.set_flows_max(flows);
+        self.tcp.set_flows_max(flows.max(self.limits.flows));
     }
 
     /// The device is gone: every connection ends with [`Outcome::DeviceUnavailable`](crate::Outcome::DeviceUnavailable), every
@@ -237,12 +278,15 @@ impl Stack {
         self.udp.fail_all(&mut self.network);
         self.icmp.pings.fail_all(&mut self.network);
         self.network.set_routing(None);
-        self.network.abandon_claim();
+        self.network.searching = true;
+        self.network.events.push(Ready::Lease);
+        self.network.tenures.clear();
         self.network.ipv6.disable();
         self.dhcp = None;
         self.dhcp6 = Dhcp6::new();
         self.address = AddressState::Searching;
         self.pending = None;
+        self.secondary.clear();
     }
 
     #[cfg(test)]

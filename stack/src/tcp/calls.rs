@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use super::Tcp;
 use super::engine::Fault;
-use super::flow::{Flow, FlowStatus, LINGER, Outcome, Stage};
+use super::flow::{Flow, FlowStatus, Keepalive, LINGER, Outcome, Stage};
 use super::segment::Tuple;
 use crate::error::Error;
 use crate::events::FlowId;
@@ -51,7 +51,7 @@ impl Tcp {
         let connection =
             self.engine.connect(tuple, network.mtu_for(host), self.sequence.initial(now, &tuple));
         let connection = connection.map_err(|Fault| unreachable)?;
-        let keepalive = self.limits.keepalive;
+        let keepalive = Keepalive::new(&self.limits, now);
         let id = self.flows.insert_with(|_| Flow::new(connection, Stage::Owned, keepalive, now));
         let id = id.ok_or(Error::QuotaExceeded { what: "connections", limit: self.limits.flows })?;
         self.by_tuple.insert(tuple, id);
@@ -124,6 +124,25 @@ impl Tcp {
         Ok(())
     }
 
+    /// The hop limit of what is sent from now on.
+    pub(crate) fn set_hop_limit(&mut self, id: FlowId, hop_limit: u8) -> Result<(), Error> {
+        if hop_limit == 0 {
+            return Err(Error::InvalidInput { what: "a hop limit of 0 goes nowhere" });
+        }
+        let flow = self.owned_mut(id)?;
+        flow.hop_limit = hop_limit;
+        if let Some(connection) = &mut flow.connection {
+            connection.set_hop_limit(hop_limit);
+        }
+        Ok(())
+    }
+
+    /// Who is charged for the flow.
+    pub(crate) fn set_owner(&mut self, id: FlowId, owner: u32) -> Result<(), Error> {
+        self.owned_mut(id)?.owner = owner;
+        Ok(())
+    }
+
     pub(crate) fn abort(&mut self, id: FlowId) {
         if self.owned(id).is_ok() {
             self.abort_as(id.0, Outcome::Aborted);
@@ -132,7 +151,7 @@ impl Tcp {
 
     /// The owner is gone. What it sent is still delivered, within its linger time; what it did not read is lost, and the peer is
     /// told so by a reset (RFC 1122, 4.2.2.13).
-    pub(crate) fn release(&mut self, now: Instant, id: FlowId) {
+    pub(crate) fn release(&mut self, now: Instant, id: FlowId, network: &mut Network) {
         let Ok(flow) = self.owned_mut(id) else { return };
         flow.stage = Stage::Released;
         flow.expires = Some(now + flow.linger);
@@ -143,7 +162,10 @@ impl Tcp {
             Some(_) if flow.outcome.is_some() && unread => flow.connection = None,
             Some(_) if flow.outcome.is_some() => {}
             Some(_) if unread || impatient || !flow.established => flow.abort(Outcome::Aborted),
-            Some(connection) => connection.finish(),
+            Some(connection) => {
+                connection.finish();
+                self.closing_begins(id.0, network);
+            }
         }
         self.mark_dirty(id.0);
     }

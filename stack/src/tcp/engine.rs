@@ -338,6 +338,11 @@ impl Connection {
     }
 
     /// Whether small segments wait for nothing.
+    /// The hop limit of its packets.
+    pub(crate) fn set_hop_limit(&mut self, hop_limit: u8) {
+        self.socket_mut().set_hop_limit(Some(hop_limit));
+    }
+
     pub(crate) fn set_nodelay(&mut self, nodelay: bool) {
         self.socket_mut().set_nagle_enabled(!nodelay);
     }

@@ -1,6 +1,6 @@
 //! One connection as its owner sees it: how far it is, how it ended, and when it may be forgotten.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use serde::Serialize;
@@ -8,6 +8,9 @@ use smoltcp::socket::tcp::State;
 
 use super::engine::Connection;
 use super::segment::Tuple;
+use crate::config::Limits;
+use crate::icmp::IcmpError;
+use crate::ip;
 use crate::time::Instant;
 use crate::timers::Armed;
 
@@ -18,10 +21,8 @@ pub(crate) const GIVE_UP: Duration = Duration::from_secs(120);
 const GIVE_UP_CONNECT: Duration = Duration::from_secs(180);
 /// How long a connection without an owner may take to finish closing: Linux's `tcp_fin_timeout`.
 pub(crate) const LINGER: Duration = Duration::from_secs(60);
-/// Between two keepalives that nobody answered, and how many of them: a dead peer is found 90 seconds after the idle time began to
-/// count, before the network on the way (GCE: 10 minutes) forgets the connection.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVES_MAX: u8 = 9;
+/// The shortest time between two keepalives.
+const KEEPALIVE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// The engine discards unread data when its TIME-WAIT ends, 10 seconds after it began; it is not driven beyond this.
 const TIME_WAIT_DRIVEN: Duration = Duration::from_millis(9_900);
 
@@ -83,6 +84,9 @@ pub struct FlowStatus {
     pub receive_finished: bool,
     /// How it ended, once it has.
     pub closed: Option<Outcome>,
+    /// What the network said last about something that was sent, and who said so: why a connection is not established, or what was
+    /// in its way for a while (RFC 1122, 4.2.3.9).
+    pub error: Option<(IcmpError, IpAddr)>,
 }
 
 /// Who is responsible for a flow.
@@ -101,14 +105,31 @@ pub(crate) enum Stage {
 }
 
 /// Asking an idle peer whether it is there (RFC 9293, 3.8.4).
-struct Keepalive {
+pub(crate) struct Keepalive {
     idle: Option<Duration>,
+    interval: Duration,
+    probes: u8,
     /// How many have been sent since the peer was heard.
     sent: u8,
     last: Instant,
 }
 
+impl Keepalive {
+    pub(crate) fn new(limits: &Limits, now: Instant) -> Keepalive {
+        let Limits { keepalive, keepalive_interval, keepalive_probes, .. } = *limits;
+        Keepalive {
+            idle: keepalive,
+            interval: keepalive_interval.max(KEEPALIVE_INTERVAL_MIN),
+            probes: keepalive_probes,
+            sent: 0,
+            last: now,
+        }
+    }
+}
+
 pub(crate) struct Flow {
+    /// Who is charged for it, also when it closes alone.
+    pub(crate) owner: u32,
     pub(crate) tuple: Tuple,
     /// `None` once there is nothing left to drive or to read.
     pub(crate) connection: Option<Connection>,
@@ -132,6 +153,10 @@ pub(crate) struct Flow {
     pub(crate) expires: Option<Instant>,
     /// How long the flow may take to finish closing once it is released.
     pub(crate) linger: Duration,
+    /// Of what is sent for it.
+    pub(crate) hop_limit: u8,
+    /// What the network said last about something that was sent, and who said so.
+    pub(crate) error: Option<(IcmpError, IpAddr)>,
     keepalive: Keepalive,
     last_heard: Instant,
     waiting_since: Option<Instant>,
@@ -141,13 +166,9 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    pub(crate) fn new(
-        connection: Connection,
-        stage: Stage,
-        keepalive: Option<Duration>,
-        now: Instant,
-    ) -> Flow {
+    pub(crate) fn new(connection: Connection, stage: Stage, keepalive: Keepalive, now: Instant) -> Flow {
         Flow {
+            owner: 0,
             tuple: connection.tuple(),
             connection: Some(connection),
             stage,
@@ -162,7 +183,9 @@ impl Flow {
             armed: Armed::default(),
             expires: None,
             linger: LINGER,
-            keepalive: Keepalive { idle: keepalive, sent: 0, last: now },
+            hop_limit: ip::TTL,
+            error: None,
+            keepalive,
             last_heard: now,
             waiting_since: None,
             time_wait_since: None,
@@ -191,7 +214,7 @@ impl Flow {
         let open = matches!(connection.state(), State::Established | State::CloseWait | State::FinWait2);
         let due = match self.keepalive.sent {
             0 => self.last_heard + idle,
-            _ => self.keepalive.last + KEEPALIVE_INTERVAL,
+            _ => self.keepalive.last + self.keepalive.interval,
         };
         (open && self.outcome.is_none()).then_some(due)
     }
@@ -203,7 +226,7 @@ impl Flow {
 
     /// Whether the peer has left every keepalive unanswered.
     pub(crate) fn is_keepalive_exhausted(&self, now: Instant) -> bool {
-        self.keepalive.sent >= KEEPALIVES_MAX && self.keepalive_due().is_some_and(|due| now >= due)
+        self.keepalive.sent >= self.keepalive.probes && self.keepalive_due().is_some_and(|due| now >= due)
     }
 
     /// Draws the conclusions from a change of the engine's state since `before`; `reset` if a RST was the cause.
@@ -315,6 +338,7 @@ impl Flow {
             unacknowledged: self.connection.as_ref().map_or(0, Connection::unacknowledged),
             receive_finished: fin && readable == 0,
             closed: self.outcome,
+            error: self.error,
         }
     }
 }

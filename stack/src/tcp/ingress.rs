@@ -1,5 +1,7 @@
 //! What the wire brings: which flow a segment is for, and what follows when there is none or it must not have it.
 
+use core::net::IpAddr;
+
 use smoltcp::socket::tcp::State;
 
 use super::engine::Fault;
@@ -32,7 +34,7 @@ impl Tcp {
             remote: (packet.source, segment.source_port),
         };
         let opens = segment.syn && segment.ack.is_none();
-        let listener = self.by_port.get(&segment.destination_port).copied().filter(|_| opens);
+        let listener = if opens { self.listener_on(tuple.local) } else { None };
         if let Some(&id) = self.by_tuple.get(&tuple) {
             if listener.is_none() || !self.gives_way_to(id, &segment) {
                 return self.deliver(now, id, packet, &segment, network, egress);
@@ -125,7 +127,7 @@ impl Tcp {
         &mut self,
         tuple: &Tuple,
         seq: u32,
-        error: IcmpError,
+        (error, offender): (IcmpError, IpAddr),
         network: &mut Network,
     ) {
         let Some(&id) = self.by_tuple.get(tuple) else { return };
@@ -147,6 +149,9 @@ impl Tcp {
             return;
         }
         let quotes_our_syn = connection.send_highest().is_some_and(|highest| seq.wrapping_add(1) == highest);
+        if in_flight || quotes_our_syn {
+            flow.error = Some((error, offender));
+        }
         if error.is_hard() && connection.state() == State::SynSent && quotes_our_syn {
             flow.kill(Outcome::Unreachable);
             self.settle(id, network);

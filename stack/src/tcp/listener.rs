@@ -3,14 +3,14 @@
 //! A SYN that finds the table or the backlog full is dropped in silence: an honest peer sends it again, and an answer would help
 //! only a flood.
 
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::collections::VecDeque;
 
 use smoltcp::socket::tcp::State;
 
 use super::Tcp;
-use super::flow::{Flow, Outcome, Stage};
+use super::flow::{Flow, Keepalive, Outcome, Stage};
 use super::segment::Tuple;
 use crate::error::Error;
 use crate::events::{FlowId, ListenerId, Ready};
@@ -20,8 +20,6 @@ use crate::time::Instant;
 
 /// How long a handshake may take: four SYN-ACKs with the engine's initial timeout of one second, doubling.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(16);
-/// The longest backlog a caller may ask for: Linux's `somaxconn` before it was raised, and an eighth of the flows.
-pub(crate) const BACKLOG_MAX: usize = 128;
 
 /// Where a SYN came from, for the bound on each source: an IPv4 address, or the /64 that an IPv6 host can choose from at will.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -38,6 +36,8 @@ impl Source {
 }
 
 pub(crate) struct Listener {
+    /// Where connections may be addressed to; `None` is every address of ours.
+    pub(crate) address: Option<IpAddr>,
     pub(crate) port: u16,
     backlog: usize,
     /// Flows in SYN-RECEIVED.
@@ -49,24 +49,44 @@ pub(crate) struct Listener {
 impl Tcp {
     pub(crate) fn listen(
         &mut self,
+        address: Option<IpAddr>,
         port: Option<u16>,
         backlog: usize,
         network: &mut Network,
     ) -> Result<(ListenerId, SocketAddr), Error> {
+        network.may_bind(address)?;
+        let taken = |port| self.bound(port).any(|other| ports::overlap(address, other.address));
         let port = match port {
             Some(0) => return Err(Error::InvalidInput { what: "port 0 cannot be listened on" }),
-            Some(port) if self.by_port.contains_key(&port) => return Err(Error::AddrInUse { port }),
+            Some(port) if taken(port) => return Err(Error::AddrInUse { port }),
             Some(port) => port,
-            None => ports::ephemeral(&mut network.random, |port| self.by_port.contains_key(&port))?,
+            None => ports::ephemeral(&mut network.random, taken)?,
         };
-        let backlog = backlog.clamp(1, BACKLOG_MAX);
-        let listener = |_| Listener { port, backlog, pending: 0, accepted: VecDeque::new() };
+        let backlog = backlog.clamp(1, self.limits.backlog.max(1));
+        let listener = |_| Listener { address, port, backlog, pending: 0, accepted: VecDeque::new() };
         let limit = self.limits.listeners;
         let id =
             self.listeners.insert_with(listener).ok_or(Error::QuotaExceeded { what: "listeners", limit })?;
-        self.by_port.insert(port, id);
-        let address = network.address().unwrap_or(Ipv4Addr::UNSPECIFIED);
-        Ok((ListenerId(id), (address, port).into()))
+        self.by_port.entry(port).or_default().push(id);
+        Ok((ListenerId(id), (address.unwrap_or(network.any_address()), port).into()))
+    }
+
+    fn bound(&self, port: u16) -> impl Iterator<Item = &Listener> {
+        self.by_port.get(&port).into_iter().flatten().filter_map(|id| self.listeners.get(*id))
+    }
+
+    /// Who listens for connections to `local`. Two that listen on one port have different addresses.
+    pub(super) fn listener_on(&self, (address, port): (IpAddr, u16)) -> Option<u64> {
+        let ids = self.by_port.get(&port)?;
+        let wants = |id: &&u64| {
+            self.listeners.get(**id).is_some_and(|other| other.address.is_none_or(|own| own == address))
+        };
+        ids.iter().find(wants).copied()
+    }
+
+    /// Listeners, and how many there may be.
+    pub(crate) fn listener_usage(&self) -> (usize, usize) {
+        (self.listeners.len(), self.limits.listeners)
     }
 
     /// How many established connections wait to be accepted.
@@ -93,7 +113,12 @@ impl Tcp {
     /// Stops listening; what nobody accepted is reset.
     pub(crate) fn close_listener(&mut self, id: ListenerId, network: &mut Network) {
         let Some(listener) = self.listeners.remove(id.0) else { return };
-        self.by_port.remove(&listener.port);
+        if let Some(ids) = self.by_port.get_mut(&listener.port) {
+            ids.retain(|other| *other != id.0);
+            if ids.is_empty() {
+                self.by_port.remove(&listener.port);
+            }
+        }
         let concerned = |flow: &Flow| match flow.stage {
             Stage::Handshake { listener } | Stage::Backlog { listener } => listener == id.0,
             Stage::Owned | Stage::Released => false,
@@ -146,7 +171,7 @@ impl Tcp {
             network.counters.tcp_engine_faults += 1;
             return None;
         };
-        let keepalive = self.limits.keepalive;
+        let keepalive = Keepalive::new(&self.limits, now);
         let stage = Stage::Handshake { listener: listener_id };
         let id = self.flows.insert_with(|_| {
             let mut flow = Flow::new(connection, stage, keepalive, now);

@@ -6,6 +6,7 @@
 //! ([`guard`]) that stops what the engine handles wrongly.
 
 mod calls;
+mod closing;
 mod drive;
 mod engine;
 mod flow;
@@ -22,6 +23,7 @@ use std::collections::VecDeque;
 
 use smoltcp::socket::tcp::State;
 
+use self::closing::Closing;
 use self::engine::{Engine, PacketSink};
 use self::flow::{Flow, Stage};
 pub use self::flow::{FlowState, FlowStatus, Outcome};
@@ -49,13 +51,15 @@ pub(crate) struct Tcp {
     flows: Slab<Flow>,
     by_tuple: KeyedMap<Tuple, u64>,
     listeners: Slab<Listener>,
-    by_port: KeyedMap<u16, u64>,
+    /// More than one on a port have different addresses.
+    by_port: KeyedMap<u16, Vec<u64>>,
     /// Flows to drive with the next poll, each at most once.
     dirty: VecDeque<u64>,
     /// Flows in SYN-RECEIVED, over all listeners.
     pending: usize,
     /// Flows in SYN-RECEIVED by where their SYN came from.
     pending_by_source: KeyedMap<Source, usize>,
+    closing: Closing,
     /// Released flows in TIME-WAIT, oldest first: they give way when the table is full. May name flows that are gone.
     time_waits: VecDeque<u64>,
     limits: Limits,
@@ -93,6 +97,7 @@ impl Tcp {
             dirty: VecDeque::new(),
             pending: 0,
             pending_by_source: KeyedMap::with_hasher(random.keyed_state()),
+            closing: Closing::new(limits),
             time_waits: VecDeque::new(),
             limits: limits.clone(),
             replies: Bucket::new(REPLIES_PER_SECOND, REPLIES_BURST),
@@ -187,9 +192,9 @@ impl Tcp {
         bare.send(now, network, egress, tuple);
     }
 
-    /// Ends flows whose local address is no longer ours. With no address at all they wait: the same one may come back.
+    /// Ends flows whose local address is no longer ours. While an IPv4 address is sought they wait: the same one may come back.
     pub(crate) fn address_changed(&mut self, network: &mut Network) {
-        let v4_is_gone = network.address().is_none();
+        let v4_is_gone = network.searching;
         let gone: Vec<IpAddr> = self
             .flows
             .iter()
@@ -228,7 +233,12 @@ impl Tcp {
         })
     }
 
-    pub(crate) fn listeners(&self) -> impl Iterator<Item = (ListenerId, u16)> {
-        self.listeners.iter().map(|(id, listener)| (ListenerId(id), listener.port))
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = (ListenerId, Option<IpAddr>, u16)> {
+        self.listeners.iter().map(|(id, listener)| (ListenerId(id), listener.address, listener.port))
+    }
+
+    /// Flows in any state, how many there may be, and those in SYN-RECEIVED.
+    pub(crate) fn usage(&self) -> (usize, usize, usize) {
+        (self.flows.len(), self.limits.flows, self.pending)
     }
 }

@@ -2,7 +2,7 @@
 
 mod options;
 
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
 
 use smoltcp::phy::ChecksumCapabilities;
@@ -59,6 +59,8 @@ pub struct SendOptions {
 }
 
 struct Socket {
+    /// The one address that it is bound to; `None` is every address of ours.
+    address: Option<IpAddr>,
     port: u16,
     queue: VecDeque<(UdpMeta, Vec<u8>)>,
     queued_bytes: usize,
@@ -72,8 +74,9 @@ struct Socket {
 }
 
 impl Socket {
-    fn new(port: u16) -> Socket {
+    fn new(address: Option<IpAddr>, port: u16) -> Socket {
         Socket {
+            address,
             port,
             queue: VecDeque::new(),
             queued_bytes: 0,
@@ -85,11 +88,32 @@ impl Socket {
             groups: Vec::new(),
         }
     }
+
+    /// Which of our addresses its datagrams to `destination` come from: the one that it is bound to, as long as that is ours and of
+    /// the family.
+    fn source_for(&self, destination: IpAddr, network: &Network) -> Option<IpAddr> {
+        match self.address {
+            None => network.source_for(destination),
+            Some(own) => {
+                let fits = own.is_ipv4() == destination.is_ipv4() && network.is_own(own);
+                fits.then_some(own)
+            }
+        }
+    }
+}
+
+/// What can be seen of a socket.
+pub(crate) struct SocketView {
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) port: u16,
+    pub(crate) queued_bytes: usize,
+    pub(crate) peer: Option<SocketAddr>,
 }
 
 pub(crate) struct Udp {
     sockets: Slab<Socket>,
-    by_port: KeyedMap<u16, u64>,
+    /// More than one on a port have different addresses.
+    by_port: KeyedMap<u16, Vec<u64>>,
     limits: Limits,
 }
 
@@ -104,26 +128,49 @@ impl Udp {
 
     pub(crate) fn bind(
         &mut self,
+        address: Option<IpAddr>,
         port: Option<u16>,
         network: &mut Network,
     ) -> Result<(UdpId, SocketAddr), Error> {
+        network.may_bind(address)?;
+        let taken = |port| self.bound(port).any(|(_, other)| ports::overlap(address, other.address));
         let port = match port {
             Some(0) => return Err(Error::InvalidInput { what: "port 0 cannot be bound" }),
-            Some(port) if self.by_port.contains_key(&port) => return Err(Error::AddrInUse { port }),
+            Some(port) if taken(port) => return Err(Error::AddrInUse { port }),
             Some(port) => port,
-            None => ports::ephemeral(&mut network.random, |port| self.by_port.contains_key(&port))?,
+            None => ports::ephemeral(&mut network.random, taken)?,
         };
         let limit = self.limits.udp_sockets;
-        let id = self.sockets.insert_with(|_| Socket::new(port));
+        let id = self.sockets.insert_with(|_| Socket::new(address, port));
         let id = id.ok_or(Error::QuotaExceeded { what: "UDP sockets", limit })?;
-        self.by_port.insert(port, id);
-        let address = network.address().unwrap_or(Ipv4Addr::UNSPECIFIED);
-        Ok((UdpId(id), (address, port).into()))
+        self.by_port.entry(port).or_default().push(id);
+        Ok((UdpId(id), (address.unwrap_or(network.any_address()), port).into()))
+    }
+
+    fn bound(&self, port: u16) -> impl Iterator<Item = (u64, &Socket)> {
+        let ids = self.by_port.get(&port).into_iter().flatten();
+        ids.filter_map(|id| self.sockets.get(*id).map(|socket| (*id, socket)))
+    }
+
+    /// The socket that has `local`. One that is bound to an address hears nothing that is sent to a group or to everybody.
+    fn socket_on(&self, (address, port): (IpAddr, u16)) -> Option<u64> {
+        let has = |(_, socket): &(u64, &Socket)| socket.address.is_none_or(|own| own == address);
+        self.bound(port).find(has).map(|(id, _)| id)
+    }
+
+    /// Sockets, and how many there may be.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        (self.sockets.len(), self.limits.udp_sockets)
     }
 
     pub(crate) fn close(&mut self, now: Instant, id: UdpId, network: &mut Network) {
         if let Some(socket) = self.sockets.remove(id.0) {
-            self.by_port.remove(&socket.port);
+            if let Some(ids) = self.by_port.get_mut(&socket.port) {
+                ids.retain(|other| *other != id.0);
+                if ids.is_empty() {
+                    self.by_port.remove(&socket.port);
+                }
+            }
             for group in socket.groups {
                 network.leave_group(now, group);
             }
@@ -155,7 +202,7 @@ impl Udp {
                 what: "a broadcast needs the socket's permission to broadcast",
             });
         }
-        let source = network.source_for(to.ip()).ok_or(Error::Unreachable { to })?;
+        let source = socket.source_for(to.ip(), network).ok_or(Error::Unreachable { to })?;
         let max = network.payload_max(to.ip()) - HEADER_LEN;
         if payload.len() > max {
             return Err(Error::MessageTooLong { len: payload.len(), max });
@@ -198,7 +245,7 @@ impl Udp {
 
     /// Queues a datagram at the socket that it is for; false if there is none.
     fn deliver(&mut self, to: SocketAddr, meta: UdpMeta, payload: &[u8], network: &mut Network) -> bool {
-        let Some(&id) = self.by_port.get(&to.port()) else { return false };
+        let Some(id) = self.socket_on((to.ip(), to.port())) else { return false };
         let Some(socket) = self.sockets.get_mut(id) else { return false };
         let foreign = socket.peer.is_some_and(|peer| peer != meta.from);
         if foreign || (to.ip().is_multicast() && !socket.groups.contains(&to.ip())) {
@@ -235,11 +282,11 @@ impl Udp {
     /// An error came back for a datagram of ours.
     pub(crate) fn handle_unreachable(
         &mut self,
-        (local_port, remote): (u16, (IpAddr, u16)),
+        (local, remote): ((IpAddr, u16), (IpAddr, u16)),
         (error, offender): (IcmpError, IpAddr),
         network: &mut Network,
     ) {
-        let Some(&id) = self.by_port.get(&local_port) else { return };
+        let Some(id) = self.socket_on(local) else { return };
         let Some(socket) = self.sockets.get_mut(id) else { return };
         let to = SocketAddr::from(remote);
         if socket.peer.is_some_and(|peer| peer != to) {
@@ -256,8 +303,13 @@ impl Udp {
         self.sockets.get_mut(id.0)?.errors.pop_front()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (UdpId, u16, usize, Option<SocketAddr>)> {
-        self.sockets.iter().map(|(id, socket)| (UdpId(id), socket.port, socket.queued_bytes, socket.peer))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (UdpId, SocketView)> {
+        self.sockets.iter().map(|(id, socket)| {
+            let Socket { address, port, queued_bytes, peer, .. } = socket;
+            let view =
+                SocketView { address: *address, port: *port, queued_bytes: *queued_bytes, peer: *peer };
+            (UdpId(id), view)
+        })
     }
 
     /// The device is gone: everybody looks, and finds the stack failed.

@@ -32,7 +32,7 @@ impl Udp {
         if peer.port() == 0 || !ip::is_usable_host(peer.ip()) || network.is_broadcast(peer.ip()) {
             return Err(Error::InvalidInput { what: "a peer has a unicast address and a port other than 0" });
         }
-        let source = network.source_for(peer.ip()).filter(|_| network.has_route(peer.ip()));
+        let source = socket.source_for(peer.ip(), network).filter(|_| network.has_route(peer.ip()));
         let source = source.ok_or(Error::Unreachable { to: peer })?;
         socket.peer = Some(peer);
         socket.queue.retain(|(meta, _)| meta.from == peer);

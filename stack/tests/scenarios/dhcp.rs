@@ -322,7 +322,7 @@ fn unusable_grants_are_refused() {
 
 /// A client that asks for the address of an earlier run.
 fn rebooting() -> Scripted {
-    let options = Options { lease: Some(LeaseHint { address: ADDRESS }), ..quiet() };
+    let options = Options { lease: Some(LeaseHint { address: ADDRESS, lease: None }), ..quiet() };
     let mut peer = Scripted::with_options(dhcp_config(None), options);
     peer.poll();
     peer
@@ -355,6 +355,57 @@ fn earlier_lease_nobody_answers_starts_over() {
     let types: Vec<_> = said(&mut peer).into_iter().map(|said| said.message_type).collect();
     assert_eq!(types[..2], [DhcpMessageType::Request; 2]);
     assert!(types[2..].iter().all(|&kind| kind == DhcpMessageType::Discover) && types.len() > 2, "{types:?}");
+}
+
+/// The lease of an earlier run, with what is left of it.
+fn known_lease(seconds_left: u64) -> LeaseHint {
+    let mut peer = Scripted::with(dhcp_config(None));
+    bind(&mut peer, &gce());
+    let mut lease = lease(&peer);
+    let now = Scripted::with(dhcp_config(None)).now;
+    lease.renew_at = now;
+    lease.rebind_at = now + Duration::from_secs(seconds_left / 2);
+    lease.expires_at = now + Duration::from_secs(seconds_left);
+    LeaseHint { address: ADDRESS, lease: Some(Box::new(lease)) }
+}
+
+#[test]
+fn earlier_lease_nobody_answers_is_used_until_it_runs_out() {
+    let options = Options { lease: Some(known_lease(600)), ..quiet() };
+    let mut peer = Scripted::with_options(dhcp_config(None), options);
+    peer.poll();
+    assert_eq!(peer.stack.lease(), AddressState::Searching, "used before a server had its say");
+    peer.advance(Duration::from_secs(15));
+    assert_eq!((lease(&peer).cidr.address(), lease(&peer).gateway), (ADDRESS, Some(GATEWAY)));
+    peer.advance(Duration::from_secs(600));
+    assert_eq!(peer.stack.lease(), AddressState::Searching);
+    assert_eq!(said(&mut peer).pop().unwrap().message_type, DhcpMessageType::Discover);
+}
+
+#[test]
+fn earlier_lease_that_ran_out_is_asked_for_and_not_used() {
+    let options = Options { lease: Some(known_lease(1)), ..quiet() };
+    let mut peer = Scripted::with_options(dhcp_config(None), options);
+    peer.advance(Duration::from_secs(15));
+    assert_eq!(said(&mut peer)[0].requested, Some(ADDRESS));
+    assert_eq!(peer.stack.lease(), AddressState::Searching);
+}
+
+#[test]
+fn lease_is_confirmed_when_the_link_comes_back_and_given_up_if_it_is_refused() {
+    let mut peer = Scripted::with(dhcp_config(None));
+    bind(&mut peer, &gce());
+    said(&mut peer);
+    for answer in [DhcpMessageType::Ack, DhcpMessageType::Nak] {
+        peer.stack.link_restored(peer.now);
+        peer.poll();
+        let request = said(&mut peer).pop().unwrap();
+        assert_eq!((request.message_type, request.requested), (DhcpMessageType::Request, Some(ADDRESS)));
+        assert!(matches!(peer.stack.lease(), AddressState::Bound(_)), "not used meanwhile");
+        peer.frame(&reply(answer, request.transaction, &gce()));
+        let bound = matches!(peer.stack.lease(), AddressState::Bound(_));
+        assert_eq!(bound, answer == DhcpMessageType::Ack);
+    }
 }
 
 #[test]

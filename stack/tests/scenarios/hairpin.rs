@@ -10,8 +10,8 @@ use crate::support::*;
 #[test]
 fn connect_to_own_listener_carries_data_both_ways_without_a_frame() {
     let mut peer = Scripted::new();
-    let (listener, local) = peer.stack.tcp_listen(Some(80), 8).unwrap();
-    let client = peer.stack.tcp_connect(peer.now, local).unwrap();
+    let (listener, _) = peer.stack.tcp_listen(Some(80), 8).unwrap();
+    let client = peer.stack.tcp_connect(peer.now, SocketAddr::from((A, 80))).unwrap();
     peer.poll();
     let server = peer.stack.tcp_accept(listener).unwrap().unwrap();
     let text: Vec<u8> = (0..200_000u32).map(|index| (index >> 3) as u8).collect();
@@ -44,8 +44,8 @@ fn connect_to_own_closed_port_is_refused() {
 fn datagram_to_own_socket_arrives_and_to_own_closed_port_is_an_error() {
     let mut peer = Scripted::new();
     let (from, _) = peer.stack.udp_bind(Some(7)).unwrap();
-    let (to, address) = peer.stack.udp_bind(Some(9)).unwrap();
-    peer.stack.udp_send(peer.now, from, address, None, b"me", &mut peer.queue).unwrap();
+    let (to, _) = peer.stack.udp_bind(Some(9)).unwrap();
+    peer.stack.udp_send(peer.now, from, (A, 9).into(), None, b"me", &mut peer.queue).unwrap();
     peer.stack.udp_send(peer.now, from, (A, 10).into(), None, b"nobody", &mut peer.queue).unwrap();
     assert!(peer.stack.poll_timeout().is_some_and(|at| at <= peer.now));
     peer.poll();

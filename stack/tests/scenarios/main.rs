@@ -13,6 +13,7 @@ mod limits;
 mod link;
 mod rfc1122;
 mod rfc9293;
+mod several;
 mod sockets;
 mod support;
 mod tcp;

@@ -10,9 +10,7 @@ use rustix::net::SocketType;
 
 use crate::capture::{Filter, Taps};
 use crate::command::Reply;
-use crate::worker::clients::{
-    Clients, Connecting, DATAGRAMS_BYTES, LISTENER_BYTES, STREAM_BYTES, Socket, out_of_descriptors,
-};
+use crate::worker::clients::{Clients, Connecting, LISTENER_BYTES, STREAM_BYTES, Socket, out_of_descriptors};
 use crate::worker::datagram::Datagrams;
 use crate::worker::ledger::Exceeded;
 use crate::worker::listener::Listener;
@@ -36,6 +34,8 @@ impl Clients {
         }
         match stack.tcp_connect(now, remote) {
             Ok(flow) => {
+                // It was made just now, so it is there.
+                let _ = stack.tcp_set_owner(flow, uid);
                 let deadline = now + timeout;
                 self.connect_deadlines.insert((deadline, flow));
                 self.connecting.insert(flow, Connecting { token, owner, remote, deadline });
@@ -52,7 +52,7 @@ impl Clients {
         now: Instant,
         stack: &mut Stack,
         (token, owner): (u64, Subject),
-        port: Option<u16>,
+        (address, port): (Option<IpAddr>, Option<u16>),
         backlog: usize,
     ) {
         if self.by_listener.len() >= self.listeners_max {
@@ -66,7 +66,7 @@ impl Clients {
             return self.completions.send(token, quota(&exceeded));
         }
         let uid = owner.uid;
-        let (id, local) = match stack.tcp_listen(port, backlog) {
+        let (id, local) = match stack.tcp_listen_on(address, port, backlog) {
             Ok(listener) => listener,
             Err(error) => {
                 self.release(uid, LISTENER_BYTES);
@@ -95,16 +95,16 @@ impl Clients {
         now: Instant,
         stack: &mut Stack,
         (token, owner): (u64, Subject),
-        port: Option<u16>,
+        (address, port): (Option<IpAddr>, Option<u16>),
     ) {
         let uid = owner.uid;
-        if let Err(exceeded) = self.ledger.reserve(now, uid, DATAGRAMS_BYTES) {
+        if let Err(exceeded) = self.ledger.reserve(now, uid, self.datagrams_bytes) {
             return self.completions.send(token, quota(&exceeded));
         }
-        let (udp, local) = match stack.udp_bind(port) {
+        let (udp, local) = match stack.udp_bind_on(address, port) {
             Ok(bound) => bound,
             Err(error) => {
-                self.release(uid, DATAGRAMS_BYTES);
+                self.release(uid, self.datagrams_bytes);
                 return self.completions.send(token, error_reply(&error));
             }
         };
@@ -114,7 +114,7 @@ impl Clients {
         });
         let Some((key, descriptor)) = added else {
             stack.udp_close(udp);
-            self.release(uid, DATAGRAMS_BYTES);
+            self.release(uid, self.datagrams_bytes);
             return self.completions.send(token, out_of_descriptors());
         };
         self.by_udp.insert(udp, key);

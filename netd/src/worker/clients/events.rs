@@ -140,7 +140,11 @@ impl Clients {
             if let Some(call) = self.abandon_connect(flow) {
                 let end = stream_end(end);
                 let kind = end.error_kind().unwrap_or(ErrorKind::Disconnected);
-                self.completions.send(call.token, Reply::Failed(kind, end.to_string()));
+                let message = match status.error {
+                    Some((error, offender)) => format!("{end}: {error}, says {offender}"),
+                    None => end.to_string(),
+                };
+                self.completions.send(call.token, Reply::Failed(kind, message));
             }
             stack.tcp_release(now, flow);
         } else if status.established
@@ -196,8 +200,9 @@ impl Clients {
                 stack.tcp_release(now, flow);
                 return self.release(uid, STREAM_BYTES);
             };
-            let accepted =
-                Accepted { id: self.sockets[key].id, remote: status.remote, local_port: status.local.port() };
+            // It was taken just now, so it is there.
+            let _ = stack.tcp_set_owner(flow, uid);
+            let accepted = Accepted { id: self.sockets[key].id, remote: status.remote, local: status.local };
             if let Some(Entry { socket: Socket::Listener(listener), .. }) = self.sockets.get_mut(listener_key)
             {
                 listener.park(accepted, descriptor);

@@ -102,11 +102,11 @@ impl Socket {
     }
 
     /// What it can take at the very most.
-    fn memory_bytes(&self) -> u64 {
+    fn memory_bytes(&self, datagrams_bytes: u64) -> u64 {
         match self {
             Socket::Stream(_) => STREAM_BYTES,
             Socket::Listener(_) => LISTENER_BYTES,
-            Socket::Datagrams(_) => DATAGRAMS_BYTES,
+            Socket::Datagrams(_) => datagrams_bytes,
         }
     }
 }
@@ -175,6 +175,8 @@ pub(super) struct Clients {
     carried: Carried,
     next_id: u64,
     listeners_max: usize,
+    /// What a UDP socket can take at the very most: what the stack and the kernel queue for it.
+    datagrams_bytes: u64,
     buffer: Vec<u8>,
 }
 
@@ -186,7 +188,7 @@ impl Clients {
         gate: Gate,
         completions: Completions,
         disposal: Disposal<u64>,
-        listeners_max: usize,
+        (listeners_max, udp_queue_bytes): (usize, usize),
         first_id: u64,
     ) -> Self {
         let generation = gate.rules.generation();
@@ -215,6 +217,7 @@ impl Clients {
             carried: Carried::default(),
             next_id: first_id,
             listeners_max,
+            datagrams_bytes: udp_queue_bytes as u64 + 2 * KERNEL_BUFFER_BYTES,
             buffer: vec![0; MESSAGE_BYTES_MAX],
         }
     }
@@ -308,7 +311,8 @@ impl Clients {
             };
             // Before the key is another socket's. Closing will do it again, should this fail.
             let _ = self.registry.deregister(&mut SourceFd(&socket.descriptor().as_raw_fd()));
-            self.disposal.close(owner.uid, socket.memory_bytes(), socket.into_descriptors());
+            let memory_bytes = socket.memory_bytes(self.datagrams_bytes);
+            self.disposal.close(owner.uid, memory_bytes, socket.into_descriptors());
         }
     }
 
@@ -320,10 +324,9 @@ impl Clients {
     }
 }
 
-/// What sockets can take at the very most: the stack's buffers (`netd_stack::Limits`: 128 KiB per connection, and per UDP
-/// socket what it may queue), and the kernel's on both ends of the descriptor.
+/// What a connection can take at the very most: the stack's buffers (`netd_stack::Limits`: 128 KiB), and the kernel's on both
+/// ends of the descriptor.
 const STREAM_BYTES: u64 = 128 * 1024 + 2 * KERNEL_BUFFER_BYTES;
-const DATAGRAMS_BYTES: u64 = 256 * 1024 + 2 * KERNEL_BUFFER_BYTES;
 /// A few records with descriptors, and a client's end that it never writes to.
 const LISTENER_BYTES: u64 = 2 * KERNEL_BUFFER_BYTES;
 

@@ -57,7 +57,10 @@ impl Clients {
 }
 
 fn set_tcp(stack: &mut Stack, flow: FlowId, options: TcpOptions) -> Result<(), Error> {
-    let TcpOptions { nodelay, keepalive_seconds, linger_seconds } = options;
+    let TcpOptions { nodelay, keepalive_seconds, linger_seconds, ttl } = options;
+    if let Some(ttl) = ttl {
+        stack.tcp_set_hop_limit(flow, ttl)?;
+    }
     if let Some(nodelay) = nodelay {
         stack.tcp_set_nodelay(flow, nodelay)?;
     }

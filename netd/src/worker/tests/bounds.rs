@@ -26,7 +26,7 @@ impl Lab {
     }
 
     fn udp(&mut self) -> OwnedFd {
-        match self.call(Command::BindUdp { port: None }) {
+        match self.call(Command::BindUdp { address: None, port: None }) {
             Reply::Udp { descriptor, .. } => descriptor,
             other => panic!("{other:?}"),
         }
@@ -50,7 +50,7 @@ fn devnet_turned_off_cuts_outbound_streams_and_leaves_accepted_ones() {
     let mut lab = Lab::new();
     let (outbound, mut client, flow) = lab.stream(80);
     let Reply::Listener { descriptor: listener, .. } =
-        lab.call(Command::Listen { port: Some(81), backlog: 1 })
+        lab.call(Command::Listen { address: None, port: Some(81), backlog: 1 })
     else {
         panic!("no listener")
     };
@@ -72,7 +72,7 @@ fn rules_that_deny_what_is_open_cut_it_and_nothing_else() {
     let (outbound, _client, flow) = lab.stream(80);
     let (kept, _kept_client, _) = lab.stream(82);
     let Reply::Listener { descriptor: listener, .. } =
-        lab.call(Command::Listen { port: Some(81), backlog: 1 })
+        lab.call(Command::Listen { address: None, port: Some(81), backlog: 1 })
     else {
         panic!("no listener")
     };
@@ -138,7 +138,7 @@ fn sockets_beyond_the_users_share_are_refused_by_name_and_room_returns() {
     let mut lab = Lab::new();
     lab.reload(true, limits(ClientLimits { sockets: 2, ..ClientLimits::default() }));
     let (first, _second) = (lab.udp(), lab.udp());
-    let reply = lab.call(Command::BindUdp { port: None });
+    let reply = lab.call(Command::BindUdp { address: None, port: None });
     let (kind, message) = refusal(&reply);
     assert_eq!(kind, ErrorKind::QuotaExceeded);
     assert_eq!(message, "user 1000 has 2 sockets, the most that '[limits.client] sockets' allows");
@@ -147,7 +147,7 @@ fn sockets_beyond_the_users_share_are_refused_by_name_and_room_returns() {
     let report = lab.clients();
     assert_eq!((report.clients[0].sockets.used, report.clients[0].sockets.refused), (2, 2));
     drop(first);
-    wait("room", || match lab.call(Command::BindUdp { port: None }) {
+    wait("room", || match lab.call(Command::BindUdp { address: None, port: None }) {
         Reply::Udp { descriptor, .. } => Some(descriptor),
         _ => None,
     });
@@ -200,7 +200,7 @@ fn accepted_connections_beyond_the_share_wait_in_the_backlog_until_there_is_room
     let mut lab = Lab::new();
     lab.reload(true, limits(ClientLimits { sockets: 2, ..ClientLimits::default() }));
     let Reply::Listener { descriptor: listener, .. } =
-        lab.call(Command::Listen { port: Some(80), backlog: 8 })
+        lab.call(Command::Listen { address: None, port: Some(80), backlog: 8 })
     else {
         panic!("no listener")
     };

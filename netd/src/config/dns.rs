@@ -1,0 +1,162 @@
+//! `[dns]`: how names are resolved.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use netd_stack::dns::{Hosts, Limits, Mdns, Name};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::config::complaint::{Complaint, within};
+
+/// The names that a machine knows by itself (hosts(5)).
+const HOSTS_DEFAULT: &str = "/etc/hosts";
+/// A hosts file longer than this is a list that belongs into a server: 65,536 names of 64 bytes.
+const HOSTS_BYTES_MAX: u64 = 4 << 20;
+/// Names under way: each has up to two exchanges of one or two sockets, and the stack has 256 UDP sockets for everybody.
+const QUERIES: u64 = 32;
+/// How long a server has in the first round: resolv.conf(5) says 5 s, and servers on one's own network answer in milliseconds.
+const TIMEOUT_MS: u64 = 2000;
+/// Rounds through all servers (resolv.conf(5)).
+const ATTEMPTS: u64 = 2;
+
+/// How names are resolved. A reload, or a change of the hosts file, puts another value in force; the bounds need a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// Servers; without any, those of the lease or of `[address]` are asked.
+    pub servers: Vec<IpAddr>,
+    /// Domains below which short names are sought; without any, those of the lease.
+    pub search: Vec<Name>,
+    /// Where the hosts file is.
+    pub hosts_path: PathBuf,
+    /// What it says.
+    pub hosts: Hosts,
+    /// How names under `.local` are asked for.
+    pub mdns: Mdns,
+    /// How long a server has in the first round.
+    pub timeout: Duration,
+    /// Rounds through all servers.
+    pub attempts: u32,
+    /// Whether questions are spread over all servers.
+    pub rotate: bool,
+    /// Names under way and the cache.
+    pub limits: Limits,
+    /// Names under way of one user, so that names that nobody answers for leave others theirs.
+    pub queries_per_user: usize,
+}
+
+impl Default for Dns {
+    fn default() -> Dns {
+        Dns {
+            servers: Vec::new(),
+            search: Vec::new(),
+            hosts_path: PathBuf::from(HOSTS_DEFAULT),
+            hosts: Hosts::default(),
+            mdns: Mdns { ipv4: true, ipv6: false },
+            timeout: Duration::from_millis(TIMEOUT_MS),
+            attempts: ATTEMPTS as u32,
+            rotate: false,
+            limits: Limits { queries: QUERIES as usize, ..Limits::default() },
+            queries_per_user: QUERIES as usize / 2,
+        }
+    }
+}
+
+/// Reads a hosts file. Without one, or with one that cannot be read, there are no names in it; what is wrong with it is logged.
+pub fn read_hosts(path: &Path) -> Hosts {
+    let shown = path.display();
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > HOSTS_BYTES_MAX => {
+            tracing::warn!(file = %shown, "the hosts file is longer than {HOSTS_BYTES_MAX} bytes and is ignored");
+            return Hosts::default();
+        }
+        Ok(_) | Err(_) => {}
+    }
+    let hosts = match fs::read_to_string(path) {
+        Ok(text) => Hosts::parse(&text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Hosts::default(),
+        Err(error) => {
+            tracing::warn!(file = %shown, %error, "the hosts file cannot be read and is ignored");
+            Hosts::default()
+        }
+    };
+    for warning in hosts.warnings() {
+        tracing::warn!(file = %shown, "hosts: {warning}");
+    }
+    hosts
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawDns {
+    servers: Vec<IpAddr>,
+    search: Vec<Spanned<String>>,
+    hosts: Option<PathBuf>,
+    mdns: RawMdns,
+    timeout_ms: Option<Spanned<u64>>,
+    attempts: Option<Spanned<u64>>,
+    rotate: bool,
+    queries: Option<Spanned<u64>>,
+    queries_per_user: Option<Spanned<u64>>,
+    cache_entries: Option<Spanned<u64>>,
+    cache_kib: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawMdns {
+    #[default]
+    Ipv4,
+    Ipv6,
+    Both,
+    Off,
+}
+
+pub(super) fn check(dns: RawDns) -> Result<Dns, Complaint> {
+    let RawDns {
+        servers,
+        search,
+        hosts,
+        mdns,
+        timeout_ms,
+        attempts,
+        rotate,
+        queries,
+        queries_per_user,
+        cache_entries,
+        cache_kib,
+    } = dns;
+    let domain = |name: Spanned<String>| match Name::parse(name.get_ref()) {
+        Ok((name, _)) => Ok(name),
+        Err(error) => Err(Complaint::at(name.span(), format!("search: {error}"))),
+    };
+    let hosts_path = hosts.unwrap_or_else(|| PathBuf::from(HOSTS_DEFAULT));
+    let (ipv4, ipv6) = match mdns {
+        RawMdns::Ipv4 => (true, false),
+        RawMdns::Ipv6 => (false, true),
+        RawMdns::Both => (true, true),
+        RawMdns::Off => (false, false),
+    };
+    let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    // The stack knows 1,024 UDP sockets at most to be of use here: four for each name.
+    let queries = within("queries", queries, QUERIES, 1..=256)?;
+    let own = within("queries_per_user", queries_per_user, queries.div_ceil(2), 1..=queries)?;
+    Ok(Dns {
+        servers,
+        search: search.into_iter().map(domain).collect::<Result<Vec<_>, _>>()?,
+        hosts: read_hosts(&hosts_path),
+        hosts_path,
+        mdns: Mdns { ipv4, ipv6 },
+        timeout: Duration::from_millis(within("timeout_ms", timeout_ms, TIMEOUT_MS, 100..=30_000)?),
+        attempts: u32::try_from(within("attempts", attempts, ATTEMPTS, 1..=8)?).unwrap_or(u32::MAX),
+        rotate,
+        limits: Limits {
+            queries: size(queries),
+            cache_entries: size(within("cache_entries", cache_entries, 2048, 0..=1 << 20)?),
+            cache_bytes: size(within("cache_kib", cache_kib, 1024, 0..=1 << 20)?) * 1024,
+        },
+        queries_per_user: size(own),
+    })
+}
