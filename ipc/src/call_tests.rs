@@ -263,12 +263,12 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
             json!({ "address": "192.0.2.1", "port": 80, "timeout_ms": 1 }),
             json!(StreamReply { id: 1, local: endpoint(), remote: endpoint(), descriptor: 0 }),
         ),
-        ("Listen", json!({ "port": 80, "backlog": 1 }), bound.clone()),
-        ("BindUdp", json!({ "port": 80 }), bound),
+        ("Listen", json!({ "address": "192.0.2.1", "port": 80, "backlog": 1 }), bound.clone()),
+        ("BindUdp", json!({ "address": "2001:db8::1", "port": 80 }), bound),
         ("Ping", json!({ "address": "192.0.2.1", "timeout_ms": 1, "bytes": 0 }), json!(pong)),
         (
             "SetTcpOptions",
-            json!({ "id": 1, "nodelay": true, "keepalive_seconds": 60, "linger_seconds": 0 }),
+            json!({ "id": 1, "nodelay": true, "keepalive_seconds": 60, "linger_seconds": 0, "ttl": 3 }),
             json!({}),
         ),
         (
