@@ -47,6 +47,11 @@ pub(crate) enum Command {
     Stats(Stats),
     /// The users with their bounds and what of them they use
     Clients,
+    /// The rules: check files, show what is in force, explain decisions, learn grants, test expectations
+    Policy {
+        #[command(subcommand)]
+        command: Policy,
+    },
     /// Change what netd logs, until it ends
     Log(Log),
     /// Send ICMP echo requests
@@ -113,6 +118,64 @@ pub(crate) struct Stats {
     /// Reasons to drop alone
     #[arg(long)]
     pub(crate) drops: bool,
+}
+
+/// SUBJECT: user:NAME, user:UID, group:NAME, unit:NAME.service, or several with commas.
+/// CAPABILITY and TARGET: net.tcp.connect and net.udp.send ADDRESS:PORT; net.tcp.listen and net.udp.bind PORT, or any;
+/// net.icmp.ping ADDRESS; net.dns.resolve NAME; net.capture.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Check policy files, and directories of them, without a daemon (netd.toml: netd check)
+    Check {
+        /// Files of rules, or directories whose *.toml files hold rules
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// The rules in force
+    Show,
+    /// What netd would decide, and by which rule; exit code 4 if it is denied
+    Explain {
+        /// Who asks: user:NAME, user:UID, group:NAME, unit:NAME.service, or several with commas
+        subject: String,
+        /// With which right, such as net.tcp.connect
+        capability: String,
+        /// About what: ADDRESS:PORT, a port or any, an address, a name; nothing for net.capture
+        target: Option<String>,
+        #[command(flatten)]
+        rules: RuleFiles,
+    },
+    /// Record what a client is denied, and print the smallest grant for it
+    Learn(Learn),
+    /// Check a file of expectations: tables [[expect]] with subject, capability, target, decision ("allow" or "deny"), and
+    /// maybe rule, the end of the deciding rule's FILE:LINE
+    Test {
+        /// The expectations
+        file: PathBuf,
+        #[command(flatten)]
+        rules: RuleFiles,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RuleFiles {
+    /// Decide by these files of rules, or directories of them, instead of what is in force
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub(crate) files: Vec<PathBuf>,
+    /// With --files: as if the devnet switch were off
+    #[arg(long, requires = "files")]
+    pub(crate) devnet_off: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Learn {
+    /// Whose denials: user:NAME, user:UID, group:NAME, unit:NAME.service or any
+    pub(crate) client: String,
+    /// Do not wait: take what netd remembers
+    #[arg(long, conflicts_with = "seconds")]
+    pub(crate) past: bool,
+    /// Stop after this many seconds; without it, at Enter or the end of standard input
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) seconds: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

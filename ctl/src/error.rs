@@ -42,6 +42,31 @@ pub(crate) enum Error {
     /// What a capture delivers broke off or is none.
     #[error("the capture broke off: {0}")]
     Capture(#[source] io::Error),
+    /// A file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Policy files that cannot be understood.
+    #[error("{}", .0.join("\n"))]
+    Files(Vec<String>),
+    /// A file of expectations that cannot be understood.
+    #[error(transparent)]
+    Expectations(#[from] netd_policy::file::FileError),
+    /// A rule, subject, capability or target that cannot be understood.
+    #[error(transparent)]
+    Policy(#[from] netd_policy::Error),
+    /// A user or group that does not exist.
+    #[error("there is no {kind} '{name}' on this machine: give the number, as '{kind}:NUMBER'")]
+    Nobody {
+        /// "user" or "group".
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
     /// The system refuses something that should always work.
     #[error("cannot {doing}: {source}")]
     System {

@@ -12,6 +12,7 @@ mod operate;
 mod output;
 mod ping;
 mod pipe;
+mod policy;
 mod selftest;
 mod stream;
 mod traceroute;
@@ -20,6 +21,7 @@ mod udp;
 use std::process::ExitCode;
 
 use clap::Parser;
+use netd_ipc::Client;
 
 use crate::cli::{Cli, Command, Udp};
 use crate::error::Error;
@@ -40,29 +42,33 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
-    let client = match cli.socket {
-        Some(path) => netd_ipc::Client::connect(path),
-        None => netd_ipc::Client::connect_default(),
-    }?;
+    let connect = || -> Result<Client, Error> {
+        Ok(match &cli.socket {
+            Some(path) => Client::connect(path),
+            None => Client::connect_default(),
+        }?)
+    };
     match cli.command {
-        Command::Status => observe::status(&client, output),
-        Command::Device => observe::device(&client, output),
-        Command::Interfaces => observe::interfaces(&client, output),
-        Command::Sockets(arguments) => observe::sockets(&client, output, &arguments),
-        Command::Neighbors => operate::neighbors(&client, output),
-        Command::Routes => operate::routes(&client, output),
-        Command::Dhcp => operate::dhcp(&client, output),
-        Command::Stats(arguments) => operate::stats(&client, output, &arguments),
-        Command::Clients => operate::clients(&client, output),
-        Command::Log(arguments) => operate::log(&client, output, &arguments),
-        Command::Resolve(arguments) => names::resolve(&client, output, &arguments),
-        Command::Traceroute(arguments) => traceroute::run(&client, output, &arguments),
-        Command::Udp { command: Udp::Send(arguments) } => udp::send(&client, output, &arguments),
-        Command::Udp { command: Udp::Recv(arguments) } => udp::receive_all(&client, output, &arguments),
-        Command::Capture(arguments) => capture::run(&client, output, &arguments),
-        Command::Ping(arguments) => ping::run(&client, output, &arguments),
-        Command::Connect(arguments) => stream::connect(&client, output, &arguments),
-        Command::Listen(arguments) => stream::listen(&client, output, &arguments),
-        Command::Selftest(arguments) => selftest::run(&client, output, &arguments),
+        // Some of these need no daemon.
+        Command::Policy { command } => policy::run(connect, output, &command),
+        Command::Status => observe::status(&connect()?, output),
+        Command::Device => observe::device(&connect()?, output),
+        Command::Interfaces => observe::interfaces(&connect()?, output),
+        Command::Sockets(arguments) => observe::sockets(&connect()?, output, &arguments),
+        Command::Neighbors => operate::neighbors(&connect()?, output),
+        Command::Routes => operate::routes(&connect()?, output),
+        Command::Dhcp => operate::dhcp(&connect()?, output),
+        Command::Stats(arguments) => operate::stats(&connect()?, output, &arguments),
+        Command::Clients => operate::clients(&connect()?, output),
+        Command::Log(arguments) => operate::log(&connect()?, output, &arguments),
+        Command::Resolve(arguments) => names::resolve(&connect()?, output, &arguments),
+        Command::Traceroute(arguments) => traceroute::run(&connect()?, output, &arguments),
+        Command::Udp { command: Udp::Send(arguments) } => udp::send(&connect()?, output, &arguments),
+        Command::Udp { command: Udp::Recv(arguments) } => udp::receive_all(&connect()?, output, &arguments),
+        Command::Capture(arguments) => capture::run(&connect()?, output, &arguments),
+        Command::Ping(arguments) => ping::run(&connect()?, output, &arguments),
+        Command::Connect(arguments) => stream::connect(&connect()?, output, &arguments),
+        Command::Listen(arguments) => stream::listen(&connect()?, output, &arguments),
+        Command::Selftest(arguments) => selftest::run(&connect()?, output, &arguments),
     }
 }

@@ -322,6 +322,117 @@ fn capture_to_standard_output_passes_the_stream_on_as_it_is() {
     assert_eq!((output.stdout, output.status.code()), (expected, Some(0)));
 }
 
+/// netctl with nobody to talk to.
+fn alone(arguments: &[&str]) -> Output {
+    let nobody = tempfile::tempdir().unwrap();
+    netctl(&nobody, arguments, b"")
+}
+
+const RULES: &str = "\
+[[grant]]
+subject = \"user:root\"
+allow = [\"net.tcp.connect\"]
+ports = [\"443\"]
+to = [\"192.0.2.0/24\"]
+
+[[deny]]
+subject = \"any\"
+deny = [\"net.tcp.connect\"]
+to = [\"192.0.2.7/32\"]
+";
+
+#[test]
+fn policy_check_counts_rules_and_reports_every_wrong_file_with_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a.toml"), RULES).unwrap();
+    let path = directory.path().to_str().unwrap();
+    let output = alone(&["policy", "check", path]);
+    assert_eq!(text(&output.stdout), "1 files with 2 rules: fine\n", "{}", text(&output.stderr));
+    for name in ["b.toml", "c.toml"] {
+        std::fs::write(directory.path().join(name), "\n[[grant]]\nsubject = \"me\"\nallow = []\n").unwrap();
+    }
+    std::fs::write(directory.path().join("d.toml"), "[network.devnet]\nenabled = true\n").unwrap();
+    let output = alone(&["policy", "check", path]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    for part in ["b.toml:3:", "c.toml:3:", "'me' is not a subject", "d.toml:1:2", "netd check --config"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
+fn policy_explain_of_files_names_the_rule_and_exits_as_the_decision() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.toml");
+    std::fs::write(&file, RULES).unwrap();
+    let file = file.to_str().unwrap();
+    let explain = |target: &str, more: &[&str]| {
+        let arguments = ["policy", "explain", "user:root", "net.tcp.connect", target, "--files", file];
+        alone(&[&arguments[..], more].concat())
+    };
+    let allowed = explain("192.0.2.1:443", &["--json"]);
+    let value: Value = serde_json::from_slice(&allowed.stdout).unwrap();
+    assert_eq!((&value["decision"]["allowed"], &value["decision"]["line"]), (&json!(true), &json!(1)));
+    assert_eq!(allowed.status.code(), Some(0));
+    let denied = explain("192.0.2.7:443", &[]);
+    assert!(text(&denied.stdout).contains("a.toml:7 (deny, any)"), "{}", text(&denied.stdout));
+    assert_eq!(denied.status.code(), Some(4));
+    let off = explain("192.0.2.1:443", &["--devnet-off"]);
+    assert!(text(&off.stdout).contains("with devnet on"), "{}", text(&off.stdout));
+    assert_eq!((explain("nowhere", &[]).status.code(), off.status.code()), (Some(1), Some(4)));
+}
+
+#[test]
+fn policy_test_says_which_expectations_do_not_hold() {
+    let directory = tempfile::tempdir().unwrap();
+    let (rules, expectations) = (directory.path().join("a.toml"), directory.path().join("expect.toml"));
+    std::fs::write(&rules, RULES).unwrap();
+    let expect = |target: &str, decision: &str, more: &str| {
+        format!(
+            "[[expect]]\nsubject = \"user:root\"\ncapability = \"net.tcp.connect\"\ntarget = \"{target}\"\n\
+             decision = \"{decision}\"\n{more}\n"
+        )
+    };
+    let good = expect("192.0.2.1:443", "allow", "rule = \"a.toml:1\"") + &expect("192.0.2.1:80", "deny", "");
+    let test = |text: &str| {
+        std::fs::write(&expectations, text).unwrap();
+        alone(&["policy", "test", expectations.to_str().unwrap(), "--files", rules.to_str().unwrap()])
+    };
+    let output = test(&good);
+    assert_eq!((text(&output.stdout).as_str(), output.status.code()), ("2 expectations hold\n", Some(0)));
+    let output = test(
+        &(good
+            + &expect("192.0.2.7:443", "allow", "")
+            + &expect("192.0.2.1:443", "allow", "rule = \"b.toml:1\"")),
+    );
+    let said = text(&output.stdout);
+    for part in [
+        "expect.toml:13: expected allow, but TCP connection to 192.0.2.7:443: denied",
+        "2 of 4",
+        "expected rule b.toml:1",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn policy_learn_prints_the_smallest_grant_for_what_was_denied() {
+    let decision = json!({
+        "allowed": false, "error": "PolicyDenied", "reason": "no grant", "rule": "deny by default", "file": null, "line": null,
+    });
+    let daemon = daemon(move |_| {
+        let denied = json!({
+            "uid": 0, "unit": null, "capability": "net.udp.send", "target": "192.0.2.1:53", "count": 3, "decision": decision,
+        });
+        (json!({ "parameters": { "denials": [denied], "next": 4 } }), vec![])
+    });
+    let output = netctl(&daemon, &["policy", "learn", "user:root"], b"");
+    let expected = "[[grant]]\nsubject = \"user:root\"\nallow = [\"net.udp.send\"]\nports = [\"53\"]\nto = [\"192.0.2.1/32\"]\n";
+    assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("recording what user:root is denied"));
+}
+
 #[test]
 fn udp_send_reports_a_refusal_that_comes_back() {
     let keep = Mutex::new(None);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::datagram::PAYLOAD_BYTES_MAX;
+use crate::policy::Asker;
 use crate::types::{Endpoint, RecordKind, TcpOptions, UdpOptions};
 
 /// The interface file.
@@ -89,6 +90,27 @@ pub enum Call {
     SetLogLevel {
         /// What to log.
         filter: String,
+    },
+    /// `io.netd.ListRules`
+    ListRules {
+        /// The number of the first, counted from 0.
+        from: usize,
+    },
+    /// `io.netd.Explain`
+    Explain {
+        /// Who would ask.
+        asker: Asker,
+        /// With which right.
+        capability: String,
+        /// About what.
+        target: Option<String>,
+    },
+    /// `io.netd.ListDenials`
+    ListDenials {
+        /// Whose.
+        subject: String,
+        /// From which number on.
+        since: u64,
     },
     /// `io.netd.Connect`
     Connect {
@@ -207,6 +229,20 @@ impl Call {
             "io.netd.GetStatistics" => Call::GetStatistics,
             "io.netd.ListClients" => Call::ListClients,
             "io.netd.SetLogLevel" => Call::SetLogLevel { filter: fields.required("filter")? },
+            "io.netd.ListRules" => Call::ListRules { from: fields.optional("from")?.unwrap_or(0) },
+            "io.netd.Explain" => Call::Explain {
+                asker: Asker {
+                    uid: fields.required("uid")?,
+                    gid: fields.required("gid")?,
+                    unit: fields.optional("unit")?,
+                },
+                capability: fields.required("capability")?,
+                target: fields.optional("target")?,
+            },
+            "io.netd.ListDenials" => Call::ListDenials {
+                subject: fields.required("subject")?,
+                since: fields.optional("since")?.unwrap_or(0),
+            },
             "io.netd.Connect" => fields.connect()?,
             "io.netd.Listen" => Call::Listen {
                 address: fields.optional("address")?,

@@ -245,6 +245,44 @@ fn clients() -> Clients {
     Clients { total, clients: vec![client], tables: vec![table] }
 }
 
+fn decision() -> crate::policy::Decision {
+    crate::policy::Decision {
+        allowed: false,
+        error: Some(ErrorKind::PolicyDenied),
+        reason: "no grant".into(),
+        rule: "a.toml:1 (deny, any)".into(),
+        file: Some("a.toml".into()),
+        line: Some(1),
+    }
+}
+
+fn rules() -> crate::policy::Rules {
+    let some = |text: &str| Some(vec![text.to_owned()]);
+    let rule = crate::policy::Rule {
+        effect: "grant".into(),
+        subject: "any".into(),
+        capabilities: vec!["net.tcp.connect".into()],
+        ports: some("443"),
+        to: some("192.0.2.0/24"),
+        hosts: some("*.example.org"),
+        file: "a.toml".into(),
+        line: 1,
+    };
+    crate::policy::Rules { devnet_enabled: true, total: 1, rules: vec![rule] }
+}
+
+fn denials() -> crate::policy::Denials {
+    let denied = crate::policy::DeniedRequest {
+        uid: 1000,
+        unit: Some("a.service".into()),
+        capability: "net.udp.send".into(),
+        target: Some("192.0.2.1:53".into()),
+        count: 2,
+        decision: decision(),
+    };
+    crate::policy::Denials { denials: vec![denied], next: 3 }
+}
+
 /// Parameters and reply of every method, all optional fields filled.
 fn samples() -> Vec<(&'static str, Value, Value)> {
     let bound = json!(BoundReply { id: 1, local: endpoint(), descriptor: 0 });
@@ -258,6 +296,15 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
         ("GetStatistics", json!({}), json!({ "statistics": statistics() })),
         ("ListClients", json!({}), json!(clients())),
         ("SetLogLevel", json!({ "filter": "info" }), json!({ "previous": "debug" })),
+        ("ListRules", json!({ "from": 0 }), json!(rules())),
+        (
+            "Explain",
+            json!({
+                "uid": 1, "gid": 1, "unit": "a.service", "capability": "net.tcp.connect", "target": "192.0.2.1:80",
+            }),
+            json!(crate::policy::Explanation { decision: decision(), with_devnet_on: decision() }),
+        ),
+        ("ListDenials", json!({ "subject": "user:1", "since": 1 }), json!(denials())),
         (
             "Connect",
             json!({ "address": "192.0.2.1", "port": 80, "timeout_ms": 1 }),

@@ -25,6 +25,7 @@ pub mod datagram;
 pub mod error;
 pub mod framing;
 pub mod passing;
+pub mod policy;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 pub mod types;

@@ -65,6 +65,12 @@ with client.open("io.netd") as netd:
     assert call("Capture", filter="tcp port 80")["descriptor"] == 0
     fails("io.netd.InvalidInput", "Capture", filter="tcp prot 80")
     fails("org.varlink.service.InvalidParameter", "Connect", address="nowhere", port=1)
+    rules = call("ListRules")
+    assert rules["devnet_enabled"] and rules["rules"][0]["effect"] in ("grant", "deny"), rules
+    explained = call("Explain", uid=os.getuid(), gid=os.getgid(), capability="net.tcp.connect", target=f"{peer}:{port}")
+    assert explained["decision"]["allowed"] and explained["decision"]["line"], explained
+    fails("io.netd.InvalidInput", "Explain", uid=0, gid=0, capability="net.fly")
+    assert call("ListDenials", subject=f"user:{os.getuid()}")["denials"] == []
     assert call("SetLogLevel", filter="info")["previous"]
 
 with open(interface_file, encoding="utf-8") as file:

@@ -13,8 +13,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::audit::Audit;
 use crate::config::Config;
-use crate::control::{self, Audit};
+use crate::control;
 use crate::device::{self, Backend};
 use crate::log::LogLevel;
 use crate::reload::Reload;

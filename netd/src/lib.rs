@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 mod bucket;
 pub mod capture;
 pub mod command;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::Error;
 
 /// A right that a grant can give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Capability {
     /// `net.tcp.connect`
     TcpConnect,
@@ -25,7 +25,8 @@ pub enum Capability {
 }
 
 impl Capability {
-    const ALL: [Capability; 7] = [
+    /// All there are.
+    pub const ALL: [Capability; 7] = [
         Capability::TcpConnect,
         Capability::TcpListen,
         Capability::UdpBind,

@@ -173,6 +173,14 @@ impl Policy {
         self.decide_by_rules(subject, capability, request)
     }
 
+    /// What would be decided if the devnet switch were on: what grants and denials alone say.
+    pub fn decide_with_devnet_on(&self, subject: &Subject, request: &Request) -> Decision {
+        match request.capability() {
+            Some(capability) => self.decide_by_rules(subject, capability, request),
+            None => self.decide(subject, request),
+        }
+    }
+
     fn decide_operate(&self, subject: &Subject) -> Decision {
         let rule = Rule::Operator;
         if subject.uid == 0 || self.operator == Some(subject.uid) {

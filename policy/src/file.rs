@@ -22,6 +22,7 @@ pub struct FileError {
     pub message: String,
 }
 
+/// What a file of rules may hold.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -57,10 +58,13 @@ pub fn rules(
 }
 
 /// What the parser says of a file, with the line it means.
-fn wrong(file: &str, text: &str, error: &toml::de::Error) -> FileError {
+pub(crate) fn wrong(file: &str, text: &str, error: &toml::de::Error) -> FileError {
     let at = error.span().map_or(0, |span| span.start);
     let (line, column) = position(text, at);
     let mut message = error.message().trim_end().to_owned();
+    if message.starts_with("unknown field") && message.contains("expected `grant` or `deny`") {
+        message.push_str("; netd.toml, with its other tables, is checked by `netd check --config FILE`");
+    }
     if let Some(shown) = text.lines().nth(line - 1).map(str::trim).filter(|shown| !shown.is_empty()) {
         message.push_str(&format!(" (in `{shown}`)"));
     }
@@ -68,7 +72,7 @@ fn wrong(file: &str, text: &str, error: &toml::de::Error) -> FileError {
 }
 
 /// Line and column of a byte, counted from 1.
-fn position(text: &str, at: usize) -> (usize, usize) {
+pub(crate) fn position(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;

@@ -17,17 +17,21 @@
 
 mod capability;
 mod decide;
+pub mod expect;
 pub mod file;
 mod host;
 mod index;
+mod learn;
 mod port;
 mod request;
 mod rule;
 mod subject;
+mod target;
 
 pub use capability::Capability;
 pub use decide::{Decision, Denial, Policy, Rule};
 pub use host::{HostName, HostPattern};
+pub use learn::smallest_grants;
 pub use port::PortRange;
 pub use request::Request;
 pub use rule::{DenyTable, Effect, GrantTable, Origin, RuleConfig};
@@ -44,6 +48,16 @@ pub enum Error {
     /// The capability does not exist.
     #[error("'{0}' is not a capability: expected one of {list}", list = Capability::names())]
     Capability(String),
+    /// The target does not fit the capability.
+    #[error("'{target}' is no target of {capability}: expected {expected}")]
+    Target {
+        /// With which right it was asked.
+        capability: Capability,
+        /// As given.
+        target: String,
+        /// What would be right.
+        expected: &'static str,
+    },
     /// The ports cannot be read.
     #[error(
         "'{0}' is not a port range: expected a port such as \"443\" or a range such as \"8000-8999\", between 1 and 65535"

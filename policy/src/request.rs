@@ -8,7 +8,7 @@ use crate::host::HostName;
 use crate::index::{Ports, Target};
 
 /// Ports that netd may choose when a client leaves the choice to it: the dynamic ports of RFC 6335, 6.
-const EPHEMERAL: std::ops::RangeInclusive<u16> = 49152..=65535;
+pub(crate) const EPHEMERAL: std::ops::RangeInclusive<u16> = 49152..=65535;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ pub struct Subject {
     pub uid: u32,
     /// Primary group id.
     pub gid: u32,
-    /// Process id when it connected; for people to read, never a ground for a decision, since ids are used again.
+    /// Process id when it connected, 0 for nobody in particular; for people to read, never a ground for a decision, since ids are used again.
     pub pid: u32,
     /// systemd unit, if the process runs in one below system.slice.
     pub unit: Option<String>,
@@ -20,11 +20,13 @@ pub struct Subject {
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "uid {} (pid {}", self.uid, self.pid)?;
-        if let Some(unit) = &self.unit {
-            write!(f, ", {unit}")?;
+        let Subject { uid, gid: _, pid, unit } = self;
+        match (pid, unit) {
+            (0, None) => write!(f, "uid {uid}"),
+            (0, Some(unit)) => write!(f, "uid {uid} ({unit})"),
+            (pid, None) => write!(f, "uid {uid} (pid {pid})"),
+            (pid, Some(unit)) => write!(f, "uid {uid} (pid {pid}, {unit})"),
         }
-        f.write_str(")")
     }
 }
 
@@ -43,6 +45,19 @@ pub enum SubjectPattern {
     Group(String),
     /// A systemd unit, such as `backup.service`.
     Unit(String),
+}
+
+impl SubjectPattern {
+    /// Whether `subject` is meant. A user or group by name is nobody until the name is resolved to a number.
+    pub fn is(&self, subject: &Subject) -> bool {
+        match self {
+            SubjectPattern::Any => true,
+            SubjectPattern::Uid(uid) => subject.uid == *uid,
+            SubjectPattern::Gid(gid) => subject.gid == *gid,
+            SubjectPattern::Unit(unit) => subject.unit.as_deref() == Some(unit.as_str()),
+            SubjectPattern::User(_) | SubjectPattern::Group(_) => false,
+        }
+    }
 }
 
 impl FromStr for SubjectPattern {

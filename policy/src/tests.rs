@@ -501,3 +501,39 @@ proptest! {
         prop_assert_eq!(file::print(&parsed).to_string(), text);
     }
 }
+
+/// Whether a grant for `asked` has to allow `request` as well, since rules cannot say less.
+fn is_implied(asked: &Request, request: &Request) -> bool {
+    match (asked, request) {
+        (Request::Resolve { name: None }, Request::Resolve { .. }) => true,
+        (Request::TcpListen { port: None }, Request::TcpListen { port: Some(port) })
+        | (Request::UdpBind { port: None }, Request::UdpBind { port: Some(port) }) => *port >= 49_152,
+        _ => asked == request,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn request_survives_its_own_text(request in any_request()) {
+        let capability = request.capability().expect("one that rules decide");
+        let parsed = Request::parse(capability, request.target_text().as_deref());
+        prop_assert_eq!(parsed, Ok(request));
+    }
+
+    #[test]
+    fn learned_grants_allow_what_was_asked_for_and_nothing_else(
+        asked in prop::collection::vec(any_request(), 1..8), other in any_request(), subject in any_subject(),
+    ) {
+        let who = SubjectPattern::Uid(subject.uid);
+        let policy = compiled(true, &smallest_grants(&who, &asked));
+        for request in &asked {
+            prop_assert!(policy.decide(&subject, request).is_allowed(), "{}", request);
+        }
+        let implied = asked.iter().any(|asked| is_implied(asked, &other));
+        prop_assert_eq!(policy.decide(&subject, &other).is_allowed(), implied, "{}", other);
+        let somebody_else = Subject { uid: subject.uid + 1, ..subject };
+        prop_assert!(asked.iter().all(|request| !policy.decide(&somebody_else, request).is_allowed()));
+    }
+}

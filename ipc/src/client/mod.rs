@@ -11,6 +11,7 @@ mod connection;
 mod endpoints;
 mod listener;
 mod message;
+mod policy;
 mod stream;
 mod udp;
 mod wait;

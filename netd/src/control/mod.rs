@@ -6,7 +6,7 @@
 //! ```
 //!
 //! It never touches a packet and never blocks. A client is who the kernel says it is ([`subject`]); its request becomes
-//! a typed call, `policy` decides on it, denials are audited ([`audit`]), and the rest goes to the worker as a
+//! a typed call, `policy` decides on it, denials are audited ([`crate::audit`]), and the rest goes to the worker as a
 //! [`Submission`](crate::command::Submission). Answers of the worker come back through the poll's waker.
 //!
 //! What one client can cost the others is bounded: see the constants in [`server`] and [`connection`]. Nothing that a
@@ -15,16 +15,15 @@
 use std::io;
 use std::path::PathBuf;
 
-pub mod audit;
 mod connection;
 mod listen;
 mod plan;
+mod policy;
 mod reply;
 mod server;
 mod share;
 mod subject;
 
-pub use audit::Audit;
 pub use listen::{default_path, listen};
 pub use server::{Setup, run};
 

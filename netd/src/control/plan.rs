@@ -2,7 +2,10 @@
 
 use netd_ipc::ErrorKind;
 use netd_ipc::call::{BadCall, Call};
+use netd_ipc::policy::Asker;
+use netd_policy::{Subject, SubjectPattern};
 
+use super::policy::{self, Wrong};
 use super::reply::{self, Message};
 use crate::capture::Filter;
 use crate::command::Command;
@@ -21,10 +24,16 @@ pub(super) enum Todo {
     Submit(Command),
     /// Here.
     SetLogLevel(String),
+    /// Here.
+    ListRules { from: usize },
+    /// Here.
+    Explain { asker: Asker, capability: String, target: Option<String> },
+    /// Here.
+    ListDenials { who: SubjectPattern, since: u64 },
 }
 
 /// What is to be done for a call, and what policy is asked about it.
-pub(super) fn plan(call: Call) -> Plan {
+pub(super) fn plan(call: Call, caller: &Subject) -> Plan {
     use netd_policy::Request as Ask;
     let (asked, command) = match call {
         Call::GetInfo => return Plan::Local(reply::info()),
@@ -35,6 +44,20 @@ pub(super) fn plan(call: Call) -> Plan {
             );
         }
         Call::SetLogLevel { filter } => return Plan::Decided(Ask::Operate, Todo::SetLogLevel(filter)),
+        Call::ListRules { from } => return Plan::Decided(Ask::Observe, Todo::ListRules { from }),
+        Call::Explain { asker, capability, target } => {
+            return Plan::Decided(Ask::Observe, Todo::Explain { asker, capability, target });
+        }
+        Call::ListDenials { subject, since } => {
+            let who = match policy::whose(&subject) {
+                Ok(who) => who,
+                Err(Wrong(message)) => return Plan::Local(reply::failed(ErrorKind::InvalidInput, &message)),
+            };
+            // What others asked for is theirs.
+            let own = who == SubjectPattern::Uid(caller.uid);
+            let asked = if own { Ask::Observe } else { Ask::Operate };
+            return Plan::Decided(asked, Todo::ListDenials { who, since });
+        }
         Call::GetStatus => (Ask::Observe, Command::Status),
         Call::GetDevice => (Ask::Observe, Command::Device),
         Call::ListInterfaces => (Ask::Observe, Command::Interfaces),

@@ -84,7 +84,8 @@ pub(super) fn description(interface: &str) -> Option<Message> {
     Some(returns(&json!({ "description": text })))
 }
 
-fn returns(parameters: &impl Serialize) -> Message {
+/// What a method returns.
+pub(super) fn returns(parameters: &impl Serialize) -> Message {
     match serde_json::to_value(parameters) {
         Ok(parameters) => of_response(&Response { parameters: Some(parameters), error: None }),
         Err(error) => failed(ErrorKind::Internal, &format!("the reply is no JSON: {error}")),

@@ -12,13 +12,15 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
 use netd_ipc::ErrorKind;
 use netd_ipc::call::{BadCall, Call, Request};
-use netd_policy::{Decision, Denial, Subject};
+use netd_policy::{Decision, Subject};
 
 use super::connection::{Connection, Gone, Outstanding};
 use super::plan::{Plan, Todo, plan};
+use super::policy::{self, Wrong};
 use super::reply::{self, Message};
 use super::share::{Held, Share, idle_client};
-use super::{Audit, Error, WAKER, subject};
+use super::{Error, WAKER, subject};
+use crate::audit::Audit;
 use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
 use crate::disposal::Disposal;
 use crate::log::LogLevel;
@@ -284,24 +286,37 @@ impl<P: WorkerPort> Server<P> {
             Ok(call) => call,
             Err(bad) => return Answer::Now(reply::of_response(&bad.response())),
         };
-        let (asked, todo) = match plan(call) {
-            Plan::Local(message) => return Answer::Now(message),
-            Plan::Decided(asked, todo) => (asked, todo),
-        };
         let Some(connection) = self.connections.get(&token) else {
             return Answer::Now(reply::failed(ErrorKind::Internal, "the connection is gone"));
         };
         let owner = connection.subject.clone();
+        let (asked, todo) = match plan(call, &owner) {
+            Plan::Local(message) => return Answer::Now(message),
+            Plan::Decided(asked, todo) => (asked, todo),
+        };
         if let Decision::Deny { error, reason, rule } = self.rules.current().policy.decide(&owner, &asked) {
             self.audit.denied(&owner, &asked, error, &rule);
-            let kind = match error {
-                Denial::DevnetDisabled => ErrorKind::DevnetDisabled,
-                Denial::PolicyDenied => ErrorKind::PolicyDenied,
-            };
-            return Answer::Now(reply::failed(kind, &reason));
+            return Answer::Now(reply::failed(policy::kind(error), &reason));
         }
         let command = match todo {
             Todo::SetLogLevel(filter) => return Answer::Now(self.set_log_level(&owner, &filter)),
+            Todo::ListRules { from } => {
+                return Answer::Now(reply::returns(&policy::rules(&self.rules.current().policy, from)));
+            }
+            Todo::Explain { asker, capability, target } => {
+                let rules = self.rules.current();
+                return Answer::Now(
+                    match policy::explain(&rules.policy, asker, &capability, target.as_deref()) {
+                        Ok(explanation) => reply::returns(&explanation),
+                        Err(Wrong(message)) => reply::failed(ErrorKind::InvalidInput, &message),
+                    },
+                );
+            }
+            Todo::ListDenials { who, since } => {
+                let rules = self.rules.current();
+                let denials = policy::denials(&rules.policy, &self.audit, &who, since);
+                return Answer::Now(reply::returns(&denials));
+            }
             Todo::Submit(command) => command,
         };
         let call = self.next_call;

@@ -1,5 +1,7 @@
 //! The control thread with a worker that the test plays.
 
+mod policy;
+
 use std::collections::HashSet;
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,6 +19,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair}
 use serde_json::{Value, json};
 
 use super::*;
+use crate::audit::Audit;
 use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
 use crate::limits::Limits;
 use crate::log::LogLevel;
@@ -51,6 +54,7 @@ struct Control {
     waker: Arc<mio::Waker>,
     shutdown: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<(), Error>>>,
+    rules: Arc<Rules>,
     console: Arc<Mutex<Vec<u8>>>,
     _directory: tempfile::TempDir,
 }
@@ -78,15 +82,21 @@ subject = "any"
 allow = ["net.tcp.listen", "net.udp.bind", "net.dns.resolve", "net.capture"]
 "#;
 
+fn policy_of(devnet_enabled: bool, rules: &str) -> Policy {
+    let rules = netd_policy::file::parse("test", rules).unwrap();
+    Policy::new(devnet_enabled, rules, |_| None, |_| None).unwrap()
+}
+
 impl Control {
     fn start(devnet_enabled: bool) -> Control {
-        let policy = Policy::new(
-            devnet_enabled,
-            netd_policy::file::parse("test", GRANTED).unwrap(),
-            |_| None,
-            |_| None,
-        );
-        let policy = policy.unwrap();
+        Control::with_rules(devnet_enabled, GRANTED)
+    }
+
+    fn with_rules(devnet_enabled: bool, rules: &str) -> Control {
+        Control::with(policy_of(devnet_enabled, rules))
+    }
+
+    fn with(policy: Policy) -> Control {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("netd.sock");
         let listener = listen(&path, 0o600).unwrap();
@@ -103,10 +113,21 @@ impl Control {
             policy.with_operator(rustix::process::geteuid().as_raw()),
             Limits::default(),
         ));
-        let setup = Setup { listener, rules, audit, log: LogLevel::none(), poll, waker: wake };
+        let in_force = Arc::clone(&rules);
+        let setup = Setup { listener, rules: in_force, audit, log: LogLevel::none(), poll, waker: wake };
         let thread = std::thread::spawn(move || run(setup, port, &flag));
         let thread = Some(thread);
-        Control { path, submissions, completions, waker, shutdown, thread, console, _directory: directory }
+        Control {
+            path,
+            submissions,
+            completions,
+            waker,
+            shutdown,
+            thread,
+            rules,
+            console,
+            _directory: directory,
+        }
     }
 
     fn client(&self) -> Client {
@@ -246,7 +267,7 @@ fn every_method_of_the_interface_file_is_served() {
             "Resolve" => json!({ "name": "a.example" }),
             "Outcome" | "SetTcpOptions" | "SetUdpOptions" => json!({ "id": 1 }),
             // Answered by the control thread itself.
-            "SetLogLevel" => continue,
+            "SetLogLevel" | "ListRules" | "Explain" | "ListDenials" => continue,
             _ => json!({}),
         };
         ask(&mut stream, &json!({ "method": format!("io.netd.{method}"), "parameters": parameters }));

@@ -13,7 +13,7 @@ use netd_stack::{Egress, Error, IcmpError, Instant, Stack, UdpError, UdpId};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use crate::control::Audit;
+use crate::audit::Audit;
 use crate::rules::Rules;
 
 /// Peers whose permission is remembered. A socket that speaks to more asks policy again, which is cheap.

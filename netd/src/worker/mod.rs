@@ -45,10 +45,10 @@ use netd_stack::{Instant, Limits, Ready};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use crate::audit::Audit;
 use crate::capture::{Direction, Taps};
 use crate::command::Submission;
 use crate::config::{Dns, Network};
-use crate::control::Audit;
 use crate::device::{self, Backend};
 use crate::disposal::Disposal;
 use crate::rules::Rules;

@@ -24,9 +24,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, recv};
 
 use super::{Port, Setup, Worker};
+use crate::audit::Audit;
 use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
 use crate::config;
-use crate::control::Audit;
 use crate::device::Backend;
 use crate::rules::Rules;
 

@@ -3,11 +3,16 @@
 //! Lines go to `tracing` under the target `audit`. A client that is denied in a loop must not fill the disk: beyond the
 //! rate, denials are counted, and the next line that is written says how many were not.
 
+mod denied;
+
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use netd_policy::{Denial, Request, Rule, Subject};
+use netd_policy::{Denial, Request, Rule, Subject, SubjectPattern};
+
+pub use self::denied::Denied;
+use self::denied::Memory;
 
 use crate::bucket::Bucket;
 
@@ -28,6 +33,7 @@ struct State {
     started: Instant,
     bucket: Bucket,
     suppressed: u64,
+    memory: Memory,
     console: Box<dyn Write + Send>,
 }
 
@@ -47,13 +53,16 @@ impl Audit {
     /// An audit whose markers go to `console`.
     pub fn new(console: Box<dyn Write + Send>) -> Audit {
         let bucket = Bucket::new(BURST, PER_SECOND, Duration::ZERO);
-        Audit { state: Mutex::new(State { started: Instant::now(), bucket, suppressed: 0, console }) }
+        let started = Instant::now();
+        let state = State { started, bucket, suppressed: 0, memory: Memory::default(), console };
+        Audit { state: Mutex::new(state) }
     }
 
     /// Records a denial.
     pub fn denied(&self, subject: &Subject, request: &Request, error: Denial, rule: &Rule) {
         // A panic elsewhere while the lock was held leaves a bucket and a counter, both whole.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.memory.add(subject, request);
         let now = state.started.elapsed();
         if !state.bucket.take(now) {
             state.suppressed += 1;
@@ -67,6 +76,11 @@ impl Audit {
             // Nobody may be reading standard output any more, and that is no reason to stop serving.
             let _ = writeln!(state.console, "{DEVNET_MARKER}").and_then(|()| state.console.flush());
         }
+    }
+
+    /// What `who` was denied since the number `since`, the oldest first, and the number to go on with. Also what was not written.
+    pub fn denied_since(&self, since: u64, who: &SubjectPattern) -> (Vec<Denied>, u64) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).memory.since(since, who)
     }
 
     /// Records that a flow was cut because the rules changed. All of these are written: there are never more than flows.

@@ -1,0 +1,50 @@
+//! Calls about the rules: what is in force, what they would say, what they denied.
+
+use serde_json::json;
+
+use super::Client;
+use crate::error::Error;
+use crate::policy::{Asker, Denials, Explanation, Rules};
+
+impl Client {
+    /// The rules in force, all of them. They are read in several calls; a reload in between may show in the middle.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub fn rules(&self) -> Result<Rules, Error> {
+        let mut all: Rules = self.ask("ListRules", json!({}))?;
+        while all.rules.len() < all.total {
+            let more: Rules = self.ask("ListRules", json!({ "from": all.rules.len() }))?;
+            if more.rules.is_empty() {
+                break;
+            }
+            all.rules.extend(more.rules);
+        }
+        all.total = all.rules.len();
+        Ok(all)
+    }
+
+    /// What netd would decide, without doing anything.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a capability or target that is none, or the call failed.
+    pub fn explain(
+        &self,
+        asker: &Asker,
+        capability: &str,
+        target: Option<&str>,
+    ) -> Result<Explanation, Error> {
+        let Asker { uid, gid, unit } = asker;
+        let parameters =
+            json!({ "uid": uid, "gid": gid, "unit": unit, "capability": capability, "target": target });
+        self.ask("Explain", parameters)
+    }
+
+    /// What a subject (`any`, `user:UID`, `group:GID`, `unit:NAME`) was denied lately: all that is remembered, or what came since.
+    ///
+    /// # Errors
+    /// `PolicyDenied` for anybody's but the caller's own, unless the caller is root or the daemon's user; or the call failed.
+    pub fn denials(&self, subject: &str, since: Option<u64>) -> Result<Denials, Error> {
+        self.ask("ListDenials", json!({ "subject": subject, "since": since }))
+    }
+}

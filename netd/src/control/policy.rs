@@ -1,0 +1,126 @@
+//! What clients ask about the rules: the list of them, what they would say, and what they denied.
+//!
+//! Explaining asks the very function that enforcement asks, of the very rules that are in force.
+
+use netd_ipc::ErrorKind;
+use netd_ipc::policy::{self as wire, Asker, Denials, DeniedRequest, Explanation};
+use netd_policy::{
+    Capability, Decision, Denial, Origin, Policy, Request, Rule, RuleConfig, Subject, SubjectPattern,
+};
+
+use crate::audit::Audit;
+
+/// Rules in one reply: at some 300 bytes each, far below what a reply may have.
+const RULES_MAX: usize = 1000;
+
+/// Why a question was none.
+pub(super) struct Wrong(pub(super) String);
+
+/// The rules from number `from` on.
+pub(super) fn rules(policy: &Policy, from: usize) -> wire::Rules {
+    wire::Rules {
+        devnet_enabled: policy.devnet_enabled(),
+        total: policy.rules().count(),
+        rules: policy
+            .rules()
+            .skip(from)
+            .take(RULES_MAX)
+            .map(|(origin, rule)| rule_of(origin, rule))
+            .collect(),
+    }
+}
+
+fn rule_of(origin: &Origin, rule: &RuleConfig) -> wire::Rule {
+    fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+        values.iter().map(ToString::to_string).collect()
+    }
+    let RuleConfig { effect, subject, capabilities, ports, to, hosts } = rule;
+    wire::Rule {
+        effect: effect.to_string(),
+        subject: subject.to_string(),
+        capabilities: texts(capabilities),
+        ports: ports.as_deref().map(texts),
+        to: to.as_deref().map(texts),
+        hosts: hosts.as_deref().map(texts),
+        file: origin.file.to_string(),
+        line: origin.line,
+    }
+}
+
+/// What would be decided for `asker`.
+pub(super) fn explain(
+    policy: &Policy,
+    asker: Asker,
+    capability: &str,
+    target: Option<&str>,
+) -> Result<Explanation, Wrong> {
+    let Asker { uid, gid, unit } = asker;
+    let subject = Subject { uid, gid, pid: 0, unit };
+    let request = capability
+        .parse::<Capability>()
+        .and_then(|capability| Request::parse(capability, target))
+        .map_err(|error| Wrong(error.to_string()))?;
+    Ok(Explanation {
+        decision: decision(&request, policy.decide(&subject, &request)),
+        with_devnet_on: decision(&request, policy.decide_with_devnet_on(&subject, &request)),
+    })
+}
+
+/// A decision as the interface has it.
+pub(super) fn decision(request: &Request, decision: Decision) -> wire::Decision {
+    let (allowed, error, reason, rule) = match decision {
+        Decision::Allow { rule } => (true, None, format!("{request}: allowed by {rule}"), rule),
+        Decision::Deny { error, reason, rule } => (false, Some(kind(error)), reason, rule),
+    };
+    let origin = match &rule {
+        Rule::Written { origin, .. } => Some(origin),
+        Rule::Devnet | Rule::Observe | Rule::Operator | Rule::Default => None,
+    };
+    wire::Decision {
+        allowed,
+        error,
+        reason,
+        file: origin.map(|origin| origin.file.to_string()),
+        line: origin.map(|origin| origin.line),
+        rule: rule.to_string(),
+    }
+}
+
+/// The error that a denied client is told.
+pub(super) fn kind(error: Denial) -> ErrorKind {
+    match error {
+        Denial::DevnetDisabled => ErrorKind::DevnetDisabled,
+        Denial::PolicyDenied => ErrorKind::PolicyDenied,
+    }
+}
+
+/// Whose denials are asked for.
+pub(super) fn whose(subject: &str) -> Result<SubjectPattern, Wrong> {
+    match subject.parse() {
+        Ok(SubjectPattern::User(_) | SubjectPattern::Group(_)) => {
+            Err(Wrong(format!("'{subject}' has a name, and the number is needed here")))
+        }
+        Ok(pattern) => Ok(pattern),
+        Err(error) => Err(Wrong(error.to_string())),
+    }
+}
+
+/// What `who` was denied since the number `since`, and what the rules say of it now.
+pub(super) fn denials(policy: &Policy, audit: &Audit, who: &SubjectPattern, since: u64) -> Denials {
+    let (denied, next) = audit.denied_since(since, who);
+    let denials = denied
+        .into_iter()
+        .filter_map(|denied| {
+            let said = policy.decide_with_devnet_on(&denied.subject, &denied.request);
+            Some(DeniedRequest {
+                uid: denied.subject.uid,
+                capability: denied.request.capability()?.to_string(),
+                target: denied.request.target_text(),
+                count: denied.count,
+                decision: decision(&denied.request, said),
+                unit: denied.subject.unit,
+            })
+        })
+        .collect();
+    Denials { denials, next }
+}

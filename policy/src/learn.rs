@@ -1,0 +1,173 @@
+//! From what a client was denied to the smallest grant for it.
+//!
+//! What comes out allows what was asked for and nothing else, as far as rules can say that: a port of netd's choice takes all
+//! ports that netd may choose, and what is no host's name takes a grant for every name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::capability::Capability;
+use crate::host::HostPattern;
+use crate::port::PortRange;
+use crate::request::{EPHEMERAL, Request};
+use crate::rule::{Effect, RuleConfig};
+use crate::subject::SubjectPattern;
+
+/// The port that must stand alone to be meant: see [`crate::Policy`].
+const QUIC: u16 = 443;
+
+/// Where a rule applies: ports, peers, names.
+type Scope = (Option<Vec<PortRange>>, Option<Vec<IpNet>>, Option<Vec<HostPattern>>);
+
+/// The grants that let `subject` do what was asked for.
+pub fn smallest_grants<'a>(
+    subject: &SubjectPattern,
+    requests: impl IntoIterator<Item = &'a Request>,
+) -> Vec<RuleConfig> {
+    let mut asked = BTreeMap::<Capability, Asked>::new();
+    for request in requests {
+        if let Some(capability) = request.capability() {
+            asked.entry(capability).or_default().add(request);
+        }
+    }
+    // Capabilities with one scope share a rule.
+    let mut grants = Vec::<(Scope, Vec<Capability>)>::new();
+    for (capability, asked) in asked {
+        for scope in asked.scopes() {
+            match grants.iter_mut().find(|(other, _)| *other == scope) {
+                Some((_, capabilities)) => capabilities.push(capability),
+                None => grants.push((scope, vec![capability])),
+            }
+        }
+    }
+    let rule = |((ports, to, hosts), capabilities)| RuleConfig {
+        effect: Effect::Grant,
+        subject: subject.clone(),
+        capabilities,
+        ports,
+        to,
+        hosts,
+    };
+    grants.into_iter().map(rule).collect()
+}
+
+/// What was asked for with one capability.
+#[derive(Default)]
+struct Asked {
+    /// By address; echo requests have no port.
+    peers: BTreeMap<IpAddr, BTreeSet<u16>>,
+    /// Of our own.
+    ports: BTreeSet<u16>,
+    hosts: BTreeSet<String>,
+    /// Something that only a rule without limits allows.
+    everything: bool,
+}
+
+impl Asked {
+    fn add(&mut self, request: &Request) {
+        match request {
+            Request::TcpConnect { remote } | Request::UdpSend { remote } => {
+                let ports = self.peers.entry(remote.ip().to_canonical()).or_default();
+                ports.insert(remote.port());
+            }
+            Request::Ping { to } => drop(self.peers.entry(to.to_canonical()).or_default()),
+            Request::TcpListen { port: Some(port) } | Request::UdpBind { port: Some(port) } => {
+                self.ports.insert(*port);
+            }
+            Request::TcpListen { port: None } | Request::UdpBind { port: None } => {
+                self.ports.extend(EPHEMERAL);
+            }
+            Request::Resolve { name: Some(name) } => drop(self.hosts.insert(name.to_string())),
+            Request::Resolve { name: None } | Request::Capture => self.everything = true,
+            Request::Observe | Request::Operate => {}
+        }
+    }
+
+    fn scopes(self) -> Vec<Scope> {
+        let Asked { peers, ports, hosts, everything } = self;
+        if everything {
+            return vec![(None, None, None)];
+        }
+        // Peers that were asked for on the same ports share a rule: a rule means each of its peers on each of its ports.
+        let mut by_ports = BTreeMap::<BTreeSet<u16>, Vec<IpNet>>::new();
+        for (peer, ports) in peers {
+            by_ports.entry(ports).or_default().push(peer.into());
+        }
+        let mut scopes: Vec<Scope> =
+            by_ports.into_iter().map(|(ports, to)| (ranges(&ports), Some(to), None)).collect();
+        if !ports.is_empty() {
+            scopes.push((ranges(&ports), None, None));
+        }
+        // A name that was asked for is a pattern of itself.
+        let hosts: Vec<HostPattern> = hosts.iter().filter_map(|host| host.parse().ok()).collect();
+        if !hosts.is_empty() {
+            scopes.push((None, None, Some(hosts)));
+        }
+        scopes
+    }
+}
+
+/// Ports as ranges; none of none.
+fn ranges(ports: &BTreeSet<u16>) -> Option<Vec<PortRange>> {
+    let mut runs = Vec::<(u16, u16)>::new();
+    for port in ports {
+        match runs.last_mut() {
+            Some((_, last))
+                if u32::from(*last) + 1 == u32::from(*port) && ![*last, *port].contains(&QUIC) =>
+            {
+                *last = *port;
+            }
+            _ => runs.push((*port, *port)),
+        }
+    }
+    let ranges: Vec<PortRange> =
+        runs.into_iter().filter_map(|(first, last)| PortRange::new(first, last)).collect();
+    (!ranges.is_empty()).then_some(ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_with_one_scope_share_a_rule_and_others_have_their_own() {
+        let connect = |to: &str| Request::TcpConnect { remote: to.parse().unwrap() };
+        let requests = [
+            connect("10.0.0.1:80"),
+            connect("10.0.0.1:81"),
+            connect("10.0.0.2:80"),
+            connect("10.0.0.3:80"),
+            connect("[::ffff:10.0.0.3]:80"),
+            Request::UdpBind { port: Some(53) },
+            Request::TcpListen { port: Some(53) },
+            Request::Resolve { name: Some("a.example".parse().unwrap()) },
+        ];
+        let grants = smallest_grants(&"user:alice".parse().unwrap(), &requests);
+        let expected = "\
+[[grant]]
+subject = \"user:alice\"
+allow = [\"net.tcp.connect\"]
+ports = [\"80\"]
+to = [\"10.0.0.2/32\", \"10.0.0.3/32\"]
+
+[[grant]]
+subject = \"user:alice\"
+allow = [\"net.tcp.connect\"]
+ports = [\"80-81\"]
+to = [\"10.0.0.1/32\"]
+
+[[grant]]
+subject = \"user:alice\"
+allow = [\"net.tcp.listen\", \"net.udp.bind\"]
+ports = [\"53\"]
+
+[[grant]]
+subject = \"user:alice\"
+allow = [\"net.dns.resolve\"]
+hosts = [\"a.example\"]
+";
+        assert_eq!(crate::file::print(&grants).to_string(), expected);
+    }
+}

@@ -1,0 +1,106 @@
+//! Requests as text: a capability and its target, as people ask `explain` about them and as denials are listed.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::Error;
+use crate::capability::Capability;
+use crate::request::Request;
+
+/// The target that leaves the choice to netd, or says that there is none.
+const ANY: &str = "any";
+
+impl Request {
+    /// The request for `capability` about `target`:
+    ///
+    /// | capability | target |
+    /// | --- | --- |
+    /// | net.tcp.connect, net.udp.send | `192.0.2.1:443`, `[2001:db8::1]:443` |
+    /// | net.tcp.listen, net.udp.bind | a port; none or `any` is one of netd's choice |
+    /// | net.icmp.ping | an address |
+    /// | net.dns.resolve | a name; none or `any` is what is no host's name, such as an address |
+    /// | net.capture | none |
+    ///
+    /// # Errors
+    /// A target of another form.
+    pub fn parse(capability: Capability, target: Option<&str>) -> Result<Request, Error> {
+        let target = target.filter(|target| *target != ANY);
+        let wrong = |expected: &'static str| Error::Target {
+            capability,
+            target: target.unwrap_or(ANY).to_owned(),
+            expected,
+        };
+        let peer = || {
+            let expected = "ADDRESS:PORT such as 192.0.2.1:443 or [2001:db8::1]:443";
+            let remote = target.and_then(|text| text.parse::<SocketAddr>().ok());
+            remote.filter(|remote| remote.port() != 0).ok_or_else(|| wrong(expected))
+        };
+        let port = || match target.map(str::parse::<u16>) {
+            None => Ok(None),
+            Some(Ok(port)) if port != 0 => Ok(Some(port)),
+            Some(_) => Err(wrong("a port, or 'any' for one of netd's choice")),
+        };
+        Ok(match capability {
+            Capability::TcpConnect => Request::TcpConnect { remote: peer()? },
+            Capability::UdpSend => Request::UdpSend { remote: peer()? },
+            Capability::TcpListen => Request::TcpListen { port: port()? },
+            Capability::UdpBind => Request::UdpBind { port: port()? },
+            Capability::IcmpPing => {
+                let to = target.and_then(|text| text.parse().ok());
+                Request::Ping { to: to.ok_or_else(|| wrong("an IP address"))? }
+            }
+            Capability::DnsResolve => match target {
+                // The name of an address is asked for below in-addr.arpa, which is nobody's host.
+                Some(text) if text.parse::<IpAddr>().is_err() => {
+                    Request::Resolve { name: Some(text.parse()?) }
+                }
+                _ => Request::Resolve { name: None },
+            },
+            Capability::Capture => match target {
+                None => Request::Capture,
+                Some(_) => return Err(wrong("no target")),
+            },
+        })
+    }
+
+    /// The target as [`parse`](Self::parse) reads it; none where there is none.
+    pub fn target_text(&self) -> Option<String> {
+        match self {
+            Request::TcpConnect { remote } | Request::UdpSend { remote } => Some(remote.to_string()),
+            Request::TcpListen { port } | Request::UdpBind { port } => port.map(|port| port.to_string()),
+            Request::Ping { to } => Some(to.to_string()),
+            Request::Resolve { name } => name.as_ref().map(ToString::to_string),
+            Request::Capture | Request::Observe | Request::Operate => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parse_of_a_wrong_target_says_what_would_be_right() {
+        for (capability, target, wanted) in [
+            (Capability::TcpConnect, Some("192.0.2.1"), "ADDRESS:PORT"),
+            (Capability::TcpConnect, None, "ADDRESS:PORT"),
+            (Capability::UdpSend, Some("192.0.2.1:0"), "ADDRESS:PORT"),
+            (Capability::TcpListen, Some("0"), "a port"),
+            (Capability::UdpBind, Some("http"), "a port"),
+            (Capability::IcmpPing, Some("example.org"), "an IP address"),
+            (Capability::DnsResolve, Some("a..b"), "is not the name of a host"),
+            (Capability::Capture, Some("tcp"), "no target"),
+        ] {
+            let error = Request::parse(capability, target).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+
+    #[test]
+    fn parse_of_any_leaves_the_choice_to_netd() {
+        let listen = Request::TcpListen { port: None };
+        assert_eq!(Request::parse(Capability::TcpListen, Some("any")).unwrap(), listen);
+        assert_eq!(Request::parse(Capability::TcpListen, None).unwrap(), listen);
+        let reverse = Request::parse(Capability::DnsResolve, Some("192.0.2.1")).unwrap();
+        assert_eq!(reverse, Request::Resolve { name: None });
+    }
+}
