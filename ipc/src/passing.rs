@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    SendFlags, recvmsg, sendmsg, sockopt,
 };
 
 /// Most descriptors in one message: the kernel's SCM_MAX_FD. A receiver with less room makes the kernel close the rest
@@ -56,6 +56,16 @@ pub fn receive(
         }
     }
     Ok(received.bytes)
+}
+
+/// Makes bytes that the other end sends with MSG_OOB arrive among the others. Whoever reads descriptors that a stranger may have sent
+/// wants this: the kernel drops an urgent byte that is in the way inside of recvmsg(2), with the descriptors beside it, and closing
+/// them can block.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn take_urgent_inline(socket: impl AsFd) -> Result<(), Errno> {
+    sockopt::set_socket_oobinline(socket, true)
 }
 
 #[cfg(test)]

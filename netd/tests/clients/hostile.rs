@@ -33,17 +33,40 @@ fn garbage_and_half_messages_harm_nobody() {
     assert_serves(&lab);
 }
 
-#[test]
-fn descriptors_without_end_and_one_that_lingers_end_the_connection_that_sent_them() {
-    let lab = Lab::start();
-    // A TCP socket whose close waits for a peer that reads nothing: 30 s, were it closed by a thread that serves others.
+/// A TCP socket whose last close waits for a peer that reads nothing: 30 s, were it closed by a thread that serves others.
+fn lingering() -> (KernelStream, KernelStream) {
     let listener = KernelListener::bind("127.0.0.1:0").unwrap();
     let mut lingering = KernelStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (_peer, _) = listener.accept().unwrap();
+    let (peer, _) = listener.accept().unwrap();
     sockopt::set_socket_linger(&lingering, Some(Duration::from_secs(30))).unwrap();
     lingering.set_nonblocking(true).unwrap();
     while lingering.write(&[0; 65_536]).is_ok() {}
     lingering.set_nonblocking(false).unwrap();
+    (lingering, peer)
+}
+
+#[test]
+fn descriptor_beside_an_urgent_byte_is_not_closed_by_a_thread_that_serves_others() {
+    let lab = Lab::start();
+    let client = lab.ours.client();
+    let begun = Instant::now();
+    let (ours, _theirs) = lab.stream(&client);
+    let call = raw(&lab);
+    for socket in [ours.as_fd(), call.as_fd()] {
+        let (lingering, _peer) = lingering();
+        passing::send(socket, &[IoSlice::new(b"!")], &[lingering.as_fd()], SendFlags::OOB).unwrap();
+        // The kernel drops such a byte when the one behind it is read. By then netd may have closed.
+        let _ = passing::send(socket, &[IoSlice::new(b"!")], &[], SendFlags::empty());
+        std::thread::spawn(move || drop(lingering));
+        assert_serves(&lab);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn descriptors_without_end_and_one_that_lingers_end_the_connection_that_sent_them() {
+    let lab = Lab::start();
+    let (lingering, _peer) = lingering();
     let begun = Instant::now();
     for _ in 0..20 {
         let (one, _other) =
