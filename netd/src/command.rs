@@ -185,11 +185,14 @@ pub struct Completion {
 /// Whoever implements it wakes the control thread after it queued completions, through a [`mio::Waker`] registered with
 /// [`crate::control::WAKER`] on the poll that [`crate::control::run`] is given.
 pub trait WorkerPort {
-    /// Hands a submission over without blocking.
+    /// Hands a submission over without blocking. The worker looks at it once it is [woken](WorkerPort::wake), if not before.
     ///
     /// # Errors
     /// Gives the submission back when the queue is full.
     fn submit(&self, submission: Submission) -> Result<(), Submission>;
+
+    /// Wakes the worker, once for any number of submissions.
+    fn wake(&self);
 
     /// Takes every completion that is there, without blocking.
     fn completions(&self) -> impl Iterator<Item = Completion>;

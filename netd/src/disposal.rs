@@ -109,8 +109,9 @@ fn start_closer<T: Send + 'static>(
 ) -> io::Result<Sender<Remains<T>>> {
     let (sender, remains) = channel::<Remains<T>>();
     let close = move || {
+        let mut bytes = vec![0; READ_BYTES];
         for Remains { uid, charge, descriptors } in remains {
-            close(descriptors);
+            close(descriptors, &mut bytes);
             if report.send((uid, charge)).is_ok() {
                 // Failing to wake delays what the owner's next turn does anyway.
                 let _ = waker.wake();
@@ -123,14 +124,13 @@ fn start_closer<T: Send + 'static>(
 
 /// Closes descriptors, and what is unread in them, without lingering. What is within others is taken out a message at a time, so
 /// that a flood of descriptors never fills the daemon's own table.
-fn close(mut descriptors: Vec<OwnedFd>) {
-    let mut bytes = vec![0; READ_BYTES];
+fn close(mut descriptors: Vec<OwnedFd>, bytes: &mut [u8]) {
     for _ in 0..LOOKED_THROUGH_MAX {
         let Some(descriptor) = descriptors.pop() else { return };
         // Fails where nothing can linger.
         let _ = sockopt::set_socket_linger(&descriptor, None);
         let mut inside = Vec::new();
-        if take_out(&descriptor, &mut bytes, &mut inside) {
+        if take_out(&descriptor, bytes, &mut inside) {
             // It may hold more.
             descriptors.push(descriptor);
             descriptors.append(&mut inside);

@@ -52,6 +52,10 @@ pub(super) struct Connection {
     pub(super) stream: UnixStream,
     pub(super) subject: Subject,
     pub(super) outstanding: Option<Outstanding>,
+    /// An event said so, and no read has said otherwise since.
+    readable: bool,
+    /// The client sends nothing more; the end is there to be read.
+    finished: bool,
     decoder: Decoder,
     reply: Option<Unwritten>,
     violations: u32,
@@ -73,11 +77,19 @@ impl Connection {
             stream,
             subject,
             outstanding: None,
+            readable: false,
+            finished: false,
             decoder: Decoder::new(REQUEST_BYTES_MAX),
             reply: None,
             violations: 0,
             unasked: Vec::new(),
         }
+    }
+
+    /// Takes note of what the socket is ready for. Each event comes once.
+    pub(super) fn on_event(&mut self, readable: bool, finished: bool) {
+        self.readable |= readable || finished;
+        self.finished |= finished;
     }
 
     /// Reads the next whole request; none until there is one.
@@ -86,12 +98,18 @@ impl Connection {
             if let Some(request) = self.decoder.take().map_err(|_| Gone::RequestTooLong)? {
                 return Ok(Some(request));
             }
+            if !self.readable {
+                return Ok(None);
+            }
             let mut bytes = [0; READ_BYTES];
             let mut parts = [IoSliceMut::new(&mut bytes)];
             let count =
                 match passing::receive(&self.stream, &mut parts, &mut self.unasked, RecvFlags::DONTWAIT) {
                     Ok(count) => count,
-                    Err(Errno::AGAIN) => return Ok(None),
+                    Err(Errno::AGAIN) => {
+                        self.readable = false;
+                        return Ok(None);
+                    }
                     Err(error) => return Err(Gone::Failed(error)),
                 };
             if !self.unasked.is_empty() {
@@ -100,6 +118,9 @@ impl Connection {
             if count == 0 {
                 return Err(Gone::Closed);
             }
+            // A short read has taken everything, and whatever comes later is another event (epoll(7)) - but for the end, of which the
+            // event may have come before.
+            self.readable = count == READ_BYTES || self.finished;
             self.decoder.push(&bytes[..count]);
         }
     }

@@ -57,7 +57,11 @@ pub(super) fn failed(kind: ErrorKind, message: &str) -> Message {
 
 /// Any response without descriptors.
 pub(super) fn of_response(response: &Response) -> Message {
-    match framing::encode(response) {
+    bounded(framing::encode(response))
+}
+
+fn bounded(encoded: Result<Vec<u8>, serde_json::Error>) -> Message {
+    match encoded {
         Ok(bytes) if bytes.len() <= REPLY_BYTES_MAX => (bytes, Vec::new()),
         Ok(bytes) => {
             let message = format!("the reply has {} bytes, and {REPLY_BYTES_MAX} is the most", bytes.len());
@@ -84,10 +88,13 @@ pub(super) fn description(interface: &str) -> Option<Message> {
     Some(returns(&json!({ "description": text })))
 }
 
+/// [`Response`] without error, of parameters that need not become a value first.
+#[derive(Serialize)]
+struct Returns<'a, P> {
+    parameters: &'a P,
+}
+
 /// What a method returns.
 pub(super) fn returns(parameters: &impl Serialize) -> Message {
-    match serde_json::to_value(parameters) {
-        Ok(parameters) => of_response(&Response { parameters: Some(parameters), error: None }),
-        Err(error) => failed(ErrorKind::Internal, &format!("the reply is no JSON: {error}")),
-    }
+    bounded(framing::encode(&Returns { parameters }))
 }

@@ -12,6 +12,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
 use netd_ipc::ErrorKind;
 use netd_ipc::call::{BadCall, Call, Request};
+use netd_ipc::passing;
 use netd_policy::{Decision, Subject};
 
 use super::connection::{Connection, Gone, Outstanding};
@@ -82,6 +83,9 @@ pub fn run(setup: Setup, port: impl WorkerPort, shutdown: &AtomicBool) -> Result
         next_connection: LISTENER.0 + 1,
         next_call: 0,
         ready: Vec::new(),
+        submitted: false,
+        stalled: false,
+        stalls_checked: Instant::now(),
         accepting: Accepting::WhenTold,
     };
     let result = server.serve(shutdown);
@@ -123,6 +127,12 @@ struct Server<P> {
     next_call: u64,
     /// Connections that have more to do than one turn allows.
     ready: Vec<Token>,
+    /// The worker has not been woken for what it was given.
+    submitted: bool,
+    /// Some client has not taken its reply.
+    stalled: bool,
+    /// When those were looked at.
+    stalls_checked: Instant,
     accepting: Accepting,
 }
 
@@ -142,7 +152,12 @@ impl<P: WorkerPort> Server<P> {
                     LISTENER => self.accepting = Accepting::Now,
                     // EPOLLHUP: the client's end is closed, and not merely its writing side shut.
                     token if event.is_write_closed() => self.retire(token, Gone::Closed),
-                    token => self.drive(token),
+                    token => {
+                        if let Some(connection) = self.connections.get_mut(&token) {
+                            connection.on_event(event.is_readable(), event.is_read_closed());
+                        }
+                        self.drive(token);
+                    }
                 }
             }
             self.take_completions();
@@ -150,6 +165,7 @@ impl<P: WorkerPort> Server<P> {
                 self.drive(token);
             }
             self.check_stalls();
+            self.wake_worker();
             if self.accepting != Accepting::WhenTold {
                 self.accept();
             }
@@ -157,12 +173,18 @@ impl<P: WorkerPort> Server<P> {
         Ok(())
     }
 
+    /// Tells the worker of everything that a turn has given it.
+    fn wake_worker(&mut self) {
+        if std::mem::take(&mut self.submitted) {
+            self.port.wake();
+        }
+    }
+
     fn timeout(&self) -> Option<Duration> {
         if !self.ready.is_empty() || self.accepting == Accepting::Now {
             return Some(Duration::ZERO);
         }
-        let ticking =
-            self.accepting == Accepting::Later || self.connections.values().any(Connection::is_stalled);
+        let ticking = self.accepting == Accepting::Later || self.stalled;
         ticking.then_some(TICK)
     }
 
@@ -192,6 +214,9 @@ impl<P: WorkerPort> Server<P> {
             Err(error) => return tracing::warn!(%error, "a client without credentials is turned away"),
         };
         let uid = subject.uid;
+        if let Err(error) = passing::take_urgent_inline(&stream) {
+            return tracing::warn!(%error, uid, "a client's socket cannot be set up, and it is turned away");
+        }
         let limits = self.rules.current().limits;
         let share = self.per_uid.entry(uid).or_default();
         let full = share.is_full(limits.client.connections) || self.total.is_full(limits.connections);
@@ -240,7 +265,11 @@ impl<P: WorkerPort> Server<P> {
             let Some(connection) = self.connections.get_mut(&token) else { return };
             let request = match connection.flush() {
                 Ok(true) if connection.outstanding.is_none() => connection.next_request(),
-                Ok(_) => return,
+                Ok(true) => return,
+                Ok(false) => {
+                    self.stalled = true;
+                    return;
+                }
                 Err(gone) => Err(gone),
             };
             let served = match request {
@@ -323,6 +352,7 @@ impl<P: WorkerPort> Server<P> {
         self.next_call += 1;
         match self.port.submit(Submission { token: call, owner, command }) {
             Ok(()) => {
+                self.submitted = true;
                 self.calls.insert(call, token);
                 Answer::Later(call)
             }
@@ -377,8 +407,14 @@ impl<P: WorkerPort> Server<P> {
         }
     }
 
+    /// Once per tick, and only while somebody is stalled.
     fn check_stalls(&mut self) {
         let now = Instant::now();
+        if !self.stalled || now.saturating_duration_since(self.stalls_checked) < TICK {
+            return;
+        }
+        self.stalls_checked = now;
+        self.stalled = self.connections.values().any(Connection::is_stalled);
         let stalled: Vec<(Token, Gone)> = self
             .connections
             .iter()
@@ -402,7 +438,7 @@ impl<P: WorkerPort> Server<P> {
             let cancel =
                 Submission { token: call, owner: connection.subject.clone(), command: Command::Cancel };
             // With a full queue the call runs to its end, and its reply is dropped when it comes.
-            let _ = self.port.submit(cancel);
+            self.submitted |= self.port.submit(cancel).is_ok();
         }
         // A descriptor that is not watched any more cannot be unregistered; closing would do it as well.
         let _ = self.poll.registry().deregister(&mut SourceFd(&connection.stream.as_raw_fd()));
@@ -444,6 +480,7 @@ impl<P: WorkerPort> Server<P> {
         for token in tokens {
             self.retire(token, Gone::Closed);
         }
+        self.wake_worker();
     }
 }
 

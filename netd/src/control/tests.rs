@@ -41,6 +41,8 @@ impl WorkerPort for Port {
         })
     }
 
+    fn wake(&self) {}
+
     fn completions(&self) -> impl Iterator<Item = Completion> {
         self.completions.try_iter()
     }

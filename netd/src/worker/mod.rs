@@ -40,7 +40,7 @@ use std::time::{self, Duration};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
-use netd_ipc::PollMode;
+use netd_ipc::{PollMode, passing};
 use netd_stack::{Instant, Limits, Ready};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -270,6 +270,7 @@ impl Worker {
             }
         }
         self.recover(now);
+        self.clients.completions.announce();
         worked
     }
 
@@ -429,6 +430,7 @@ impl Worker {
         if let Slot::Live(mut live) = self.slot {
             let Live { driver, stack, .. } = &mut *live;
             self.clients.close_all(stack);
+            self.clients.completions.announce();
             let (_, tx) = driver.queues();
             tx.reclaim();
             // Resets for the peers. They are a courtesy: a device that cannot take them any more is stopped all the same.
@@ -458,6 +460,9 @@ const KERNEL_BUFFER_BYTES: u64 = 256 * 1024;
 /// A pair of connected Unix sockets. Both block, as programs expect; our end is always used with MSG_DONTWAIT.
 fn socketpair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), Errno> {
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    if kind == SocketType::STREAM {
+        passing::take_urgent_inline(&ours)?;
+    }
     for end in [&ours, &theirs] {
         // The kernel doubles what is asked for (socket(7)).
         sockopt::set_socket_send_buffer_size(end, KERNEL_BUFFER_BYTES as usize / 2)?;

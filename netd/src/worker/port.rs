@@ -15,10 +15,12 @@ impl WorkerPort for Port {
     fn submit(&self, submission: Submission) -> Result<(), Submission> {
         self.submissions.try_send(submission).map_err(|error| match error {
             mpsc::TrySendError::Full(submission) | mpsc::TrySendError::Disconnected(submission) => submission,
-        })?;
+        })
+    }
+
+    fn wake(&self) {
         // Fails only when the worker is gone; then its calls are ended by the control thread's own end.
         let _ = self.waker.wake();
-        Ok(())
     }
 
     fn completions(&self) -> impl Iterator<Item = Completion> {

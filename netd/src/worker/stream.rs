@@ -29,7 +29,7 @@ pub(super) struct Stream {
     /// What the client sent beside its bytes. Nobody asked for it, and closing it can block: see [`crate::disposal`].
     unasked: Vec<OwnedFd>,
     pub(super) flow: FlowId,
-    /// Until a call says otherwise.
+    /// An event said so, and no call has said otherwise since.
     readable: bool,
     /// Until a call says otherwise.
     writable: bool,
@@ -51,7 +51,8 @@ impl Stream {
             descriptor,
             unasked: Vec::new(),
             flow,
-            readable: true,
+            // Nobody has the other end yet.
+            readable: false,
             writable: true,
             client_finished: false,
             gone: false,
@@ -64,6 +65,11 @@ impl Stream {
 
     pub(super) fn descriptor(&self) -> &OwnedFd {
         &self.descriptor
+    }
+
+    /// Whether the descriptor's end of file was read, so that nothing is unread in it, and the client cannot send more.
+    pub(super) fn is_drained(&self) -> bool {
+        self.client_finished && self.unasked.is_empty()
     }
 
     /// Everything that is to be closed.

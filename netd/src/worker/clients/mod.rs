@@ -9,6 +9,7 @@ mod cut;
 mod events;
 mod options;
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -77,6 +78,15 @@ impl Socket {
         }
     }
 
+    /// Whether there is nothing in it, and can be nothing, whose closing may block.
+    fn is_drained(&self) -> bool {
+        match self {
+            Socket::Stream(stream) => stream.is_drained(),
+            // Rare enough for the closing thread.
+            Socket::Listener(_) | Socket::Datagrams(_) => false,
+        }
+    }
+
     /// Everything that is to be closed.
     fn into_descriptors(self) -> Vec<OwnedFd> {
         match self {
@@ -125,17 +135,28 @@ struct Connecting {
 pub(super) struct Completions {
     sender: mpsc::Sender<Completion>,
     waker: Arc<mio::Waker>,
+    /// Some were sent since the control thread was woken.
+    unannounced: Cell<bool>,
 }
 
 impl Completions {
     /// The queue holds at most one completion per outstanding call, whose number the control thread bounds.
     pub(super) fn new(sender: mpsc::Sender<Completion>, waker: Arc<mio::Waker>) -> Self {
-        Self { sender, waker }
+        Self { sender, waker, unannounced: Cell::new(false) }
     }
 
     pub(super) fn send(&self, token: u64, reply: Reply) {
-        // Both fail only when the control thread is gone, and with it whoever would be interested.
+        // Fails only when the control thread is gone, and with it whoever would be interested.
         if self.sender.send(Completion { token, reply }).is_ok() {
+            self.unannounced.set(true);
+        }
+    }
+
+    /// Wakes the control thread, once for everything that a turn has completed: it would take the processor, if it has the same
+    /// one, after each of them.
+    pub(super) fn announce(&self) {
+        if self.unannounced.replace(false) {
+            // Fails as above.
             let _ = self.waker.wake();
         }
     }
@@ -299,7 +320,8 @@ impl Clients {
         Some(key)
     }
 
-    /// Lets a socket go. A closing thread closes its descriptor; until then it stays charged to its owner.
+    /// Lets a socket go. What cannot block is closed at once; for the rest a closing thread does it, and until then the socket stays
+    /// charged to its owner.
     fn remove(&mut self, key: usize) {
         self.hung_up.remove(&key);
         if let Some(Entry { owner, socket, .. }) = self.sockets.try_remove(key) {
@@ -309,9 +331,14 @@ impl Clients {
                 Socket::Listener(listener) => self.by_listener.remove(&listener.id),
                 Socket::Datagrams(datagrams) => self.by_udp.remove(&datagrams.id),
             };
+            let memory_bytes = socket.memory_bytes(self.datagrams_bytes);
+            if socket.is_drained() {
+                // Its last copy is ours, so that closing takes it out of the poll as well (epoll(7)).
+                drop(socket);
+                return self.release(owner.uid, memory_bytes);
+            }
             // Before the key is another socket's. Closing will do it again, should this fail.
             let _ = self.registry.deregister(&mut SourceFd(&socket.descriptor().as_raw_fd()));
-            let memory_bytes = socket.memory_bytes(self.datagrams_bytes);
             self.disposal.close(owner.uid, memory_bytes, socket.into_descriptors());
         }
     }
