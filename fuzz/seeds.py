@@ -141,6 +141,9 @@ def ours():
     resolvers = bytes.fromhex("001700102001 0db8000300000000000000000053 0018000d036c6162076578616d706c6500")
     for flags in (0x80, 0x40):
         keep("dhcp6", bytes([flags, 0, 2]) + long(association + resolvers) + bytes([0, 7]) + long(association + resolvers) + bytes([7, 6]))
+    camera = b"NXSB\x01\x05cam-1\x87\x07" + bytes([7]) * 32 + b"\x02\x05video\x03ptz"
+    said = b"\x01\x03pin\x87\x07\x09\x06videtc"
+    keep("bus_discovery", b"\0" + long(camera) + said + b"\3\4\xff\xff" + b"\x01\x01a\0\1\2\3abc")
     keep("ipc_records", struct.pack("=BBBBHHII16s", 0, 4, 0, 64, 53, 0, 0, 0, bytes([192, 0, 2, 1])) + b"payload")
 
 

@@ -1,0 +1,34 @@
+//! DSoftBus without I/O: services that find and trust each other.
+//!
+//! Bytes, `now` and a source of randomness go in; bytes, timers and events come out. Nothing here reads a clock, opens a socket or
+//! draws randomness from the system, so a test runs an hour in a millisecond, and a driver decides what carries the bytes.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`discovery`] | who is there: announcements, the peer table, who may be dialled and when |
+//!
+//! **Not supported**: the datagram transport (udp-sec) and remote services are to come.
+
+#![forbid(unsafe_code)]
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod config;
+pub mod discovery;
+mod error;
+mod key;
+mod name;
+mod random;
+mod rate;
+mod read;
+mod time;
+
+pub use config::Checked;
+pub use error::Error;
+pub use key::{KEY_BYTES, PublicKey};
+pub use name::{DeviceId, NAME_BYTES_MAX, ServiceName, StreamName};
+pub use random::Random;
+pub use time::Instant;
