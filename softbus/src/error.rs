@@ -3,7 +3,9 @@
 use thiserror::Error;
 
 use crate::key::PublicKey;
+use crate::mux::Reject;
 use crate::name::{DeviceId, ServiceName};
+use crate::session::Phase;
 
 /// Why something was refused: by us to the caller, or to whoever sent the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -144,4 +146,85 @@ pub enum Error {
         /// The device.
         device: DeviceId,
     },
+    /// A message of a length that it cannot have.
+    #[error("{message} is {len} bytes long: it has {right}")]
+    Length {
+        /// What was read.
+        message: &'static str,
+        /// Its length in bytes.
+        len: usize,
+        /// What it has to be.
+        right: usize,
+    },
+    /// Not by whom it should be, not for us, or not as it was sent: the cipher does not say which.
+    #[error("the {message} is not authentic")]
+    NotAuthentic {
+        /// What was read.
+        message: &'static str,
+    },
+    /// A primitive that is built in failed; the bytes of no peer can make it.
+    #[error("cryptography failed: {what}")]
+    Crypto {
+        /// What of it.
+        what: &'static str,
+    },
+    /// A record of a kind that does not exist.
+    #[error("there are no records of kind {kind}")]
+    UnknownRecord {
+        /// The kind.
+        kind: u8,
+    },
+    /// A record that is not due.
+    #[error("a record of kind {found} is not due")]
+    UnexpectedRecord {
+        /// The kind.
+        found: u8,
+    },
+    /// The peer used one key for too long.
+    #[error("the peer sent {bytes} bytes under one key")]
+    RekeyOverdue {
+        /// How many.
+        bytes: usize,
+    },
+    /// The key was revoked.
+    #[error("the key {key} was revoked")]
+    Revoked {
+        /// The key.
+        key: PublicKey,
+    },
+    /// The device is not pinned.
+    #[error("device {device} is not pinned")]
+    NotPinned {
+        /// The device.
+        device: DeviceId,
+    },
+    /// Not a PIN.
+    #[error("a PIN is 6 to 12 digits")]
+    InvalidPin,
+    /// The peer had another PIN.
+    #[error("the PIN is wrong")]
+    WrongPin,
+    /// No PIN is shown, or it was tried too often.
+    #[error("no pairing: no PIN is shown, or it was tried too often")]
+    PairingClosed,
+    /// The peer ended the session before it was ready.
+    #[error("the peer ended the session before it was ready")]
+    ClosedByPeer,
+    /// Not now.
+    #[error("{what} does not fit a session that is {phase:?}")]
+    WrongPhase {
+        /// Where the session is.
+        phase: Phase,
+        /// What came.
+        what: &'static str,
+    },
+    /// The peer took too long.
+    #[error("the peer took too long while the session was {phase:?}")]
+    TimedOut {
+        /// Where the session was.
+        phase: Phase,
+    },
+    /// A frame of the mux.
+    #[error("{0}")]
+    Rejected(Reject),
 }

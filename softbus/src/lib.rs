@@ -6,6 +6,8 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`discovery`] | who is there: announcements, the peer table, who may be dialled and when |
+//! | [`session`] | who is who: Noise XK, the binding to what is announced, pairing, keys that change |
+//! | [`mux`] | frames of streams; the streams themselves are to come |
 //!
 //! **Not supported**: the datagram transport (udp-sec) and remote services are to come.
 
@@ -20,10 +22,12 @@ mod config;
 pub mod discovery;
 mod error;
 mod key;
+pub mod mux;
 mod name;
 mod random;
 mod rate;
 mod read;
+pub mod session;
 mod time;
 
 pub use config::Checked;

@@ -49,6 +49,10 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
         "--ignored",
         "--test-threads=1",
     ])?;
+    // Seconds, and a download once.
+    announce("sessions with Noise of others");
+    let peers = ["--package", "netd-softbus", "--test", "noise_peers", "--", "--ignored", "--test-threads=1"];
+    cargo(&[&["test", "--quiet"], &peers[..]].concat())?;
     announce("models of the rings");
     run_to_success(models()?)?;
     announce("fuzz targets");
