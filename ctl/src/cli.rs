@@ -54,6 +54,8 @@ pub(crate) enum Command {
     },
     /// Change what netd logs, until it ends
     Log(Log),
+    /// Change how netd waits for frames, until it ends
+    Poll(Poll),
     /// Send ICMP echo requests
     Ping(Ping),
     /// Resolve a name, or find the name of an address
@@ -182,6 +184,21 @@ pub(crate) struct Learn {
 pub(crate) struct Log {
     /// error, warn, info, debug, trace, or a filter such as netd=debug,warn
     pub(crate) filter: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Poll {
+    pub(crate) mode: Mode,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Mode {
+    /// Look for frames all the time; no interrupt is ever used
+    Busy,
+    /// Look for a while after the last one, then sleep until the next
+    Adaptive,
+    /// Sleep at once
+    Interrupt,
 }
 
 #[derive(Debug, Args)]

@@ -60,6 +60,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
         Command::Dhcp => operate::dhcp(&connect()?, output),
         Command::Stats(arguments) => operate::stats(&connect()?, output, &arguments),
         Command::Clients => operate::clients(&connect()?, output),
+        Command::Poll(arguments) => operate::poll(&connect()?, output, &arguments),
         Command::Log(arguments) => operate::log(&connect()?, output, &arguments),
         Command::Resolve(arguments) => names::resolve(&connect()?, output, &arguments),
         Command::Traceroute(arguments) => traceroute::run(&connect()?, output, &arguments),

@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use netd_ipc::{Address, Client, Device, DeviceState, Interface, Isolation, Queue, Socket, Status, Traffic};
+use netd_ipc::{
+    Address, Client, Device, DeviceState, Interface, Isolation, PollMode, Queue, Socket, Status, Traffic,
+};
 
 use crate::cli;
 use crate::error::Error;
@@ -67,6 +69,13 @@ fn status_text(status: &Status) -> String {
     text
 }
 
+fn polling(device: &Device) -> String {
+    match (device.poll, device.spin_us) {
+        (PollMode::Adaptive, Some(spin)) => format!("adaptive (looks for work for {spin} µs, then sleeps)"),
+        (mode, _) => name(&mode),
+    }
+}
+
 fn device_text(device: &Device) -> String {
     let isolation = match device.isolation {
         Some(Isolation::Iommu) => "iommu".to_owned(),
@@ -88,7 +97,7 @@ fn device_text(device: &Device) -> String {
         ("function", or_dash(device.function.as_ref())),
         ("isolation", isolation),
         ("transport", name(&device.transport)),
-        ("polling", name(&device.poll)),
+        ("polling", polling(device)),
         ("MAC", device.mac.clone()),
         ("MTU", format!("{} bytes", device.mtu)),
         ("link", up(device.link_up).to_owned()),
@@ -210,7 +219,7 @@ mod tests {
         };
         serde_json::from_value(json!({
             "kind": "vfio", "state": "ready", "reason": null, "function": "0000:00:03.0", "isolation": "no_iommu",
-            "transport": "legacy", "poll": "busy", "mac": "42:01:0a:00:00:05", "mtu": 1460, "link_up": true,
+            "transport": "legacy", "poll": "adaptive", "spin_us": 50, "mac": "42:01:0a:00:00:05", "mtu": 1460, "link_up": true,
             "features": ["VIRTIO_NET_F_MAC", "VIRTIO_NET_F_STATUS"],
             "absent_features": [{ "name": "VIRTIO_NET_F_MQ", "reason": "one queue pair is used" }],
             "queues": [queue(0, "receive"), queue(1, "transmit")], "resets": 0, "backend": null,
@@ -226,7 +235,7 @@ state      ready
 function   0000:00:03.0
 isolation  no-iommu (whoever takes netd over owns the machine)
 transport  legacy
-polling    busy
+polling    adaptive (looks for work for 50 µs, then sleeps)
 MAC        42:01:0a:00:00:05
 MTU        1460 bytes
 link       up

@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use netd_ipc::{
-    AddressSource, Client, ClientUse, Clients, Copies, Interface, Neighbor, Statistics, Table, TotalUse, Use,
+    AddressSource, Client, ClientUse, Clients, Copies, Interface, Neighbor, PollMode, Statistics, Table,
+    TotalUse, Use,
 };
 use serde_json::json;
 
 use crate::cli;
 use crate::error::Error;
-use crate::output::{Output, bytes, fields, list, or_dash, span, table};
+use crate::output::{Output, bytes, fields, list, name, or_dash, span, table};
 
 pub(crate) fn neighbors(client: &Client, output: &Output) -> Result<ExitCode, Error> {
     let neighbors = client.neighbors()?;
@@ -67,6 +68,19 @@ pub(crate) fn log(client: &Client, output: &Output, arguments: &cli::Log) -> Res
     let now = &arguments.filter;
     output.result(&json!({ "previous": previous, "filter": now }), || {
         format!("netd logs '{now}' now; before, it was '{previous}'\n")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn poll(client: &Client, output: &Output, arguments: &cli::Poll) -> Result<ExitCode, Error> {
+    let mode = match arguments.mode {
+        cli::Mode::Busy => PollMode::Busy,
+        cli::Mode::Adaptive => PollMode::Adaptive,
+        cli::Mode::Interrupt => PollMode::Interrupt,
+    };
+    let previous = client.set_poll_mode(mode)?;
+    output.result(&json!({ "previous": previous, "poll": mode }), || {
+        format!("netd's polling is {} now; before, it was {}\n", name(&mode), name(&previous))
     })?;
     Ok(ExitCode::SUCCESS)
 }

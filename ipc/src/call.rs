@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::datagram::PAYLOAD_BYTES_MAX;
 use crate::policy::Asker;
-use crate::types::{Endpoint, RecordKind, TcpOptions, UdpOptions};
+use crate::types::{Endpoint, PollMode, RecordKind, TcpOptions, UdpOptions};
 
 /// The interface file.
 pub const INTERFACE: &str = include_str!("../io.netd.varlink");
@@ -111,6 +111,11 @@ pub enum Call {
         subject: String,
         /// From which number on.
         since: u64,
+    },
+    /// `io.netd.SetPollMode`
+    SetPollMode {
+        /// How to wait for frames.
+        poll: PollMode,
     },
     /// `io.netd.Connect`
     Connect {
@@ -243,6 +248,7 @@ impl Call {
                 subject: fields.required("subject")?,
                 since: fields.optional("since")?.unwrap_or(0),
             },
+            "io.netd.SetPollMode" => Call::SetPollMode { poll: fields.required("poll")? },
             "io.netd.Connect" => fields.connect()?,
             "io.netd.Listen" => Call::Listen {
                 address: fields.optional("address")?,

@@ -125,6 +125,7 @@ fn device() -> Device {
         isolation: Some(Isolation::NoIommu),
         transport: Transport::Legacy,
         poll: PollMode::Busy,
+        spin_us: Some(50),
         mac: "02:00:00:00:00:01".into(),
         mtu: 1460,
         link_up: true,
@@ -305,6 +306,7 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
             json!(crate::policy::Explanation { decision: decision(), with_devnet_on: decision() }),
         ),
         ("ListDenials", json!({ "subject": "user:1", "since": 1 }), json!(denials())),
+        ("SetPollMode", json!({ "poll": "busy" }), json!({ "previous": "adaptive" })),
         (
             "Connect",
             json!({ "address": "192.0.2.1", "port": 80, "timeout_ms": 1 }),

@@ -212,6 +212,8 @@ pub struct Device {
     pub transport: Transport,
     /// How the worker waits for frames.
     pub poll: PollMode,
+    /// How long the worker looks for work before it sleeps, in microseconds; none while it never does.
+    pub spin_us: Option<u64>,
     /// Ethernet address.
     pub mac: String,
     /// Largest IP packet.

@@ -71,6 +71,7 @@ with client.open("io.netd") as netd:
     assert explained["decision"]["allowed"] and explained["decision"]["line"], explained
     fails("io.netd.InvalidInput", "Explain", uid=0, gid=0, capability="net.fly")
     assert call("ListDenials", subject=f"user:{os.getuid()}")["denials"] == []
+    assert call("SetPollMode", poll="adaptive")["previous"]
     assert call("SetLogLevel", filter="info")["previous"]
 
 with open(interface_file, encoding="utf-8") as file:

@@ -92,6 +92,11 @@ pub enum Command {
         /// What of it.
         kind: netd_ipc::RecordKind,
     },
+    /// Changes how the worker waits for frames.
+    SetPoll {
+        /// From now on.
+        mode: netd_ipc::PollMode,
+    },
     /// Copies frames to a descriptor.
     Capture {
         /// Which.
@@ -163,6 +168,8 @@ pub enum Reply {
     Done,
     /// To [`Command::Resolve`].
     Resolved(Box<netd_ipc::Resolved>),
+    /// To [`Command::SetPoll`]: the mode before.
+    Poll(netd_ipc::PollMode),
     /// To [`Command::Capture`]: the client's end of a SOCK_STREAM socketpair that delivers pcapng.
     Capture(OwnedFd),
     /// To [`Command::Outcome`].

@@ -1,7 +1,7 @@
 //! What both twins must show. Each function is one test, run in a machine of its own.
 
 use crate::digest;
-use crate::error::{Attempt, Result};
+use crate::error::{Attempt, Error, Result};
 use crate::guest::Output;
 use crate::lab::{Lab, PROVIDER, host_run, scenario, scratch};
 use crate::netns::wait_for_path;
@@ -17,6 +17,11 @@ use tempfile::TempDir;
 const BULK_BYTES: u64 = 256 * 1024 * 1024;
 /// Emulated on two busy cores some 5 MB/s are seen at worst.
 const BULK_LIMIT: Duration = Duration::from_secs(240);
+/// Received while the rings are polled. More than the counters of a ring have values, many times.
+const POLLED_FRAMES: u64 = 1_000_000;
+const BLAST_SECONDS: &str = "3";
+/// Emulated on two busy cores some 2,000 frames a second are seen at worst.
+const POLLED_LIMIT: Duration = Duration::from_secs(900);
 /// A netctl command that waits for a peer.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(30);
 const PORT: u16 = 7100;
@@ -97,12 +102,8 @@ fn check_provider(lab: &Lab) -> Result<()> {
 }
 
 fn check_no_interrupts(lab: &Lab) -> Result<()> {
-    let interrupts = lab.vm.guest().read_file("/proc/interrupts")?;
-    for line in interrupts.lines().filter(|line| line.contains("vfio")) {
-        // "24:  0  0  PCI-MSI 49152-edge  vfio-msix[0](0000:00:03.0)": one count for each CPU, then the names.
-        let counts = line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok());
-        ensure!(counts.sum::<u64>() == 0, "an interrupt was delivered:\n{line}");
-    }
+    let interrupts = vfio_interrupts(lab)?;
+    ensure!(interrupts.unwrap_or(0) == 0, "interrupts were delivered: {interrupts:?}");
     let device = lab.json("device")?;
     ensure!(device["poll"] == "busy", "the device is not polled:\n{device:#}");
     let queues = device["queues"].as_array().cloned().unwrap_or_default();
@@ -112,6 +113,61 @@ fn check_no_interrupts(lab: &Lab) -> Result<()> {
         ensure!(queue["frames"].as_u64() > Some(0), "a queue carried no frame:\n{device:#}");
     }
     Ok(())
+}
+
+/// A million frames without an interrupt while the rings are polled, some once the worker may sleep, and none again when it is told to
+/// be busy: the kernel's count and netd's own.
+pub fn interrupts_come_only_while_the_mode_asks_for_them(twin: Twin) -> Result<()> {
+    scenario(twin, |lab| {
+        lab.bind()?;
+        let netd = lab.start_netd()?;
+        let vectors = vfio_interrupts(lab)?;
+        ensure!(vectors.unwrap_or(0) == 0, "{vectors:?} interrupts before the first sleep");
+        receive(lab, POLLED_FRAMES)?;
+        let vectors = vfio_interrupts(lab)?;
+        ensure!(vectors.unwrap_or(0) == 0, "{vectors:?} interrupts while the rings were polled");
+        lab.netctl(&["poll", "adaptive"])?.success()?;
+        host_run(&lab.namespace, "ping", &["-c", "5", "-i", "0.2", "-W", "5", lab.plan.client])?;
+        lab.netctl(&["poll", "busy"])?.success()?;
+        let asked_for = vfio_interrupts(lab)?.unwrap_or(0);
+        ensure!(asked_for > 0, "no interrupt woke the worker for five pings");
+        receive(lab, POLLED_FRAMES / 10)?;
+        let later = vfio_interrupts(lab)?;
+        ensure!(later == Some(asked_for), "{asked_for} interrupts, and later {later:?}, though polled");
+        let device = lab.json("device")?;
+        ensure!(device["queues"][0]["interrupts"] == asked_for, "{asked_for} interrupts, but:\n{device:#}");
+        netd.terminate().map(drop)
+    })
+}
+
+/// Interrupts delivered for the function, over all vectors and CPUs; none without a vector.
+fn vfio_interrupts(lab: &Lab) -> Result<Option<u64>> {
+    let interrupts = lab.vm.guest().read_file("/proc/interrupts")?;
+    // "24:  0  0  PCI-MSI 49152-edge  vfio-msix[0](0000:00:03.0)": one count for each CPU, then the names.
+    let of_line = |line: &str| -> u64 {
+        line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()).sum()
+    };
+    let counts = interrupts.lines().filter(|line| line.contains("vfio")).map(of_line);
+    Ok(counts.reduce(|sum, count| sum + count))
+}
+
+/// Has the host send datagrams until so many frames more were received.
+fn receive(lab: &Lab, frames: u64) -> Result<()> {
+    let received = || -> Result<u64> {
+        let device = lab.json("device")?;
+        let count = device["queues"][0]["frames"].as_u64();
+        count.ok_or_else(|| Error::Expectation(format!("no receive queue:\n{device:#}")))
+    };
+    let enough = received()? + frames;
+    let peer = Binaries::build()?.path("netd-peer");
+    wait_until(&format!("{frames} frames"), POLLED_LIMIT, || {
+        host_run(
+            &lab.namespace,
+            &peer.to_string_lossy(),
+            &["blast", lab.plan.client, PORT_TEXT, BLAST_SECONDS],
+        )?;
+        Ok(received()? >= enough)
+    })
 }
 
 /// ICMP echo from netd to the gateway and beyond it, and from the host to netd.

@@ -13,6 +13,12 @@ fn function_driven_by_polling_gets_a_lease_without_interrupts() -> Result<()> {
 
 #[test]
 #[ignore = "boots a virtual machine: cargo xtask test"]
+fn interrupts_come_only_while_the_mode_asks_for_them() -> Result<()> {
+    scenario::interrupts_come_only_while_the_mode_asks_for_them(TWIN)
+}
+
+#[test]
+#[ignore = "boots a virtual machine: cargo xtask test"]
 fn ping_crosses_the_function_both_ways() -> Result<()> {
     scenario::ping_crosses_the_function_both_ways(TWIN)
 }

@@ -184,13 +184,15 @@ impl Device {
         self.msix_vectors
     }
 
-    /// Switches MSI-X on: vector `i` signals `eventfds[i]`. VFIO keeps references, so the descriptors may be closed.
-    pub fn enable_msix(&self, eventfds: &[impl AsFd]) -> Result<(), Error> {
+    /// Switches MSI-X on: vector `i` signals `eventfds[i]`; one without stays masked, and never reaches a processor. Once more with
+    /// as many changes what each signals. VFIO keeps references, so the descriptors may be closed.
+    pub fn enable_msix(&self, eventfds: &[Option<impl AsFd>]) -> Result<(), Error> {
         let (function, wanted, available) = (self.function, eventfds.len(), self.msix_vectors);
         if wanted == 0 || wanted > available as usize {
             return Err(Error::Vectors { function, wanted, available });
         }
-        let eventfds: Vec<BorrowedFd<'_>> = eventfds.iter().map(AsFd::as_fd).collect();
+        let eventfds: Vec<Option<BorrowedFd<'_>>> =
+            eventfds.iter().map(|eventfd| eventfd.as_ref().map(AsFd::as_fd)).collect();
         let enabled = self.handle.set_interrupts(VFIO_PCI_MSIX_IRQ_INDEX, &eventfds);
         enabled.map_err(|source| Error::Vfio { function, step: "enable MSI-X", source })?;
         self.msix_enabled.store(true, Ordering::Relaxed);

@@ -350,7 +350,7 @@ impl VfioFunction for FakeFunction {
         Ok(if index == 2 { 3 } else { 0 })
     }
 
-    fn set_interrupts(&self, index: u32, eventfds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    fn set_interrupts(&self, index: u32, eventfds: &[Option<BorrowedFd<'_>>]) -> io::Result<()> {
         self.note(format!("interrupts {index}: {} eventfds", eventfds.len()));
         Ok(())
     }

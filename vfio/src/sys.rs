@@ -74,7 +74,7 @@ pub(crate) trait VfioFunction: Send + Sync {
         interrupt_count(self.descriptor(), index)
     }
     /// VFIO_DEVICE_SET_IRQS: one eventfd per vector, from vector 0; none switches the kind off.
-    fn set_interrupts(&self, index: u32, eventfds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    fn set_interrupts(&self, index: u32, eventfds: &[Option<BorrowedFd<'_>>]) -> io::Result<()> {
         set_interrupts(self.descriptor(), index, eventfds)
     }
     /// Whether the function has a reset of its own.
@@ -351,7 +351,7 @@ fn interrupt_count(device: BorrowedFd<'_>, index: u32) -> io::Result<u32> {
 /// Number of 32-bit words in `struct vfio_irq_set` before its data: argsz, flags, index, start, count.
 const IRQ_SET_WORDS: usize = 5;
 
-fn set_interrupts(device: BorrowedFd<'_>, index: u32, eventfds: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn set_interrupts(device: BorrowedFd<'_>, index: u32, eventfds: &[Option<BorrowedFd<'_>>]) -> io::Result<()> {
     let set = irq_set(index, eventfds);
     // SAFETY: the device is open and the kernel reads `argsz` bytes from `set`, which is exactly that long.
     check(unsafe { ioctl_with_ptr(&device, VFIO_DEVICE_SET_IRQS(), set.as_ptr()) })?;
@@ -359,7 +359,7 @@ fn set_interrupts(device: BorrowedFd<'_>, index: u32, eventfds: &[BorrowedFd<'_>
 }
 
 /// `struct vfio_irq_set`, which is five words followed by one descriptor per vector: a vector of words is its layout.
-fn irq_set(index: u32, eventfds: &[BorrowedFd<'_>]) -> Vec<u32> {
+fn irq_set(index: u32, eventfds: &[Option<BorrowedFd<'_>>]) -> Vec<u32> {
     // An index is switched off as a whole with DATA_NONE and no vectors (linux/vfio.h, VFIO_DEVICE_SET_IRQS).
     let data = if eventfds.is_empty() { VFIO_IRQ_SET_DATA_NONE } else { VFIO_IRQ_SET_DATA_EVENTFD };
     let words = IRQ_SET_WORDS + eventfds.len();
@@ -367,7 +367,9 @@ fn irq_set(index: u32, eventfds: &[BorrowedFd<'_>]) -> Vec<u32> {
     let (bytes, count) = ((words * size_of::<u32>()) as u32, eventfds.len() as u32);
     let mut set = Vec::with_capacity(words);
     set.extend([bytes, data | VFIO_IRQ_SET_ACTION_TRIGGER, index, 0, count]);
-    set.extend(eventfds.iter().map(|eventfd| eventfd.as_raw_fd().cast_unsigned()));
+    // "-1 can be used to de-assign interrupts or to skip already-unassigned ones" (linux/vfio.h, VFIO_IRQ_SET_DATA_EVENTFD).
+    let word = |eventfd: &Option<BorrowedFd<'_>>| eventfd.map_or(-1, |eventfd| eventfd.as_raw_fd());
+    set.extend(eventfds.iter().map(|eventfd| word(eventfd).cast_unsigned()));
     set
 }
 
@@ -392,13 +394,13 @@ mod tests {
     #[test]
     fn irq_set_has_the_layout_of_the_kernels_structure() {
         let file = tempfile::tempfile().unwrap();
-        let set = irq_set(2, &[file.as_fd(), file.as_fd()]);
+        let set = irq_set(2, &[Some(file.as_fd()), None]);
         let words = |offset: usize| set[offset / size_of::<u32>()];
         assert_eq!(size_of::<vfio_irq_set>(), IRQ_SET_WORDS * size_of::<u32>());
         assert_eq!(words(std::mem::offset_of!(vfio_irq_set, argsz)) as usize, set.len() * size_of::<u32>());
         assert_eq!(words(std::mem::offset_of!(vfio_irq_set, index)), 2);
         assert_eq!(words(std::mem::offset_of!(vfio_irq_set, count)), 2);
-        assert_eq!(set[IRQ_SET_WORDS..], [file.as_raw_fd().cast_unsigned(); 2]);
+        assert_eq!(set[IRQ_SET_WORDS..], [file.as_raw_fd().cast_unsigned(), u32::MAX]);
         assert_eq!(irq_set(2, &[]), [20, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, 2, 0, 0]);
     }
 

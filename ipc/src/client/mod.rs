@@ -34,8 +34,8 @@ use crate::call::{
 };
 use crate::error::{Error, ErrorKind};
 use crate::types::{
-    Clients, Device, Interface, Neighbor, Outcome, Pong, RecordKind, Resolved, Socket, Statistics, Status,
-    TcpOptions, UdpOptions,
+    Clients, Device, Interface, Neighbor, Outcome, PollMode, Pong, RecordKind, Resolved, Socket, Statistics,
+    Status, TcpOptions, UdpOptions,
 };
 
 use connection::Connection;
@@ -227,6 +227,18 @@ impl Client {
             previous: String,
         }
         self.ask("SetLogLevel", json!({ "filter": filter })).map(|reply: Reply| reply.previous)
+    }
+
+    /// Changes how the daemon waits for frames, until it ends; returns the mode before.
+    ///
+    /// # Errors
+    /// `Unsupported` for a device that can only be polled, `PolicyDenied` for anybody but root and the daemon's own user.
+    pub fn set_poll_mode(&self, poll: PollMode) -> Result<PollMode, Error> {
+        #[derive(Deserialize)]
+        struct Reply {
+            previous: PollMode,
+        }
+        self.ask("SetPollMode", json!({ "poll": poll })).map(|reply: Reply| reply.previous)
     }
 
     /// Opens a TCP connection; `timeout` is [`CONNECT_TIMEOUT`] unless given.

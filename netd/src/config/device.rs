@@ -86,7 +86,7 @@ pub(super) struct RawDevice {
     role: Option<Spanned<RawRole>>,
     mac: Option<Spanned<String>>,
     mtu: Option<Spanned<u16>>,
-    poll: Option<RawPoll>,
+    poll: Option<PollMode>,
     #[serde(default)]
     features: BTreeMap<Spanned<String>, bool>,
 }
@@ -104,13 +104,6 @@ enum RawKind {
 enum RawRole {
     Client,
     Server,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RawPoll {
-    Busy,
-    Adaptive,
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,10 +138,7 @@ pub(super) fn check_device(device: Spanned<RawDevice>) -> Result<(Device, Switch
                 Complaint::at(span, "a vfio device needs its PCI function: function = \"0000:00:03.0\" (see `netd function list`)")
             })?;
             let function = parse_at(&function, "function: ")?;
-            let poll = match poll {
-                Some(RawPoll::Adaptive) => PollMode::Adaptive,
-                Some(RawPoll::Busy) | None => PollMode::Busy,
-            };
+            let poll = poll.unwrap_or(PollMode::Busy);
             Ok((Device::Vfio { function }, features, poll))
         }
         RawKind::VhostUser => {
@@ -162,10 +152,7 @@ pub(super) fn check_device(device: Spanned<RawDevice>) -> Result<(Device, Switch
                 Some(RawRole::Client) | None => VhostUserRole::Client,
             };
             let (mac, mtu) = check_station(mac, mtu)?;
-            let poll = match poll {
-                Some(RawPoll::Adaptive) => PollMode::Adaptive,
-                Some(RawPoll::Busy) | None => PollMode::Busy,
-            };
+            let poll = poll.unwrap_or(PollMode::Busy);
             let device = VhostUserDevice { socket: socket.into_inner(), role, mac, mtu };
             Ok((Device::VhostUser(device), features, poll))
         }
@@ -175,10 +162,7 @@ pub(super) fn check_device(device: Spanned<RawDevice>) -> Result<(Device, Switch
                 Complaint::at(span, "a software device needs a link: link = { kind = \"socket\", path = \"/path/to/passt.sock\" } or { kind = \"tap\", interface = \"tap0\" }")
             })?;
             let (mac, mtu) = check_station(mac, mtu)?;
-            let poll = match poll {
-                Some(RawPoll::Busy) => PollMode::Busy,
-                Some(RawPoll::Adaptive) | None => PollMode::Adaptive,
-            };
+            let poll = poll.unwrap_or(PollMode::Adaptive);
             Ok((Device::Software { link: check_link(link)?, mac, mtu }, features, poll))
         }
     }

@@ -58,6 +58,7 @@ pub(super) fn plan(call: Call, caller: &Subject) -> Plan {
             let asked = if own { Ask::Observe } else { Ask::Operate };
             return Plan::Decided(asked, Todo::ListDenials { who, since });
         }
+        Call::SetPollMode { poll } => (Ask::Operate, Command::SetPoll { mode: poll }),
         Call::GetStatus => (Ask::Observe, Command::Status),
         Call::GetDevice => (Ask::Observe, Command::Device),
         Call::ListInterfaces => (Ask::Observe, Command::Interfaces),

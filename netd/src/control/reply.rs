@@ -34,6 +34,7 @@ pub(super) fn of_worker(reply: Reply) -> Message {
             (returns(&BoundReply { id, local: local.into(), descriptor: 0 }).0, vec![descriptor])
         }
         Reply::Ping(pong) => returns(&pong),
+        Reply::Poll(previous) => returns(&json!({ "previous": previous })),
         Reply::Done => returns(&json!({})),
         Reply::Resolved(resolved) => returns(&resolved),
         Reply::Capture(descriptor) => (returns(&CaptureReply { descriptor: 0 }).0, vec![descriptor]),

@@ -268,6 +268,7 @@ fn every_method_of_the_interface_file_is_served() {
             "Ping" => json!({ "address": "192.0.2.1" }),
             "Resolve" => json!({ "name": "a.example" }),
             "Outcome" | "SetTcpOptions" | "SetUdpOptions" => json!({ "id": 1 }),
+            "SetPollMode" => json!({ "poll": "busy" }),
             // Answered by the control thread itself.
             "SetLogLevel" | "ListRules" | "Explain" | "ListDenials" => continue,
             _ => json!({}),

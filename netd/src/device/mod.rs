@@ -57,7 +57,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Opens the configured device; it is brought up separately, and can be again and again. One that is always polled gets no
+    /// Opens the configured device; it is brought up separately, and can be again and again. One that is to be polled may lack an
     /// interrupt; `features` are those to leave alone.
     ///
     /// # Errors
@@ -69,10 +69,9 @@ impl Backend {
         hugetlbfs: &Path,
         poll: PollMode,
     ) -> Result<Self, Error> {
-        let interrupts = poll != PollMode::Busy;
         Ok(match device {
             config::Device::Vfio { function } => {
-                Backend::Vfio(Vfio::open(*function, features, hugetlbfs, interrupts)?)
+                Backend::Vfio(Vfio::open(*function, features, hugetlbfs, poll == PollMode::Busy)?)
             }
             config::Device::Software { link, mac, mtu } => {
                 Backend::Software(Box::new(Software::open(link, *mac, *mtu, features)?))
@@ -114,6 +113,18 @@ impl Backend {
             Backend::Vfio(vfio) => vfio.descriptor().map(|descriptor| (descriptor, FIRST)),
             Backend::Software(software) => software.descriptor(),
             Backend::VhostUser(vhost_user) => vhost_user.descriptor(),
+        }
+    }
+
+    /// Prepares the device to wake a worker that sleeps. Returns whether it can.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not let its interrupts through.
+    pub fn prepare_to_wake(&mut self) -> Result<bool, Error> {
+        match self {
+            Backend::Vfio(vfio) => vfio.unmask(),
+            Backend::Software(_) | Backend::VhostUser(_) => Ok(true),
         }
     }
 

@@ -26,10 +26,12 @@ pub struct Vfio {
     switches: Switches,
 }
 
-/// The one MSI-X vector of a function that is not always polled.
+/// The one MSI-X vector of a function. While it is polled, its rings ask for no interrupt, and there is none - but that QEMU's device
+/// sends one for the first buffer of each ring without being asked. So the vector stays masked until somebody wants to sleep.
 struct Interrupt {
     /// Written by the kernel at each interrupt.
     eventfd: OwnedFd,
+    masked: bool,
     delivered: u64,
 }
 
@@ -37,19 +39,22 @@ struct Interrupt {
 const VECTOR: u16 = 0;
 
 impl Vfio {
-    /// Opens a function that is bound to vfio-pci, stops it, and only then replaces the memory of a predecessor. `interrupts`: it will
-    /// not always be polled.
+    /// Opens a function that is bound to vfio-pci, stops it, and only then replaces the memory of a predecessor. One that
+    /// is to be `polled` need not have MSI-X.
     pub(super) fn open(
         function: Bdf,
         switches: Switches,
         hugetlbfs: &Path,
-        interrupts: bool,
+        polled: bool,
     ) -> Result<Self, Error> {
         let device = Arc::new(Device::open(&Sysfs::system(), function)?);
-        let interrupt = if interrupts { Some(Interrupt::enable(&device)?) } else { None };
+        let interrupt = match polled && device.msix_vectors() == 0 {
+            true => None,
+            false => Some(Interrupt::enable(&device, polled)?),
+        };
         let function: Arc<dyn PciFunction> = Arc::new(VfioFunction::new(Arc::clone(&device))?);
         // A predecessor that was killed left its device running; its memory is free for others once the status reads 0.
-        open_pci(Arc::clone(&function), interrupts)?.reset()?;
+        open_pci(Arc::clone(&function), interrupt.is_some())?.reset()?;
         let pool = device.create_dma_pool(DMA_BYTES, &DmaPoolOptions { hugetlbfs: hugetlbfs.to_owned() })?;
         let segments = pool.segments().iter().map(|segment| DmaSegment {
             offset: segment.offset,
@@ -85,7 +90,14 @@ impl Vfio {
         self.interrupt.as_ref().map(|interrupt| interrupt.eventfd.as_fd())
     }
 
-    /// How many interrupts there were so far; none for a function that is always polled.
+    /// Lets its interrupts through, if it has any. Returns whether it has.
+    pub(super) fn unmask(&mut self) -> Result<bool, Error> {
+        let Some(interrupt) = &mut self.interrupt else { return Ok(false) };
+        interrupt.unmask(&self.device)?;
+        Ok(true)
+    }
+
+    /// How many interrupts there were so far; none for a function that can only be polled.
     pub fn interrupts(&mut self) -> Option<u64> {
         self.interrupt.as_mut().map(Interrupt::count)
     }
@@ -107,11 +119,19 @@ impl Vfio {
 }
 
 impl Interrupt {
-    fn enable(device: &Device) -> Result<Self, Error> {
+    fn enable(device: &Device, masked: bool) -> Result<Self, Error> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let eventfd = eventfd(0, flags).map_err(|errno| Error::Eventfd(errno.into()))?;
-        device.enable_msix(&[&eventfd])?;
-        Ok(Self { eventfd, delivered: 0 })
+        device.enable_msix(&[(!masked).then_some(&eventfd)])?;
+        Ok(Self { eventfd, masked, delivered: 0 })
+    }
+
+    fn unmask(&mut self, device: &Device) -> Result<(), Error> {
+        if self.masked {
+            device.enable_msix(&[Some(&self.eventfd)])?;
+            self.masked = false;
+        }
+        Ok(())
     }
 
     fn count(&mut self) -> u64 {

@@ -141,7 +141,7 @@ impl Evidence {
             enumerated_device_classes: classes,
             enumerated_device_inventory: functions,
             dma_pool_grant: DmaPoolGrant { bytes, segments, isolation: vfio.isolation() },
-            // A function that is always polled has no vector, so that none can have been delivered.
+            // A vector is set up for whoever may want to sleep one day; while the rings are polled it stays silent.
             interrupt_route_allocated: interrupts.is_some(),
             interrupt_route_delivered: interrupts.unwrap_or(0),
             storage_bind_proof: None,

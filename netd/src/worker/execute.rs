@@ -1,11 +1,13 @@
 //! The control thread's commands, each handed to whom it concerns.
 
-use netd_ipc::RecordKind;
+use netd_ipc::{ErrorKind, PollMode, RecordKind};
 use netd_stack::Instant;
 use netd_stack::dns::{Kind, Query};
 
 use crate::command::{Command, Reply, Submission};
+use crate::device::Backend;
 use crate::worker::egress::TxEgress;
+use crate::worker::report::About;
 use crate::worker::slot::Slot;
 use crate::worker::{Worker, report};
 
@@ -83,6 +85,9 @@ impl Worker {
                     live.names.start(now, (token, caller.1.uid), &query, &clients.completions);
                 }
             }
+            Command::SetPoll { mode } => {
+                clients.completions.send(token, set_poll(backend, about, mode));
+            }
             Command::Capture { filter, snap_bytes } => {
                 clients.capture(now, taps, caller, (filter, snap_bytes));
             }
@@ -93,6 +98,18 @@ impl Worker {
                 }
             }
         }
+    }
+}
+
+fn set_poll(backend: &mut Backend, about: &mut About, mode: PollMode) -> Reply {
+    let may = if mode == PollMode::Busy { Ok(true) } else { backend.prepare_to_wake() };
+    match may {
+        Ok(true) => Reply::Poll(about.spin.set_mode(mode)),
+        Ok(false) => {
+            let message = "the function has no MSI-X, so it can only be polled: busy";
+            Reply::Failed(ErrorKind::Unsupported, message.to_owned())
+        }
+        Err(error) => Reply::Failed(ErrorKind::Internal, error.to_string()),
     }
 }
 

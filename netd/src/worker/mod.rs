@@ -10,8 +10,9 @@
 //!   stack ─> frames ─> device  published once, one doorbell
 //! ```
 //!
-//! With `poll = "busy"` it never sleeps, and no interrupt is ever used. With `"adaptive"` it spins for a short budget after
-//! the last work, then asks the device for an interrupt, looks once more, and sleeps until a descriptor is ready or a timer is due.
+//! With `poll = "busy"` it never sleeps, and no interrupt is ever used. With `"adaptive"` it spins for a budget that follows the
+//! traffic (`spin.rs`), then asks the device for an interrupt, looks once more, and sleeps until a descriptor is ready or a timer is due;
+//! with `"interrupt"` it does so at once. The mode can be changed while it runs.
 
 mod carried;
 mod clients;
@@ -28,6 +29,7 @@ mod port;
 mod reply;
 mod report;
 mod slot;
+mod spin;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -61,6 +63,7 @@ use crate::worker::history::History;
 pub use crate::worker::port::Port;
 use crate::worker::report::About;
 use crate::worker::slot::{Blueprint, Down, Live, Slot, bring_up, mend, size_flows};
+use crate::worker::spin::Spin;
 
 /// Wakes the worker for commands and for its end.
 const WAKER: Token = Token(0);
@@ -75,8 +78,6 @@ const RX_BUDGET: usize = 256;
 const COMMANDS_MAX: usize = 1024;
 /// Descriptors that become ready in one turn.
 const EVENTS: usize = 256;
-/// How long an adaptive worker spins after its last work: a few round trips on a local network.
-const SPIN_BUDGET: Duration = Duration::from_micros(50);
 /// How long it sleeps at most: what is looked at once per second must not wait longer.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// Between attempts to bring a failed device up again: the first, and the longest.
@@ -171,7 +172,7 @@ impl Worker {
         } = setup;
         let generation = rules.generation();
         let blueprint = Blueprint { network, tables, dns, store };
-        let about = About { rules: Arc::clone(&rules), poll: mode, resets: 0, lost_in_flight: 0 };
+        let about = About { rules: Arc::clone(&rules), spin: Spin::new(mode), resets: 0, lost_in_flight: 0 };
         let slot = match bring_up(&mut backend, &blueprint, Instant::ZERO) {
             Ok(mut live) => {
                 size_flows(&mut live.stack, &rules.current().limits);
@@ -236,12 +237,14 @@ impl Worker {
                 }
                 _ => {}
             }
-            if !timeout.is_zero()
-                && let Slot::Live(live) = &mut self.slot
-            {
-                live.driver.disarm();
-            }
+            let slept_since = now;
             let now = self.now();
+            if !timeout.is_zero() {
+                self.about.spin.woken(now.saturating_duration_since(slept_since), !events.is_empty());
+                if let Slot::Live(live) = &mut self.slot {
+                    live.driver.disarm();
+                }
+            }
             let worked = self.turn(now, &events);
             idle_since = if worked { None } else { idle_since.or(Some(now)) };
         }
@@ -385,12 +388,10 @@ impl Worker {
     }
 
     fn may_sleep(&self, now: Instant, idle_since: Instant) -> bool {
-        match (self.about.poll, &self.slot) {
-            (PollMode::Busy, Slot::Live(_)) => false,
+        match (self.about.spin.budget(), &self.slot) {
             (_, Slot::Down(_)) => true,
-            (PollMode::Adaptive | PollMode::Interrupt, Slot::Live(_)) => {
-                now.saturating_duration_since(idle_since) >= SPIN_BUDGET
-            }
+            (None, Slot::Live(_)) => false,
+            (Some(budget), Slot::Live(_)) => now.saturating_duration_since(idle_since) >= budget,
         }
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use netd_ipc::{
     AbsentFeature, Address, AddressSource, Copies, Device, DeviceState, Direction, Endpoint, Interface,
-    Isolation, Neighbor, PollMode, Queue, Route, Socket, SocketKind, SocketRole, Statistics, Status, Table,
-    Traffic, Transport, Use, VhostUserBackend,
+    Isolation, Neighbor, Queue, Route, Socket, SocketKind, SocketRole, Statistics, Status, Table, Traffic,
+    Transport, Use, VhostUserBackend,
 };
 use netd_stack::{
     AddressInfo, AddressOrigin, AddressState, AddressStatus, Cidr, FlowState, Instant, Limits, Stack,
@@ -26,6 +26,7 @@ use crate::worker::clients::{self, Clients, Entry};
 use crate::worker::history::{self, History};
 use crate::worker::names::Names;
 use crate::worker::slot::{Live, Slot};
+use crate::worker::spin::Spin;
 
 /// The name of the one interface.
 const INTERFACE: &str = "net0";
@@ -34,7 +35,7 @@ const INTERFACE: &str = "net0";
 #[derive(Debug)]
 pub(super) struct About {
     pub(super) rules: Arc<Rules>,
-    pub(super) poll: PollMode,
+    pub(super) spin: Spin,
     pub(super) resets: u64,
     /// Frames that a device held when it failed.
     pub(super) lost_in_flight: u64,
@@ -79,7 +80,8 @@ pub(super) fn device(about: &About, slot: &Slot, backend: &mut Backend) -> Devic
             netd_vfio::Isolation::NoIommu => Isolation::NoIommu,
         }),
         transport: info.map_or(Transport::Direct, |info| transport(info.transport)),
-        poll: about.poll,
+        poll: about.spin.mode(),
+        spin_us: about.spin.budget().map(|budget| u64::try_from(budget.as_micros()).unwrap_or(u64::MAX)),
         mac: live.map(|live| mac(live.mac)).unwrap_or_default(),
         mtu: info.map_or(0, |info| info.mtu),
         link_up: live.is_some_and(|live| live.link_up),
@@ -386,6 +388,7 @@ fn counters(about: &About, live: &Live, clients: &Clients) -> BTreeMap<String, u
     let (rx, tx) = live.driver.counters();
     all.insert("device_frames_merged".to_owned(), rx.merged);
     all.insert("device_doorbells".to_owned(), rx.doorbells + tx.doorbells);
+    all.insert("worker_sleeps".to_owned(), about.spin.sleeps());
     all.insert("drop_device_transmit_full".to_owned(), tx.exhausted);
     all.insert("drop_device_failed_in_flight".to_owned(), about.lost_in_flight);
     all.insert("drop_client_datagram_overflow".to_owned(), clients.overflowed());

@@ -31,6 +31,7 @@ use crate::device::Backend;
 use crate::rules::Rules;
 
 mod bounds;
+mod polling;
 
 /// Nothing here takes longer, except on a machine that is busy with something else.
 const PATIENCE: Duration = Duration::from_secs(20);

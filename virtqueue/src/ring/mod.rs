@@ -131,7 +131,8 @@ macro_rules! each {
 }
 
 impl<T> Ring<T> {
-    /// Cuts a ring of `size` entries from `arena`, empty. `index` is the queue's number, for messages.
+    /// Cuts a ring of `size` entries from `arena`, empty, and polled until it is [armed](Self::arm). `index` is the queue's number, for
+    /// messages.
     ///
     /// # Errors
     ///
@@ -144,7 +145,9 @@ impl<T> Ring<T> {
             true => Format::Packed(PackedQueue::new(index, size, options, arena)?),
             false => Format::Split(SplitQueue::new(index, size, options, arena)?),
         };
-        Ok(Self { format })
+        let mut ring = Self { format };
+        ring.silence();
+        Ok(ring)
     }
 
     /// Where the device finds this ring.
@@ -205,7 +208,9 @@ impl<T> Ring<T> {
 
     /// Empties the ring and returns what was in it. Only once the device was reset, or this queue of it: until then it may still use them.
     pub fn drain(&mut self) -> Vec<T> {
-        each!(&mut self.format, queue => queue.drain())
+        let tokens = each!(&mut self.format, queue => queue.drain());
+        self.silence();
+        tokens
     }
 }
 
