@@ -144,6 +144,8 @@ def ours():
     camera = b"NXSB\x01\x05cam-1\x87\x07" + bytes([7]) * 32 + b"\x02\x05video\x03ptz"
     said = b"\x01\x03pin\x87\x07\x09\x06videtc"
     keep("bus_discovery", b"\0" + long(camera) + said + b"\3\4\xff\xff" + b"\x01\x01a\0\1\2\3abc")
+    opened = b"\1\0\1\5\3chat" + b"\1\2\1\3abc" + b"\7\xff" + b"\5\xff" + b"\6\xff" + b"\1\7\1\0"
+    keep("bus_mux", opened + b"\3\1" + b"\5\0" + b"\1\1\2\0" + b"\1\3\1\4\0\1\0\0" + b"\4\xff\x7f" + b"\1\4\1\1\0")
     keep("ipc_records", struct.pack("=BBBBHHII16s", 0, 4, 0, 64, 53, 0, 0, 0, bytes([192, 0, 2, 1])) + b"payload")
 
 

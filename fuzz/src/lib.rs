@@ -10,7 +10,7 @@
 //! | [`stack`] | frames, tcp, fragments, dhcp4, dhcp6, nd, icmp | hosts, routers and servers on the wire |
 //! | [`dns`] | dns | name servers, and whoever forges them |
 //! | [`ipc`] | ipc_request, ipc_reply, ipc_records | clients of the daemon; a daemon that is none |
-//! | [`bus`] | bus_discovery | devices on the link that announce themselves, and whoever pretends to be one |
+//! | [`bus`] | bus_discovery, bus_mux | devices that announce themselves, and whoever pretends to be one; peers of a session |
 //! | [`daemon`] | capture, config | clients; operators |
 //! | [`virtio`] | virtio_legacy, virtio_modern, softdev | a device that lies; a driver that lies |
 //!

@@ -227,4 +227,25 @@ pub enum Error {
     /// A frame of the mux.
     #[error("{0}")]
     Rejected(Reject),
+    /// The stream is not there: never opened, complete, or reset.
+    #[error("there is no stream {stream}")]
+    UnknownStream {
+        /// Its number.
+        stream: u32,
+    },
+    /// Our half of the stream is complete.
+    #[error("stream {stream} was finished: nothing more can be written")]
+    Finished {
+        /// Its number.
+        stream: u32,
+    },
+    /// One of the sides takes no new streams.
+    #[error("no new streams: one of the sides is going away")]
+    GoingAway,
+    /// Nothing was heard of the peer.
+    #[error("nothing was heard of the peer for {seconds} s")]
+    PeerSilent {
+        /// For how long.
+        seconds: u64,
+    },
 }

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`discovery`] | who is there: announcements, the peer table, who may be dialled and when |
 //! | [`session`] | who is who: Noise XK, the binding to what is announced, pairing, keys that change |
-//! | [`mux`] | frames of streams; the streams themselves are to come |
+//! | [`mux`] | many streams over one session: credit, priorities, keepalive |
 //!
 //! **Not supported**: the datagram transport (udp-sec) and remote services are to come.
 
