@@ -84,6 +84,8 @@ pub struct Counters {
     pub tcp_challenges_sent: u64,
     pub tcp_keepalives_sent: u64,
     pub tcp_path_mtu_lowered: u64,
+    /// Destinations of which a router said that datagrams or echo requests must be smaller.
+    pub path_mtu_lowered: u64,
     pub tcp_time_wait_reused: u64,
     pub tcp_closing_cut: u64,
     pub tcp_opened: u64,

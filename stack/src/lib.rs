@@ -41,6 +41,7 @@ mod ipv4;
 mod ipv6;
 mod neighbor;
 mod network;
+mod path_mtu;
 mod ports;
 mod random;
 mod route;

@@ -18,6 +18,7 @@ use crate::ip::{self, Header};
 use crate::ipv4::{self, Cidr};
 use crate::ipv6::Ipv6;
 use crate::neighbor::{Expiry, Mac, Neighbors, Request, Resolution};
+use crate::path_mtu::PathMtus;
 use crate::random::Random;
 use crate::route::{NextHop, Routing};
 use crate::time::Instant;
@@ -53,6 +54,7 @@ pub(crate) struct Network {
     pub(crate) conflicts: ConflictDetection,
     /// Our claims to IPv4 addresses, while they are watched: one for each address at most.
     pub(crate) tenures: Vec<Tenure>,
+    pub(crate) path_mtus: PathMtus,
 }
 
 /// Packets that we sent to ourselves, until the next poll. They never see the device.
@@ -165,6 +167,19 @@ impl Network {
         }
     }
 
+    /// The largest packet that reaches `destination`, as far as is known.
+    pub(crate) fn path_mtu(&self, now: Instant, destination: IpAddr) -> usize {
+        let link = self.mtu_for(destination);
+        self.path_mtus.get(now, destination).map_or(link, |path| path.min(link))
+    }
+
+    /// A router said that packets to `destination` are too large. Whoever calls knows that one of ours was meant.
+    pub(crate) fn path_is_narrow(&mut self, destination: IpAddr, mtu: u16) {
+        if self.path_mtus.learn(self.ipv6.clock, destination, mtu) {
+            self.counters.path_mtu_lowered += 1;
+        }
+    }
+
     /// The most bytes behind the IP header of a packet to `destination`, in fragments if need be.
     pub(crate) fn payload_max(&self, destination: IpAddr) -> usize {
         match destination {
@@ -234,7 +249,8 @@ impl Network {
         Sent::Queued
     }
 
-    /// Sends an IP packet: header by us, payload of `payload_len` bytes by `fill`. What is larger than the MTU leaves in fragments.
+    /// Sends an IP packet: header by us, payload of `payload_len` bytes by `fill`. What is larger than the path's MTU leaves in
+    /// fragments; the rest over IPv4 may not be cut on the way, so that a router that would have to says so.
     pub(crate) fn send_ip<E: Egress>(
         &mut self,
         now: Instant,
@@ -245,7 +261,7 @@ impl Network {
     ) -> Sent {
         let destination = header.destination;
         let header_len = ip::header_len(destination);
-        if header_len + payload_len <= self.mtu_for(destination) || self.is_own(destination) {
+        if header_len + payload_len <= self.path_mtu(now, destination) || self.is_own(destination) {
             return self.send_packet(now, egress, destination, header_len + payload_len, |packet| {
                 ip::emit_header(packet, &header);
                 fill(&mut packet[header_len..]);
@@ -266,7 +282,7 @@ impl Network {
     ) -> Sent {
         // RFC 7739: an identification that nobody off the path can guess.
         let id = self.random.next_u32();
-        let mtu = self.mtu_for(header.destination);
+        let mtu = self.path_mtu(now, header.destination);
         let header_len = fragment::header_len(header.destination);
         let mut result = Sent::Dropped;
         for piece in fragment::cut(payload, header_len, mtu) {

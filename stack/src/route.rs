@@ -76,7 +76,12 @@ impl Routing {
 
     /// Adds routes, less preferred than those that are there and lead to the same prefix.
     pub(crate) fn add_routes(&mut self, routes: &[Route], source: Option<Ipv4Addr>) {
-        self.entries.extend(routes.iter().map(|route| Entry { route: *route, source }));
+        for route in routes {
+            // A lease with option 121 names the gateway of its default route again.
+            if !self.entries.iter().any(|entry| entry.route == *route && entry.source == source) {
+                self.entries.push(Entry { route: *route, source });
+            }
+        }
         self.entries.sort_by_key(|entry| Reverse(entry.route.destination.prefix_len()));
     }
 
@@ -154,6 +159,18 @@ mod tests {
         let routing = Routing::new("10.128.0.7/32".parse().unwrap(), Some(gateway), &[]);
         assert_eq!(routing.next_hop(Ipv4Addr::new(10, 128, 0, 9)), hop(10, 128, 0, 1));
         assert_eq!(routing.next_hop(gateway), hop(10, 128, 0, 1));
+    }
+
+    #[test]
+    fn default_route_of_a_list_that_has_the_gateway_too_is_there_once() {
+        let gateway = Ipv4Addr::new(10, 128, 0, 1);
+        let routes = [
+            Route { destination: Cidr::host(gateway), via: None },
+            Route { destination: "0.0.0.0/0".parse().unwrap(), via: Some(gateway) },
+        ];
+        let routing = Routing::new("10.128.0.7/32".parse().unwrap(), Some(gateway), &routes);
+        assert_eq!(routing.routes().filter(|route| route.destination.prefix_len() == 0).count(), 1);
+        assert_eq!(routing.routes().filter(|route| route.destination == Cidr::host(gateway)).count(), 1);
     }
 
     #[test]

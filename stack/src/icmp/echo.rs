@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use smoltcp::wire::IpProtocol;
 
-use super::{HEADER_LEN, Report, fill_checksum};
+use super::{HEADER_LEN, IcmpError, Report, fill_checksum};
 use crate::egress::Egress;
 use crate::error::Error;
 use crate::events::{PingId, Ready};
@@ -140,6 +140,9 @@ impl Pings {
         let Some(id) = self.by_sequence.get(&quote.word(6)).copied() else { return };
         if let Some(ping) = self.pings.get_mut(id).filter(|ping| ping.to == quote.destination) {
             ping.offender = Some(report.offender);
+            if let IcmpError::FragmentationNeeded { mtu } = report.error {
+                network.path_is_narrow(quote.destination, mtu);
+            }
             let reason = Error::HostUnreachable { to: quote.destination, reason: report.error };
             self.conclude(id, Err(reason), network);
         }

@@ -220,6 +220,19 @@ impl Stack {
         self.udp.set_broadcast(socket, allowed)
     }
 
+    /// Whether a datagram that does not fit what is known of the path is refused with [`Error::MessageTooLong`] (Linux's
+    /// `IP_PMTUDISC_DO`); at first it is sent in fragments. One that a router finds too large comes back as
+    /// [`IcmpError::FragmentationNeeded`] either way, and what follows knows better.
+    pub fn udp_set_dont_fragment(&mut self, socket: UdpId, refused: bool) -> Result<(), Error> {
+        self.udp.set_dont_fragment(socket, refused)
+    }
+
+    /// The largest packet that reaches `destination`, as far as is known: the link's MTU until a router says less.
+    #[must_use]
+    pub fn path_mtu(&self, destination: IpAddr) -> usize {
+        self.network.path_mtu(self.network.ipv6.clock, destination.to_canonical())
+    }
+
     /// The hop limit of datagrams to hosts; 64 at first.
     pub fn udp_set_ttl(&mut self, socket: UdpId, ttl: u8) -> Result<(), Error> {
         self.udp.set_ttl(socket, ttl, false)

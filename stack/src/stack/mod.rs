@@ -23,6 +23,7 @@ use crate::info::{AddressState, SocketInfo, TableInfo};
 use crate::ipv6::Ipv6;
 use crate::neighbor::{NeighborInfo, Neighbors};
 use crate::network::{Looped, Network};
+use crate::path_mtu::PathMtus;
 use crate::random::Random;
 use crate::route::Route;
 use crate::tcp::Tcp;
@@ -89,6 +90,7 @@ impl Stack {
             groups: Groups::default(),
             conflicts,
             tenures: Vec::new(),
+            path_mtus: PathMtus::new(random.keyed_state()),
             random,
         };
         let mut stack = Stack {

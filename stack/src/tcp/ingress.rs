@@ -145,6 +145,7 @@ impl Tcp {
             if mtu >= smallest {
                 network.counters.tcp_path_mtu_lowered += 1;
                 self.lower_mtu(id, usize::from(mtu));
+                network.path_is_narrow(tuple.remote.0, mtu);
             }
             return;
         }

@@ -68,6 +68,8 @@ struct Socket {
     /// Set by connecting: datagrams and errors of others are not for this socket.
     peer: Option<SocketAddr>,
     broadcast: bool,
+    /// What does not fit the path is refused instead of cut.
+    dont_fragment: bool,
     ttl: u8,
     group_ttl: u8,
     groups: Vec<IpAddr>,
@@ -83,6 +85,7 @@ impl Socket {
             errors: VecDeque::new(),
             peer: None,
             broadcast: false,
+            dont_fragment: false,
             ttl: ip::TTL,
             group_ttl: GROUP_TTL,
             groups: Vec::new(),
@@ -203,7 +206,11 @@ impl Udp {
             });
         }
         let source = socket.source_for(to.ip(), network).ok_or(Error::Unreachable { to })?;
-        let max = network.payload_max(to.ip()) - HEADER_LEN;
+        let most = match socket.dont_fragment {
+            true => network.path_mtu(now, to.ip()) - ip::header_len(to.ip()),
+            false => network.payload_max(to.ip()),
+        };
+        let max = most - HEADER_LEN;
         if payload.len() > max {
             return Err(Error::MessageTooLong { len: payload.len(), max });
         }
@@ -291,6 +298,9 @@ impl Udp {
         let to = SocketAddr::from(remote);
         if socket.peer.is_some_and(|peer| peer != to) {
             return;
+        }
+        if let IcmpError::FragmentationNeeded { mtu } = error {
+            network.path_is_narrow(remote.0, mtu);
         }
         if socket.errors.len() >= ERRORS_MAX {
             socket.errors.pop_front();

@@ -50,6 +50,12 @@ impl Udp {
         Ok(())
     }
 
+    /// Whether a datagram that does not fit the path is refused, rather than sent in fragments.
+    pub(crate) fn set_dont_fragment(&mut self, id: UdpId, refused: bool) -> Result<(), Error> {
+        self.sockets.get_mut(id.0).ok_or(Error::InvalidSocket)?.dont_fragment = refused;
+        Ok(())
+    }
+
     /// Sets the hop limit towards hosts or towards groups.
     pub(crate) fn set_ttl(&mut self, id: UdpId, ttl: u8, groups: bool) -> Result<(), Error> {
         if ttl == 0 {

@@ -198,3 +198,69 @@ fn membership_is_reported_on_change_and_on_query_in_the_version_of_the_router() 
     peer.advance(Duration::from_secs(5));
     assert_eq!(reports(&mut peer)[0][0], 0x17);
 }
+
+/// What a router says of the packet `sent`: too long for a link of `mtu` bytes.
+fn too_long(sent: &[u8], mtu: u16) -> Vec<u8> {
+    let [high, low] = mtu.to_be_bytes();
+    icmp(3, 4, [0, 0, high, low], &sent[..28])
+}
+
+/// Lets the stack find out where B is.
+fn reachable(peer: &mut Scripted, socket: UdpId) {
+    sizes(peer, socket, 1);
+    peer.arp_reply();
+    peer.queue.take();
+}
+
+/// Sends `len` bytes, and says how long the packets were and whether they may be cut on the way.
+fn sizes(peer: &mut Scripted, socket: UdpId, len: usize) -> (Vec<(u16, bool)>, Vec<Vec<u8>>) {
+    let now = peer.now;
+    peer.stack.udp_send(now, socket, (B, 9).into(), None, &vec![7; len], &mut peer.queue).unwrap();
+    let packets: Vec<Vec<u8>> =
+        ip_packets(&peer.queue.take(), IpProtocol::Udp).into_iter().map(|(_, packet)| packet).collect();
+    let read = |bytes: &Vec<u8>| {
+        let packet = Ipv4Packet::new_checked(&bytes[..]).unwrap();
+        (packet.total_len(), packet.dont_frag())
+    };
+    (packets.iter().map(read).collect(), packets)
+}
+
+#[test]
+fn datagram_too_long_for_the_path_is_told_with_the_mtu_and_the_next_is_cut_to_it() {
+    let mut peer = Scripted::new();
+    let (socket, _) = peer.stack.udp_bind(Some(7)).unwrap();
+    reachable(&mut peer, socket);
+    let (whole, packets) = sizes(&mut peer, socket, 1400);
+    assert_eq!(whole, [(1428, true)]);
+    peer.frame(&too_long(&packets[0], 1300));
+    assert_eq!(
+        peer.stack.udp_error(socket),
+        Some(((B, 9).into(), IcmpError::FragmentationNeeded { mtu: 1300 }))
+    );
+    assert_eq!((peer.stack.path_mtu(B.into()), peer.stack.counters().path_mtu_lowered), (1300, 1));
+    assert_eq!(sizes(&mut peer, socket, 1400).0, [(1300, false), (148, false)]);
+    assert_eq!(sizes(&mut peer, socket, 1272).0, [(1300, true)]);
+    // Nothing so small is believed, and nothing larger is news.
+    peer.frame(&too_long(&packets[0], 100));
+    peer.frame(&too_long(&packets[0], 1400));
+    assert_eq!(peer.stack.path_mtu(B.into()), 1300);
+    // Whoever asked for it is refused what would have to be cut.
+    peer.stack.udp_set_dont_fragment(socket, true).unwrap();
+    let refused = peer.stack.udp_send(peer.now, socket, (B, 9).into(), None, &[7; 1400], &mut peer.queue);
+    assert_eq!(refused, Err(Error::MessageTooLong { len: 1400, max: 1272 }));
+    assert_eq!(sizes(&mut peer, socket, 1272).0, [(1300, true)]);
+    // After ten minutes the larger size is tried again.
+    peer.advance(Duration::from_secs(601));
+    assert_eq!(peer.stack.path_mtu(B.into()), 1500);
+}
+
+#[test]
+fn path_mtu_of_a_packet_that_nobody_sent_is_not_believed() {
+    let mut peer = Scripted::new();
+    let (socket, _) = peer.stack.udp_bind(Some(7)).unwrap();
+    reachable(&mut peer, socket);
+    let (_, packets) = sizes(&mut peer, socket, 1400);
+    peer.stack.udp_close(socket);
+    peer.frame(&too_long(&packets[0], 1300));
+    assert_eq!(peer.stack.path_mtu(B.into()), 1500);
+}
