@@ -68,7 +68,7 @@ fn probe(socket: &UdpSocket, to: SocketAddr, ttl: u8, timeout: Duration) -> Resu
         match event {
             // Somebody does listen there.
             Event::Datagram(received) if received.from == to => return answered(Some(to.ip()), "arrived"),
-            Event::Failed { to: about, code, reporter } if about == to => match code {
+            Event::Failed { to: about, code, reporter, mtu: _ } if about == to => match code {
                 code::TIME_EXCEEDED => return answered(reporter, "hop"),
                 code::PORT_UNREACHABLE => return answered(reporter.or(Some(to.ip())), "arrived"),
                 code::POLICY_DENIED => {

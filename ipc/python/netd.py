@@ -40,6 +40,9 @@ _MESSAGE_BYTES_MAX = 65507 + _HEADER.size
 _LINGER = struct.Struct("=ii")
 # What netd does unless told otherwise: see io.netd.varlink at SetTcpOptions.
 _KEEPALIVE_SECONDS = _LINGER_SECONDS = 60
+# Of linux/in.h and linux/in6.h, which the socket module does not have.
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
+
 _DATAGRAM_ERRORS = {
     1: (errno.ECONNREFUSED, "nobody listens there"),
     2: (errno.EHOSTUNREACH, "it is unreachable"),
@@ -225,15 +228,15 @@ class Client:
         reply, _ = self.call("Ping", address=address, timeout_ms=max(1, int(timeout * 1000)), bytes=size)
         return reply["rtt_us"] / 1e6
 
-    def listen(self, port=0, backlog=None):
-        """A Listener on a port; 0 lets netd choose."""
-        reply, descriptors = self.call("Listen", port=port, backlog=backlog)
+    def listen(self, port=0, backlog=None, address=None):
+        """A Listener on a port, of one of netd's addresses or of all; port 0 lets netd choose."""
+        reply, descriptors = self.call("Listen", address=address, port=port, backlog=backlog)
         local = (reply["local"]["address"], reply["local"]["port"])
         return Listener(self, descriptors[reply["descriptor"]], local)
 
-    def bind_udp(self, port=0):
-        """A UdpSocket on a port; 0 lets netd choose."""
-        reply, descriptors = self.call("BindUdp", port=port)
+    def bind_udp(self, port=0, address=None):
+        """A UdpSocket on a port, of one of netd's addresses or of all; port 0 lets netd choose."""
+        reply, descriptors = self.call("BindUdp", address=address, port=port)
         local = (reply["local"]["address"], reply["local"]["port"])
         return UdpSocket(self, descriptors[reply["descriptor"]], reply["id"], local)
 
@@ -314,8 +317,12 @@ class Stream(_Socket):
         (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): lambda self, value: self._set(keepalive_seconds=_number(value)),
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE): _set_keepalive,
         (socket.SOL_SOCKET, socket.SO_LINGER): _set_linger,
+        (socket.IPPROTO_IP, socket.IP_TTL): lambda self, value: self._set(ttl=_number(value)),
+        (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS): lambda self, value: self._set(ttl=_number(value)),
     }
     _DEFAULTS = {
+        (socket.IPPROTO_IP, socket.IP_TTL): 64,
+        (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS): 64,
         (socket.IPPROTO_TCP, socket.TCP_NODELAY): 1,
         (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): _KEEPALIVE_SECONDS,
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
@@ -398,7 +405,11 @@ class UdpSocket(_Socket):
 
     def __init__(self, client, descriptor, identity, local):
         super().__init__(client, descriptor, local)
-        self.id, self._peer, self.ttl = identity, None, 0
+        self.id, self._peer, self._connected, self.ttl = identity, None, None, 0
+
+    def getsockname(self):
+        """Where it is bound; once connected, its own address towards the peer."""
+        return self._connected or self._local
 
     def getpeername(self):
         if self._peer is None:
@@ -408,13 +419,14 @@ class UdpSocket(_Socket):
     def connect(self, address):
         """Makes (host, port) the only peer: the one of send and recv, and nobody else is heard."""
         ip, port = self._client._addresses(address[0])[0], address[1]
-        self._set(peer={"address": ip, "port": port})
+        reply, _ = self._client.call("SetUdpOptions", id=self.id, peer={"address": ip, "port": port})
         self._peer = (ip, port)
+        self._connected = (reply["local"]["address"], reply["local"]["port"])
 
     def disconnect(self):
         """Hears everybody again."""
         self._set(peer={"address": self._local[0], "port": 0})
-        self._peer = None
+        self._peer = self._connected = None
 
     def join(self, group):
         """Receives what is sent to a multicast group at this socket's port."""
@@ -431,9 +443,14 @@ class UdpSocket(_Socket):
         # -1 is the system's own choice, as of ip(7).
         self.ttl = max(0, _number(value))
 
+    def _set_mtu_discover(self, value):
+        self._set(dont_fragment=_number(value) >= _PMTUDISC_DO)
+
     # The group comes first in struct ip_mreq, ip_mreqn and ipv6_mreq.
     _SETTERS = {
         (socket.SOL_SOCKET, socket.SO_BROADCAST): lambda self, value: self._set(broadcast=bool(_number(value))),
+        (socket.IPPROTO_IP, _IP_MTU_DISCOVER): _set_mtu_discover,
+        (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER): _set_mtu_discover,
         (socket.IPPROTO_IP, socket.IP_TTL): _set_ttl,
         (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS): _set_ttl,
         (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL): lambda self, value: self._set(multicast_ttl=_number(value)),
@@ -469,11 +486,12 @@ class UdpSocket(_Socket):
             message = b""
         if not message:
             raise self._closed()
-        kind, family, _ecn, _ttl, port, _flags, _scope, code, packed = _HEADER.unpack_from(message)
+        kind, family, _ecn, _ttl, port, mtu, _scope, code, packed = _HEADER.unpack_from(message)
         peer = (_unpack(family, packed), port)
         if kind == 1:
             number, what = _DATAGRAM_ERRORS.get(code, _DATAGRAM_ERRORS[2])
-            raise OSError(number, f"a datagram to {peer[0]} port {peer[1]} failed: {what}")
+            path = f", which carries packets of {mtu} bytes at most" if mtu else ""
+            raise OSError(number, f"a datagram to {peer[0]} port {peer[1]} failed: {what}{path}")
         return message[_HEADER.size : _HEADER.size + count], peer
 
     def recv(self, count, flags=0):
@@ -505,14 +523,14 @@ def create_connection(address, timeout=None, source_address=None):
     return stream
 
 
-def create_server(port, backlog=None):
+def create_server(port, backlog=None, address=None):
     """As socket.create_server, over netd."""
-    return client().listen(port, backlog)
+    return client().listen(port, backlog, address)
 
 
-def bind_udp(port=0):
+def bind_udp(port=0, address=None):
     """A UdpSocket on a port; 0 lets netd choose."""
-    return client().bind_udp(port)
+    return client().bind_udp(port, address)
 
 
 def resolve(name, timeout=None):

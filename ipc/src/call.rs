@@ -274,6 +274,7 @@ impl Call {
                     broadcast: fields.optional("broadcast")?,
                     ttl: fields.optional("ttl")?,
                     multicast_ttl: fields.optional("multicast_ttl")?,
+                    dont_fragment: fields.optional("dont_fragment")?,
                     join: fields.optional("join")?,
                     leave: fields.optional("leave")?,
                 },
@@ -399,6 +400,14 @@ pub struct StreamReply {
 pub struct CaptureReply {
     /// Index among the descriptors of the reply.
     pub descriptor: usize,
+}
+
+/// What `SetUdpOptions` returns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UdpOptionsReply {
+    /// Of a socket that got a peer: its own address towards that one, and its port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<Endpoint>,
 }
 
 /// What `Listen` and `BindUdp` return.

@@ -10,7 +10,7 @@
 //! | 2 | ecn u8 | the two ECN bits of RFC 3168, 5 |
 //! | 3 | ttl u8 | received: as it came; sent: 0 leaves it to netd |
 //! | 4 | port u16 | of the peer |
-//! | 6 | flags u16 | 0 |
+//! | 6 | mtu u16 | with error code 3, the largest packet that the path carries, 0 if nobody said; else 0 |
 //! | 8 | scope id u32 | of a link-local IPv6 peer, else 0 |
 //! | 12 | error code u32 | with kind 1, see [`code`] |
 //! | 16 | address | of the peer; an IPv4 address takes the first 4 bytes, the rest is 0 |
@@ -66,6 +66,8 @@ pub struct Header {
     pub ecn: u8,
     /// Time to live; to netd, 0 leaves it to netd.
     pub ttl: u8,
+    /// Of an error that says so, the largest packet that the path carries, its IP header included; else 0.
+    pub mtu: u16,
 }
 
 /// A message that is not a datagram.
@@ -83,20 +85,20 @@ pub enum BadHeader {
     /// ECN bits above 3.
     #[error("a datagram message with ecn {0}: the field has two bits")]
     Ecn(u8),
-    /// A flag that is not defined.
-    #[error("a datagram message with flags {0:#x}: none is defined")]
-    Flags(u16),
+    /// An MTU where there can be none.
+    #[error("a datagram with an mtu of {0}: only errors have one")]
+    Mtu(u16),
 }
 
 impl Header {
     /// A header for data.
     pub fn data(peer: SocketAddr) -> Header {
-        Header { kind: Kind::Data, peer, ecn: 0, ttl: 0 }
+        Header { kind: Kind::Data, peer, ecn: 0, ttl: 0, mtu: 0 }
     }
 
     /// A header that tells of an error.
     pub fn error(peer: SocketAddr, code: u32) -> Header {
-        Header { kind: Kind::Error(code), peer, ecn: 0, ttl: 0 }
+        Header { kind: Kind::Error(code), peer, ecn: 0, ttl: 0, mtu: 0 }
     }
 
     /// The header as bytes.
@@ -121,6 +123,7 @@ impl Header {
         out[2] = self.ecn;
         out[3] = self.ttl;
         out[4..6].copy_from_slice(&self.peer.port().to_ne_bytes());
+        out[6..8].copy_from_slice(&self.mtu.to_ne_bytes());
         out[8..12].copy_from_slice(&scope.to_ne_bytes());
         out[12..16].copy_from_slice(&error.to_ne_bytes());
         out
@@ -133,7 +136,7 @@ impl Header {
     pub fn decode(message: &[u8]) -> Result<(Header, &[u8]), BadHeader> {
         let (header, payload) =
             message.split_first_chunk::<HEADER_BYTES>().ok_or(BadHeader::Short(message.len()))?;
-        let [kind, family, ecn, ttl, p0, p1, f0, f1, s0, s1, s2, s3, e0, e1, e2, e3, address @ ..] = *header;
+        let [kind, family, ecn, ttl, p0, p1, m0, m1, s0, s1, s2, s3, e0, e1, e2, e3, address @ ..] = *header;
         let kind = match kind {
             0 => Kind::Data,
             1 => Kind::Error(u32::from_ne_bytes([e0, e1, e2, e3])),
@@ -142,16 +145,16 @@ impl Header {
         if ecn > 3 {
             return Err(BadHeader::Ecn(ecn));
         }
-        match u16::from_ne_bytes([f0, f1]) {
-            0 => {}
-            flags => return Err(BadHeader::Flags(flags)),
+        let mtu = u16::from_ne_bytes([m0, m1]);
+        if kind == Kind::Data && mtu != 0 {
+            return Err(BadHeader::Mtu(mtu));
         }
         let port = u16::from_ne_bytes([p0, p1]);
         let peer = match decode_address(family, address).ok_or(BadHeader::Family(family))? {
             IpAddr::V4(v4) => SocketAddr::new(v4.into(), port),
             IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, u32::from_ne_bytes([s0, s1, s2, s3])).into(),
         };
-        Ok((Header { kind, peer, ecn, ttl }, payload))
+        Ok((Header { kind, peer, ecn, ttl, mtu }, payload))
     }
 }
 
@@ -173,11 +176,11 @@ mod tests {
 
     #[test]
     fn encode_places_every_field_at_its_offset() {
-        let bytes = Header { kind: Kind::Error(7), peer: "[fe80::1%9]:53".parse().unwrap(), ecn: 2, ttl: 64 }
-            .encode();
+        let peer = "[fe80::1%9]:53".parse().unwrap();
+        let bytes = Header { kind: Kind::Error(7), peer, ecn: 2, ttl: 64, mtu: 1300 }.encode();
         assert_eq!(bytes[..4], [1, 6, 2, 64]);
         assert_eq!(bytes[4..6], 53u16.to_ne_bytes());
-        assert_eq!(bytes[6..8], [0, 0]);
+        assert_eq!(bytes[6..8], 1300u16.to_ne_bytes());
         assert_eq!(bytes[8..12], 9u32.to_ne_bytes());
         assert_eq!(bytes[12..16], 7u32.to_ne_bytes());
         assert_eq!(bytes[16..32], [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
@@ -195,20 +198,21 @@ mod tests {
         assert_eq!(with(0, 2), BadHeader::Kind(2));
         assert_eq!(with(1, 5), BadHeader::Family(5));
         assert_eq!(with(2, 4), BadHeader::Ecn(4));
-        assert!(matches!(with(6, 1), BadHeader::Flags(_)));
+        assert!(matches!(with(6, 1), BadHeader::Mtu(_)));
     }
 
     proptest! {
         #[test]
         fn decode_gives_back_what_encode_took(
             error in prop::option::of(any::<u32>()), ip in any::<IpAddr>(), port: u16, scope: u32,
-            ecn in 0u8..4, ttl: u8, payload in prop::collection::vec(any::<u8>(), 0..100),
+            ecn in 0u8..4, ttl: u8, mtu: u16, payload in prop::collection::vec(any::<u8>(), 0..100),
         ) {
             let peer = match ip {
                 IpAddr::V4(_) => SocketAddr::new(ip, port),
                 IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, scope).into(),
             };
-            let header = Header { kind: error.map_or(Kind::Data, Kind::Error), peer, ecn, ttl };
+            let mtu = error.map_or(0, |_| mtu);
+            let header = Header { kind: error.map_or(Kind::Data, Kind::Error), peer, ecn, ttl, mtu };
             let message = [&header.encode()[..], &payload].concat();
             prop_assert_eq!(Header::decode(&message), Ok((header, &payload[..])));
         }

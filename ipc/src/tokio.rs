@@ -125,6 +125,14 @@ impl TcpStream {
         self.set(TcpOptions::linger(linger)).await
     }
 
+    /// As [`crate::TcpStream::set_ttl`].
+    ///
+    /// # Errors
+    /// As [`crate::TcpStream::set_ttl`].
+    pub async fn set_ttl(&self, ttl: u8) -> io::Result<()> {
+        self.set(TcpOptions { ttl: Some(ttl), ..TcpOptions::default() }).await
+    }
+
     async fn set(&self, options: TcpOptions) -> io::Result<()> {
         let (client, id) = (self.get_ref().client().clone(), self.get_ref().id());
         blocking(move || client.set_tcp_options(id, options)).await
@@ -205,6 +213,14 @@ impl TcpListener {
         blocking(move || crate::TcpListener::bind(port)).await.and_then(TcpListener::new)
     }
 
+    /// As [`bind`](Self::bind), on one of netd's addresses alone.
+    ///
+    /// # Errors
+    /// As [`crate::TcpListener::bind_on`].
+    pub async fn bind_on(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+        blocking(move || crate::TcpListener::bind_on(address, port)).await.and_then(TcpListener::new)
+    }
+
     /// Takes a listener of the blocking library over.
     ///
     /// # Errors
@@ -243,6 +259,14 @@ impl UdpSocket {
         blocking(move || crate::UdpSocket::bind(port)).await.and_then(UdpSocket::new)
     }
 
+    /// As [`bind`](Self::bind), on one of netd's addresses alone.
+    ///
+    /// # Errors
+    /// As [`crate::UdpSocket::bind_on`].
+    pub async fn bind_on(address: IpAddr, port: u16) -> io::Result<UdpSocket> {
+        blocking(move || crate::UdpSocket::bind_on(address, port)).await.and_then(UdpSocket::new)
+    }
+
     /// Takes a socket of the blocking library over.
     ///
     /// # Errors
@@ -271,8 +295,8 @@ impl UdpSocket {
     /// # Errors
     /// netd closed the socket, or the call failed; so for the options below.
     pub async fn connect(&self, peer: impl ToEndpoints + Send + 'static) -> io::Result<()> {
-        let peer = self.on(move |socket| socket.connect(peer).map(|()| socket.peer_addr())).await?;
-        self.get_ref().set_peer(peer);
+        let connected = self.on(move |socket| socket.connect(peer).map(|()| socket.connection())).await?;
+        self.get_ref().set_connection(connected);
         Ok(())
     }
 
@@ -282,7 +306,7 @@ impl UdpSocket {
     /// As [`connect`](Self::connect).
     pub async fn disconnect(&self) -> io::Result<()> {
         self.on(|socket| socket.disconnect()).await?;
-        self.get_ref().set_peer(None);
+        self.get_ref().set_connection(None);
         Ok(())
     }
 
@@ -292,6 +316,14 @@ impl UdpSocket {
     /// As [`connect`](Self::connect).
     pub async fn set_broadcast(&self, allowed: bool) -> io::Result<()> {
         self.on(move |socket| socket.set_broadcast(allowed)).await
+    }
+
+    /// As [`crate::UdpSocket::set_dont_fragment`].
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn set_dont_fragment(&self, refused: bool) -> io::Result<()> {
+        self.on(move |socket| socket.set_dont_fragment(refused)).await
     }
 
     /// The time to live of what is sent from now on; 0 leaves it to netd.

@@ -675,6 +675,8 @@ pub struct UdpOptions {
     pub ttl: Option<u8>,
     /// Time to live towards groups.
     pub multicast_ttl: Option<u8>,
+    /// Whether what does not fit the path is refused rather than sent in fragments.
+    pub dont_fragment: Option<bool>,
     /// A group to join.
     pub join: Option<IpAddr>,
     /// A group to leave.

@@ -48,6 +48,8 @@ assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
 stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
 stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+stream.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 7)
+assert stream.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == 7
 error = raises(OSError, lambda: stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 500))
 assert error.errno == errno.ENOPROTOOPT, error
 # That they arrive is seen by the one that shows: closing with linger 0 is a reset.
@@ -92,10 +94,23 @@ server, client = theirs.bind_udp(), ours.bind_udp()
 client.connect((peer, server.getsockname()[1]))
 client.send(b"ping")
 payload, source = server.recvfrom(100)
-assert payload == b"ping" and source[1] == client.getsockname()[1], source
+assert payload == b"ping" and source == client.getsockname(), (source, client.getsockname())
 server.sendto(b"pong", source)
 assert client.recv(100) == b"pong"
+own = source[0]
 client.disconnect()
+assert client.getsockname() == ("::", source[1]), client.getsockname()
+# What would have to leave in pieces is refused, if asked, and the error says what fits.
+client.settimeout(30)
+client.setsockopt(socket.IPPROTO_IP, 10, 2)
+client.sendto(bytes(3000), (peer, 9))
+error = raises(OSError, lambda: client.recvfrom(100))
+assert error.errno == errno.EMSGSIZE and "1500 bytes" in str(error), error
+# On one address alone.
+bound = ours.bind_udp(address=own)
+assert bound.getsockname()[0] == own and ours.listen(address=own).getsockname()[0] == own
+error = raises(netd.Error, lambda: ours.bind_udp(address=peer))
+assert error.name == "InvalidInput", error
 client.sendto(b"nobody", (peer, 9))
 client.settimeout(10)
 raises(ConnectionRefusedError, lambda: client.recvfrom(100))

@@ -164,8 +164,10 @@ pub enum Reply {
     },
     /// To [`Command::Ping`].
     Ping(netd_ipc::Pong),
-    /// To [`Command::TcpOptions`] and [`Command::UdpOptions`].
+    /// To [`Command::TcpOptions`].
     Done,
+    /// To [`Command::UdpOptions`]: of a socket that got a peer, its own end towards that one.
+    UdpSet(Option<SocketAddr>),
     /// To [`Command::Resolve`].
     Resolved(Box<netd_ipc::Resolved>),
     /// To [`Command::SetPoll`]: the mode before.

@@ -77,6 +77,9 @@ int netd_stream_set_keepalive(netd_stream *stream, uint32_t idle_seconds);
 /* How many seconds the stream, once closed, may go on to deliver what was written; 0 makes closing a reset. */
 int netd_stream_set_linger(netd_stream *stream, uint32_t seconds);
 
+/* The time to live, or hop limit, of what is sent from now on; 64 at first. */
+int netd_stream_set_ttl(netd_stream *stream, uint8_t ttl);
+
 netd_endpoint netd_stream_local(const netd_stream *stream);
 netd_endpoint netd_stream_peer(const netd_stream *stream);
 int netd_stream_fd(const netd_stream *stream);
@@ -86,6 +89,9 @@ void netd_stream_close(netd_stream *stream);
 
 /* Listens on a port; 0 lets netd choose. */
 netd_listener *netd_tcp_listen(uint16_t port);
+
+/* The same, on one of netd's addresses alone. */
+netd_listener *netd_tcp_listen_on(const char *address, uint16_t port);
 
 /* Waits for the next connection. */
 netd_stream *netd_tcp_accept(netd_listener *listener);
@@ -100,6 +106,9 @@ void netd_listener_close(netd_listener *listener);
 
 /* Binds a UDP port; 0 lets netd choose. */
 netd_udp *netd_udp_bind(uint16_t port);
+
+/* The same, on one of netd's addresses alone: it is where datagrams come from. */
+netd_udp *netd_udp_bind_on(const char *address, uint16_t port);
 
 /* Hands one datagram to netd. address is an IP address as text: resolve names first. */
 int netd_udp_send_to(netd_udp *socket, const void *payload, size_t len, const char *address, uint16_t port);
@@ -130,6 +139,12 @@ int netd_udp_set_broadcast(netd_udp *socket, int allowed);
 /* The time to live of what is sent from now on; 0 leaves it to netd. */
 void netd_udp_set_ttl(netd_udp *socket, uint8_t ttl);
 
+/*
+ * Whether a datagram that does not fit the path is refused, which makes netd_udp_recv_from fail and say what fits. At first it is
+ * sent in fragments.
+ */
+int netd_udp_set_dont_fragment(netd_udp *socket, int refused);
+
 /* The time to live of what is sent to groups; 1 at first, which is the link. */
 int netd_udp_set_multicast_ttl(netd_udp *socket, uint8_t ttl);
 
@@ -137,6 +152,7 @@ int netd_udp_set_multicast_ttl(netd_udp *socket, uint8_t ttl);
 int netd_udp_join(netd_udp *socket, const char *group);
 int netd_udp_leave(netd_udp *socket, const char *group);
 
+/* Where it is bound; once connected, its own address towards the peer. */
 netd_endpoint netd_udp_local(const netd_udp *socket);
 int netd_udp_fd(const netd_udp *socket);
 void netd_udp_close(netd_udp *socket);

@@ -8,7 +8,7 @@ use netd_ipc::{Client, TcpListener, TcpStream};
 
 use crate::deadline;
 use crate::failure::{Failure, count, handle, status};
-use crate::raw::{Endpoint, closers, functions, input, output, string};
+use crate::raw::{Endpoint, address, closers, functions, input, output, string};
 
 /// As in `netd.h`.
 ///
@@ -96,6 +96,7 @@ functions! {
     netd_stream_set_linger(stream: TcpStream, seconds: u32) -> c_int {
         status(stream.set_linger(Duration::from_secs(seconds.into())))
     }
+    netd_stream_set_ttl(stream: TcpStream, ttl: u8) -> c_int { status(stream.set_ttl(ttl)) }
     netd_stream_local(stream: TcpStream) -> Endpoint { stream.local_addr().into() }
     netd_stream_peer(stream: TcpStream) -> Endpoint { stream.peer_addr().into() }
     netd_stream_fd(stream: TcpStream) -> c_int { stream.as_raw_fd() }
@@ -115,6 +116,17 @@ functions! {
 closers! {
     netd_stream_close(TcpStream);
     netd_listener_close(TcpListener);
+}
+
+/// As in `netd.h`.
+///
+/// # Safety
+/// `local` is NULL or a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn netd_tcp_listen_on(local: *const c_char, port: u16) -> *mut TcpListener {
+    // SAFETY: the promise is this function's own.
+    let local = unsafe { address(local) };
+    handle(local.and_then(|local| Ok::<_, Failure>(TcpListener::bind_on(local, port)?)))
 }
 
 /// As in `netd.h`.

@@ -19,6 +19,17 @@ pub extern "C" fn netd_udp_bind(port: u16) -> *mut UdpSocket {
 /// As in `netd.h`.
 ///
 /// # Safety
+/// `local` is NULL or a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn netd_udp_bind_on(local: *const c_char, port: u16) -> *mut UdpSocket {
+    // SAFETY: the promise is this function's own.
+    let local = unsafe { address(local) };
+    handle(local.and_then(|local| Ok::<_, Failure>(UdpSocket::bind_on(local, port)?)))
+}
+
+/// As in `netd.h`.
+///
+/// # Safety
 /// The handle is not closed; `to` is NULL or a string; `payload` has `len` bytes that nobody writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn netd_udp_send_to(
@@ -128,6 +139,9 @@ functions! {
         status(socket.set_broadcast(allowed != 0))
     }
     netd_udp_set_ttl(socket: UdpSocket, ttl: u8) { socket.set_ttl(ttl); }
+    netd_udp_set_dont_fragment(socket: UdpSocket, refused: c_int) -> c_int {
+        status(socket.set_dont_fragment(refused != 0))
+    }
     netd_udp_set_multicast_ttl(socket: UdpSocket, ttl: u8) -> c_int { status(socket.set_multicast_ttl(ttl)) }
     netd_udp_local(socket: UdpSocket) -> Endpoint { socket.local_addr().into() }
     netd_udp_fd(socket: UdpSocket) -> c_int { socket.as_raw_fd() }

@@ -40,6 +40,8 @@ static void streams(const char *peer, uint16_t port)
     CHECK(netd_stream_set_nodelay(stream, 0) == 0 && netd_stream_set_nodelay(stream, 1) == 0);
     CHECK(netd_stream_set_keepalive(stream, 30) == 0 && netd_stream_set_keepalive(stream, 0) == 0);
     CHECK(netd_stream_set_linger(stream, 5) == 0);
+    CHECK(netd_stream_set_ttl(stream, 7) == 0);
+    CHECK(netd_stream_set_ttl(stream, 0) == -1 && netd_errno() == EINVAL);
 
     /* A deadline that has passed takes nothing, also of what is there. */
     char buffer[64];
@@ -109,6 +111,12 @@ static void datagrams(const char *own, const char *peer, uint16_t port)
     CHECK(netd_udp_send_to(udp, "x", 1, "nonsense", 1) == -1 && netd_errno() == EINVAL);
 
     CHECK(netd_udp_connect(udp, peer, port) == 0);
+    CHECK(strcmp(netd_udp_local(udp).address, own) == 0);
+    netd_udp *bound = netd_udp_bind_on(own, 0);
+    CHECK(bound && strcmp(netd_udp_local(bound).address, own) == 0);
+    CHECK(netd_udp_set_dont_fragment(bound, 1) == 0);
+    netd_udp_close(bound);
+    CHECK(!netd_udp_bind_on(peer, 0) && netd_errno() == EINVAL);
     netd_udp_set_ttl(udp, 9);
     CHECK(netd_udp_send(udp, "two", 3) == 0 && netd_udp_recv(udp, buffer, sizeof buffer) == 3);
     /* Connected, it hears nobody else; afterwards it does. */

@@ -1,7 +1,7 @@
 //! TCP listeners: a SEQPACKET descriptor that delivers accepted streams (see [`crate::accepted`]).
 
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Instant;
 
@@ -31,6 +31,14 @@ impl TcpListener {
     /// The named error of the call, or the call failed.
     pub fn bind(port: u16) -> Result<TcpListener, Error> {
         Client::shared()?.tcp_listen(Some(port), None)
+    }
+
+    /// As [`bind`](Self::bind), on one of netd's addresses alone.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind), and `InvalidInput` for an address that is not netd's.
+    pub fn bind_on(address: IpAddr, port: u16) -> Result<TcpListener, Error> {
+        Client::shared()?.tcp_listen_on(Some(address), Some(port), None)
     }
 
     /// The connections, one after the other, without end.

@@ -31,6 +31,7 @@ use serde_json::{Map, Value, json};
 
 use crate::call::{
     BoundReply, CONNECT_TIMEOUT, CaptureReply, PING_BYTES, PING_TIMEOUT, StreamReply, TIMEOUT_MAX,
+    UdpOptionsReply,
 };
 use crate::error::{Error, ErrorKind};
 use crate::types::{
@@ -272,7 +273,20 @@ impl Client {
     /// # Errors
     /// The named error of the call, or the call failed.
     pub fn tcp_listen(&self, port: Option<u16>, backlog: Option<usize>) -> Result<TcpListener, Error> {
-        let parameters = json!({ "port": port, "backlog": backlog });
+        self.tcp_listen_on(None, port, backlog)
+    }
+
+    /// The same, on one of the daemon's addresses alone.
+    ///
+    /// # Errors
+    /// As [`tcp_listen`](Client::tcp_listen), and `InvalidInput` for an address that is not the daemon's.
+    pub fn tcp_listen_on(
+        &self,
+        address: Option<IpAddr>,
+        port: Option<u16>,
+        backlog: Option<usize>,
+    ) -> Result<TcpListener, Error> {
+        let parameters = json!({ "address": address, "port": port, "backlog": backlog });
         let (reply, mut descriptors) = self.call("Listen", parameters, ANSWER_TIMEOUT)?;
         let BoundReply { id, local, descriptor } = reply;
         Ok(TcpListener::new(self.clone(), pick(&mut descriptors, descriptor)?, id, local.into()))
@@ -283,7 +297,16 @@ impl Client {
     /// # Errors
     /// The named error of the call, or the call failed.
     pub fn udp_bind(&self, port: Option<u16>) -> Result<UdpSocket, Error> {
-        let (reply, mut descriptors) = self.call("BindUdp", json!({ "port": port }), ANSWER_TIMEOUT)?;
+        self.udp_bind_on(None, port)
+    }
+
+    /// The same, on one of the daemon's addresses alone: it is where datagrams come from.
+    ///
+    /// # Errors
+    /// As [`udp_bind`](Client::udp_bind), and `InvalidInput` for an address that is not the daemon's.
+    pub fn udp_bind_on(&self, address: Option<IpAddr>, port: Option<u16>) -> Result<UdpSocket, Error> {
+        let parameters = json!({ "address": address, "port": port });
+        let (reply, mut descriptors) = self.call("BindUdp", parameters, ANSWER_TIMEOUT)?;
         let BoundReply { id, local, descriptor } = reply;
         Ok(UdpSocket::new(self.clone(), pick(&mut descriptors, descriptor)?, id, local.into()))
     }
@@ -309,13 +332,14 @@ impl Client {
         self.ask("SetTcpOptions", parameters).map(|Nothing {}| ())
     }
 
-    pub(crate) fn set_udp_options(&self, id: u64, options: UdpOptions) -> Result<(), Error> {
-        let UdpOptions { peer, broadcast, ttl, multicast_ttl, join, leave } = options;
+    /// Returns the socket's own address towards the peer, if it was given one.
+    pub(crate) fn set_udp_options(&self, id: u64, options: UdpOptions) -> Result<Option<SocketAddr>, Error> {
+        let UdpOptions { peer, broadcast, ttl, multicast_ttl, dont_fragment, join, leave } = options;
         let parameters = json!({
-            "id": id, "peer": peer, "broadcast": broadcast, "ttl": ttl, "multicast_ttl": multicast_ttl, "join": join,
-            "leave": leave,
+            "id": id, "peer": peer, "broadcast": broadcast, "ttl": ttl, "multicast_ttl": multicast_ttl,
+            "dont_fragment": dont_fragment, "join": join, "leave": leave,
         });
-        self.ask("SetUdpOptions", parameters).map(|Nothing {}| ())
+        self.ask("SetUdpOptions", parameters).map(|UdpOptionsReply { local }| local.map(SocketAddr::from))
     }
 
     /// Resolves a name through the daemon, to addresses (IPv6 first).

@@ -142,6 +142,14 @@ impl TcpStream {
         self.client.set_tcp_options(self.id, TcpOptions::linger(linger))
     }
 
+    /// The time to live, or hop limit, of what is sent from now on; 64 at first.
+    ///
+    /// # Errors
+    /// As [`set_nodelay`](Self::set_nodelay), and `InvalidInput` for 0.
+    pub fn set_ttl(&self, ttl: u8) -> Result<(), Error> {
+        self.client.set_tcp_options(self.id, TcpOptions { ttl: Some(ttl), ..TcpOptions::default() })
+    }
+
     /// Where its calls go.
     #[cfg(feature = "tokio")]
     pub(crate) fn client(&self) -> &Client {

@@ -23,9 +23,16 @@ pub struct UdpSocket {
     local: SocketAddr,
     reading: Patience,
     writing: Patience,
-    peer: Mutex<Option<SocketAddr>>,
+    connection: Mutex<Option<Connection>>,
     /// 0 leaves it to netd.
     ttl: AtomicU8,
+}
+
+/// What connecting makes of a UDP socket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Connection {
+    peer: SocketAddr,
+    local: SocketAddr,
 }
 
 /// What comes over a UDP socket.
@@ -41,6 +48,8 @@ pub enum Event {
         code: u32,
         /// Who said so, a router perhaps; none if it was netd itself.
         reporter: Option<IpAddr>,
+        /// With [`code::TOO_BIG`], the largest packet that the path carries, its IP header included; none if nobody said.
+        mtu: Option<u16>,
     },
 }
 
@@ -67,7 +76,7 @@ impl UdpSocket {
             local,
             reading,
             writing,
-            peer: Mutex::default(),
+            connection: Mutex::default(),
             ttl: AtomicU8::new(0),
         }
     }
@@ -80,6 +89,14 @@ impl UdpSocket {
         Client::shared()?.udp_bind(Some(port))
     }
 
+    /// As [`bind`](Self::bind), on one of netd's addresses alone: it is where datagrams come from.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind), and `InvalidInput` for an address that is not netd's.
+    pub fn bind_on(address: IpAddr, port: u16) -> Result<UdpSocket, Error> {
+        Client::shared()?.udp_bind_on(Some(address), Some(port))
+    }
+
     /// Makes `peer` the only one that the socket hears from now on, and the one of [`send`](Self::send) and
     /// [`recv`](Self::recv). Of a name, the first address that netd takes.
     ///
@@ -87,8 +104,9 @@ impl UdpSocket {
     /// netd closed the socket, or the call failed; so for the options below.
     pub fn connect(&self, peer: impl ToEndpoints) -> Result<(), Error> {
         try_each(peer, &self.client, None, |peer| {
-            self.set(UdpOptions { peer: Some(peer.into()), ..UdpOptions::default() })?;
-            self.set_peer(Some(peer));
+            let options = UdpOptions { peer: Some(peer.into()), ..UdpOptions::default() };
+            let local = self.client.set_udp_options(self.id, options)?;
+            self.set_connection(Some(Connection { peer, local: local.unwrap_or(self.local) }));
             Ok(())
         })
     }
@@ -100,12 +118,25 @@ impl UdpSocket {
     pub fn disconnect(&self) -> Result<(), Error> {
         let nobody = Endpoint { address: self.local.ip(), port: 0 };
         self.set(UdpOptions { peer: Some(nobody), ..UdpOptions::default() })?;
-        self.set_peer(None);
+        self.set_connection(None);
         Ok(())
     }
 
-    pub(crate) fn set_peer(&self, peer: Option<SocketAddr>) {
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = peer;
+    pub(crate) fn connection(&self) -> Option<Connection> {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_connection(&self, connection: Option<Connection>) {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+    }
+
+    /// Whether a datagram that does not fit the path is refused, which comes back as [`code::TOO_BIG`] with the path's MTU (Linux's
+    /// `IP_PMTUDISC_DO`). At first it is sent in fragments.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn set_dont_fragment(&self, refused: bool) -> Result<(), Error> {
+        self.set(UdpOptions { dont_fragment: Some(refused), ..UdpOptions::default() })
     }
 
     /// Whether it may send to everybody on the link; at first it may not.
@@ -141,12 +172,12 @@ impl UdpSocket {
     }
 
     fn set(&self, options: UdpOptions) -> Result<(), Error> {
-        self.client.set_udp_options(self.id, options)
+        self.client.set_udp_options(self.id, options).map(|_| ())
     }
 
     /// Whom it is connected to.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connection().map(|connection| connection.peer)
     }
 
     /// The time to live of what is sent from now on over this handle; 0 leaves it to netd.
@@ -164,7 +195,7 @@ impl UdpSocket {
     /// # Errors
     /// The process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<UdpSocket> {
-        let UdpSocket { client, socket, id, local, reading, writing, peer: _, ttl: _ } = self;
+        let UdpSocket { client, socket, id, local, reading, writing, connection: _, ttl: _ } = self;
         Ok(UdpSocket {
             client: client.clone(),
             socket: socket.try_clone()?,
@@ -172,7 +203,7 @@ impl UdpSocket {
             local: *local,
             reading: reading.clone(),
             writing: writing.clone(),
-            peer: Mutex::new(self.peer_addr()),
+            connection: Mutex::new(self.connection()),
             ttl: AtomicU8::new(self.ttl()),
         })
     }
@@ -182,9 +213,9 @@ impl UdpSocket {
         self.id
     }
 
-    /// Where it is bound.
+    /// Where it is bound; of a connected socket, its own address towards the peer.
     pub fn local_addr(&self) -> SocketAddr {
-        self.local
+        self.connection().map_or(self.local, |connection| connection.local)
     }
 
     /// From then on, receiving fails with `TimedOut`.
@@ -312,7 +343,7 @@ impl UdpSocket {
         if count == 0 {
             return Err(self.closed());
         }
-        let (Header { kind, peer, ecn, ttl }, _) =
+        let (Header { kind, peer, ecn, ttl, mtu }, _) =
             Header::decode(header.get(..count.min(HEADER_BYTES)).unwrap_or_default())
                 .map_err(|error| Error::Protocol(error.to_string()))?;
         let len = count - HEADER_BYTES;
@@ -323,7 +354,7 @@ impl UdpSocket {
                     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
                     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
                 });
-                Ok(Event::Failed { to: peer, code, reporter })
+                Ok(Event::Failed { to: peer, code, reporter, mtu: Some(mtu).filter(|mtu| *mtu > 0) })
             }
         }
     }
@@ -345,12 +376,12 @@ impl Event {
     pub(crate) fn into_datagram(self) -> Result<Received, Error> {
         match self {
             Event::Datagram(received) => Ok(received),
-            Event::Failed { to, code, reporter: _ } => Err(refusal(code, to)),
+            Event::Failed { to, code, reporter: _, mtu } => Err(refusal(code, to, mtu)),
         }
     }
 }
 
-fn refusal(code: u32, peer: SocketAddr) -> Error {
+fn refusal(code: u32, peer: SocketAddr, mtu: Option<u16>) -> Error {
     let (kind, what) = match code {
         code::PORT_UNREACHABLE => (ErrorKind::ConnectionRefused, "nobody listens there"),
         code::TOO_BIG => (ErrorKind::InvalidInput, "it is too big for the path"),
@@ -362,7 +393,8 @@ fn refusal(code: u32, peer: SocketAddr) -> Error {
         code::PROHIBITED => (ErrorKind::Unreachable, "a filter on the way refused it"),
         _ => (ErrorKind::Unreachable, "it is unreachable"),
     };
-    Error::Refused { kind, message: format!("a datagram to {peer} failed: {what}") }
+    let path = mtu.map_or_else(String::new, |mtu| format!(", which carries packets of {mtu} bytes at most"));
+    Error::Refused { kind, message: format!("a datagram to {peer} failed: {what}{path}") }
 }
 
 /// For event loops that take numbers, such as mio's and tokio's.

@@ -3,7 +3,9 @@
 use std::os::fd::OwnedFd;
 
 use netd_ipc::ErrorKind;
-use netd_ipc::call::{BoundReply, CaptureReply, INTERFACE, Response, SERVICE_INTERFACE, StreamReply};
+use netd_ipc::call::{
+    BoundReply, CaptureReply, INTERFACE, Response, SERVICE_INTERFACE, StreamReply, UdpOptionsReply,
+};
 use netd_ipc::framing::{self, REPLY_BYTES_MAX};
 use serde::Serialize;
 use serde_json::json;
@@ -36,6 +38,7 @@ pub(super) fn of_worker(reply: Reply) -> Message {
         Reply::Ping(pong) => returns(&pong),
         Reply::Poll(previous) => returns(&json!({ "previous": previous })),
         Reply::Done => returns(&json!({})),
+        Reply::UdpSet(local) => returns(&UdpOptionsReply { local: local.map(Into::into) }),
         Reply::Resolved(resolved) => returns(&resolved),
         Reply::Capture(descriptor) => (returns(&CaptureReply { descriptor: 0 }).0, vec![descriptor]),
         Reply::Outcome(outcome) => returns(&outcome),

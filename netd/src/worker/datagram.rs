@@ -110,7 +110,8 @@ impl Datagrams {
             }
         };
         while let Some(UdpError { to, error, offender }) = stack.udp_error_detail(*id) {
-            let header = Header::error(to, icmp_code(error));
+            let mtu = if let IcmpError::FragmentationNeeded { mtu } = error { mtu } else { 0 };
+            let header = Header { mtu, ..Header::error(to, icmp_code(error)) };
             match offender {
                 IpAddr::V4(reporter) => send(&header, &reporter.octets()),
                 IpAddr::V6(reporter) => send(&header, &reporter.octets()),
@@ -218,7 +219,10 @@ impl Datagrams {
             }
         };
         if let Some(code) = failed {
-            let error = Header::error(header.peer, code).encode();
+            // Sent after it was refused, so that what is known by now is what it was refused for.
+            let mtu = if code == code::TOO_BIG { stack.path_mtu(header.peer.ip()) } else { 0 };
+            let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+            let error = Header { mtu, ..Header::error(header.peer, code) }.encode();
             // A client that does not read its errors loses them.
             let _ = passing::send(&self.descriptor, &[IoSlice::new(&error)], &[], SendFlags::DONTWAIT);
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use netd_ipc::datagram::code;
 use netd_ipc::{ErrorKind, Event};
 
-use crate::lab::{Lab, PATIENCE, PEER, kind};
+use crate::lab::{Lab, OURS, PATIENCE, PEER, kind};
 
 #[test]
 fn options_of_a_stream_are_taken_and_a_stream_that_is_over_has_none() {
@@ -47,7 +47,9 @@ fn connected_socket_hears_its_peer_alone() {
     assert_eq!(kind(ours.send(b"x")), ErrorKind::NotConnected);
     ours.connect(at(one.local_addr().port())).unwrap();
     ours.set_read_deadline(Some(Instant::now() + PATIENCE));
-    let local = format!("10.9.0.1:{}", ours.local_addr().port()).parse().unwrap();
+    // Its own address towards the peer, and no longer that of all of them.
+    let local = ours.local_addr();
+    assert_eq!(local.ip(), OURS.parse::<std::net::IpAddr>().unwrap());
     two.send_to(b"stranger", local).unwrap();
     one.send_to(b"friend", local).unwrap();
     let mut bytes = [0; 100];
@@ -64,8 +66,36 @@ fn failed_datagram_comes_back_with_who_reported_it() {
     ours.set_ttl(1);
     let to = format!("{PEER}:9").parse().unwrap();
     ours.send_to(b"nobody", to).unwrap();
-    let failed = Event::Failed { to, code: code::PORT_UNREACHABLE, reporter: PEER.parse().ok() };
+    let failed = Event::Failed { to, code: code::PORT_UNREACHABLE, reporter: PEER.parse().ok(), mtu: None };
     assert_eq!(ours.recv_event(&mut []).unwrap(), failed);
+}
+
+#[test]
+fn datagram_that_must_not_be_cut_comes_back_with_the_mtu() {
+    let lab = Lab::start();
+    let ours = lab.ours.client().udp_bind(None).unwrap();
+    ours.set_read_deadline(Some(Instant::now() + PATIENCE));
+    ours.set_dont_fragment(true).unwrap();
+    let to = format!("{PEER}:9").parse().unwrap();
+    ours.send_to(&[7; 1473], to).unwrap();
+    let failed = Event::Failed { to, code: code::TOO_BIG, reporter: None, mtu: Some(1500) };
+    assert_eq!(ours.recv_event(&mut []).unwrap(), failed);
+    // In pieces it arrives, where nobody listens.
+    ours.set_dont_fragment(false).unwrap();
+    ours.send_to(&[7; 1473], to).unwrap();
+    let failed = ours.recv_event(&mut []).unwrap();
+    assert!(matches!(failed, Event::Failed { code: code::PORT_UNREACHABLE, mtu: None, .. }), "{failed:?}");
+}
+
+#[test]
+fn sockets_on_one_address_have_it_and_on_a_strangers_are_refused() {
+    let lab = Lab::start();
+    let client = lab.ours.client();
+    let (own, stranger) = (OURS.parse().ok(), PEER.parse().ok());
+    assert_eq!(Some(client.udp_bind_on(own, None).unwrap().local_addr().ip()), own);
+    assert_eq!(Some(client.tcp_listen_on(own, None, None).unwrap().local_addr().ip()), own);
+    assert_eq!(kind(client.udp_bind_on(stranger, None)), ErrorKind::InvalidInput);
+    assert_eq!(kind(client.tcp_listen_on(stranger, None, None)), ErrorKind::InvalidInput);
 }
 
 #[test]

@@ -43,7 +43,9 @@ impl Clients {
             Socket::Stream(_) | Socket::Listener(_) => None,
         });
         let reply = match udp {
-            Some(udp) => done(set_udp(now, stack, udp, options)),
+            Some(udp) => {
+                set_udp(now, stack, udp, options).map_or_else(|error| error_reply(&error), Reply::UdpSet)
+            }
             None => not_found("UDP socket", id),
         };
         self.completions.send(token, reply);
@@ -74,10 +76,20 @@ fn set_tcp(stack: &mut Stack, flow: FlowId, options: TcpOptions) -> Result<(), E
     Ok(())
 }
 
-fn set_udp(now: Instant, stack: &mut Stack, udp: UdpId, options: UdpOptions) -> Result<(), Error> {
-    let UdpOptions { peer, broadcast, ttl, multicast_ttl, join, leave } = options;
-    if let Some(peer) = peer {
-        stack.udp_connect(udp, (peer.port != 0).then(|| SocketAddr::from(peer)))?;
+/// Returns the socket's own end towards the peer that it is given.
+fn set_udp(
+    now: Instant,
+    stack: &mut Stack,
+    udp: UdpId,
+    options: UdpOptions,
+) -> Result<Option<SocketAddr>, Error> {
+    let UdpOptions { peer, broadcast, ttl, multicast_ttl, dont_fragment, join, leave } = options;
+    let local = match peer {
+        Some(peer) => stack.udp_connect(udp, (peer.port != 0).then(|| SocketAddr::from(peer)))?,
+        None => None,
+    };
+    if let Some(refused) = dont_fragment {
+        stack.udp_set_dont_fragment(udp, refused)?;
     }
     if let Some(allowed) = broadcast {
         stack.udp_set_broadcast(udp, allowed)?;
@@ -94,7 +106,7 @@ fn set_udp(now: Instant, stack: &mut Stack, udp: UdpId, options: UdpOptions) -> 
     if let Some(group) = leave {
         stack.udp_leave(now, udp, group)?;
     }
-    Ok(())
+    Ok(local)
 }
 
 fn done(result: Result<(), Error>) -> Reply {
