@@ -323,10 +323,10 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
         (
             "SetUdpOptions",
             json!({
-                "id": 1, "peer": endpoint(), "broadcast": true, "ttl": 1, "multicast_ttl": 2, "join": "224.0.0.251",
-                "leave": "224.0.0.251",
+                "id": 1, "peer": endpoint(), "broadcast": true, "ttl": 1, "multicast_ttl": 2, "dont_fragment": true,
+                "join": "224.0.0.251", "leave": "224.0.0.251",
             }),
-            json!({}),
+            json!({ "local": endpoint() }),
         ),
         ("Resolve", json!({ "name": "a.example", "kind": "srv" }), json!(resolved())),
         ("Capture", json!({ "filter": "tcp", "snap_bytes": 64 }), json!(CaptureReply { descriptor: 0 })),
