@@ -59,7 +59,7 @@ def call(control, method, **parameters):
 
 
 def send(stream, data):
-    """Sends everything and then says that it was all; the peer may have gone, which the reader finds out."""
+    """Sends everything and then says that it was all; the peer may have gone, which the reader finds out, and has then closed."""
     try:
         if data is not None:
             stream.sendall(data)
@@ -68,7 +68,7 @@ def send(stream, data):
             while chunk := os.read(sys.stdin.fileno(), 65536):
                 stream.sendall(chunk)
         stream.shutdown(socket.SHUT_WR)
-    except (BrokenPipeError, ConnectionResetError):
+    except OSError:
         pass
 
 
