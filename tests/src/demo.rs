@@ -57,7 +57,8 @@ pub fn embedded() -> Result<()> {
     let port = embedded::free_port()?;
 
     narrator.step(&format!("passt and netd start, in {}", network.describe()));
-    let embedded = Embedded::start(network, directory, Options { devnet: true, forwarded_port: port })?;
+    let options = Options { devnet: true, forwarded_port: port, judged: None };
+    let embedded = Embedded::start(network, directory, options)?;
     println!("     netd is process {}, passt is process {}", embedded.netd.pid(), embedded.passt.pid());
     Narrator::show(&embedded.netd.output());
 

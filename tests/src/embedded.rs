@@ -6,6 +6,7 @@
 //! its network, so that is where netd's clients find the programs of the host.
 
 use crate::binaries::{self, Binaries};
+use crate::capture::{self, Allowed};
 use crate::error::{Attempt, Error, Result};
 use crate::install;
 use crate::lab::ANY_GRANT;
@@ -23,6 +24,7 @@ use tempfile::TempDir;
 /// A user that owns nothing: above the range that Debian gives to people, below that of dynamic service users (61184).
 pub const UNPRIVILEGED_UID: u32 = 60999;
 const READY_LIMIT: Duration = Duration::from_secs(15);
+const CAPTURE: &str = "passt.pcap";
 /// The network in which passt and the host's programs run.
 #[derive(Debug)]
 pub enum Network {
@@ -182,6 +184,7 @@ pub struct Embedded {
     pub passt: Background,
     /// The network of passt and of the host's programs.
     pub network: Network,
+    options: Options,
     directory: TempDir,
 }
 
@@ -192,6 +195,8 @@ pub struct Options {
     pub devnet: bool,
     /// A TCP port of the network that passt forwards to netd.
     pub forwarded_port: u16,
+    /// Whether passt writes down what it moves, for tshark to judge in the end, and what tshark may remark.
+    pub judged: Option<&'static [Allowed]>,
 }
 
 impl Embedded {
@@ -206,13 +211,16 @@ impl Embedded {
         // In the foreground, one connection and then the end, which comes with netd's.
         passt.args(["--foreground", "--one-off", "--socket"]).arg(path("passt.sock"));
         passt.args(["--tcp-ports", &options.forwarded_port.to_string()]);
+        if options.judged.is_some() {
+            passt.arg("--pcap").arg(path(CAPTURE));
+        }
         let mut passt = Background::spawn(&mut passt, &path("passt.log"))?;
         passt.wait_until_ready(READY_LIMIT, |_| listens(&network, &path("passt.sock")))?;
 
         let mut netd = network.command(path("netd"));
         netd.args(["run", "--config"]).arg(path("netd.toml"));
         let netd = Background::spawn(&mut netd, &path("netd.log"))?;
-        let mut embedded = Embedded { netd, passt, network, directory };
+        let mut embedded = Embedded { netd, passt, network, options, directory };
         embedded.wait_for_lease()?;
         Ok(embedded)
     }
@@ -258,10 +266,17 @@ impl Embedded {
         }
     }
 
-    /// Ends netd in order; it must return 0.
+    /// Ends netd in order; it must return 0, and tshark must have nothing against what passed.
     pub fn terminate(mut self) -> Result<()> {
+        let interfaces = self.json("interfaces")?;
         self.netd.signal(Signal::TERM)?;
-        self.netd.finish(READY_LIMIT).map(drop)
+        self.netd.finish(READY_LIMIT)?;
+        let Some(allowed) = self.options.judged else { return Ok(()) };
+        // Its last frame is written when it has ended.
+        self.passt.wait(READY_LIMIT)?;
+        let mac = interfaces[0]["mac"].as_str();
+        let mac = mac.ok_or_else(|| Error::Expectation(format!("no MAC address:\n{interfaces:#}")))?;
+        capture::examine(&self.path(CAPTURE), mac, allowed)
     }
 
     fn wait_for_lease(&mut self) -> Result<()> {

@@ -4,6 +4,7 @@
 //!   guest: netd - vfio-pci - virtio-net ==tap0== br0 (gateway, dnsmasq, peers) - lo (an address "behind the gateway")
 //! ```
 
+use crate::capture::{self, Allowed, Capture};
 use crate::error::{Attempt, Error, Result};
 use crate::guest::{Output, Process};
 use crate::netns::Namespace;
@@ -12,7 +13,10 @@ use crate::process::wait_until;
 use crate::vm::{Nic, Twin, Vm, Wire};
 use crate::{ensure, install};
 use serde_json::Value;
+use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// Emulated, netd starts within a second and a DHCP exchange takes another; the rest is room for a busy machine.
 const LEASE_LIMIT: Duration = Duration::from_secs(30);
@@ -35,6 +39,37 @@ pub struct Lab {
     pub namespace: Namespace,
     /// The addresses.
     pub plan: LeasePlan,
+    judge: Option<Judge>,
+}
+
+/// Captures what passes the tap while a netd has the function, and lets tshark judge it.
+///
+/// The tap sees what the host sends before its own queue can overflow, and what the guest sends after QEMU took it from the ring. It
+/// is listened to no longer than netd lives: what the kernel's driver sends has checksums that the host fills in after the tap.
+#[derive(Debug)]
+struct Judge {
+    allowed: Vec<Allowed>,
+    directory: TempDir,
+    captures: AtomicU32,
+}
+
+impl Judge {
+    fn new(allowed: &[Allowed]) -> Result<Judge> {
+        Ok(Judge { allowed: allowed.to_vec(), directory: scratch()?, captures: AtomicU32::new(0) })
+    }
+
+    fn listen(&self, namespace: &Namespace) -> Result<Capture> {
+        let number = self.captures.fetch_add(1, Ordering::Relaxed);
+        Capture::start(namespace, TAP, &self.directory.path().join(format!("tap{number}.pcap")))
+    }
+
+    /// Copies the captures to where they outlive the laboratory, and names them.
+    fn keep(&self) -> String {
+        let files = (0..self.captures.load(Ordering::Relaxed)).filter_map(|number| {
+            capture::keep(&self.directory.path().join(format!("tap{number}.pcap"))).ok()
+        });
+        files.map(|file| format!("captured: {}\n", file.display())).collect()
+    }
 }
 
 impl Lab {
@@ -55,7 +90,7 @@ impl Lab {
         let dnsmasq = Dnsmasq::start(&namespace, BRIDGE, &plan)?;
         let nic = Nic::new(plan.mac, Wire::Tap(TAP.to_owned()));
         let vm = Vm::builder(twin).nic(nic).namespace(&namespace).boot()?;
-        Ok(Lab { vm, dnsmasq, namespace, plan })
+        Ok(Lab { vm, dnsmasq, namespace, plan, judge: None })
     }
 
     /// Takes the NIC from the kernel.
@@ -90,8 +125,9 @@ impl Lab {
     pub fn launch(&self, configuration: &str) -> Result<Daemon<'_>> {
         let guest = self.vm.guest();
         guest.write_file(CONFIGURATION, configuration.as_bytes())?;
+        let capture = self.judge.as_ref().map(|judge| judge.listen(&self.namespace)).transpose()?;
         let process = guest.command(&["netd", "run", "--config", CONFIGURATION]).spawn()?;
-        Ok(Daemon { lab: self, process })
+        Ok(Daemon { lab: self, process, capture })
     }
 
     /// Runs netctl to its end.
@@ -127,6 +163,7 @@ pub struct Daemon<'a> {
     lab: &'a Lab,
     /// The process.
     pub process: Process,
+    capture: Option<Capture>,
 }
 
 impl<'a> Daemon<'a> {
@@ -153,25 +190,44 @@ impl<'a> Daemon<'a> {
         self.process.signal(rustix::process::Signal::TERM.as_raw())?;
         let output = self.process.wait(STOP_LIMIT)?;
         output.success()?;
+        self.judge()?;
         Ok(output)
     }
 
     /// Ends it with SIGKILL, and waits until it is gone.
     pub fn kill(mut self) -> Result<()> {
         self.process.signal(rustix::process::Signal::KILL.as_raw())?;
-        self.process.wait(STOP_LIMIT).map(drop)
+        self.process.wait(STOP_LIMIT)?;
+        self.judge()
+    }
+
+    fn judge(&mut self) -> Result<()> {
+        match (self.capture.take(), &self.lab.judge) {
+            (Some(capture), Some(judge)) => {
+                let file = capture.stop()?;
+                // Kept elsewhere if it fails.
+                let judged = capture::examine(&file, self.lab.plan.mac, &judge.allowed);
+                fs::remove_file(&file).attempt(|| format!("remove {}", file.display()))?;
+                judged
+            }
+            _ => Ok(()),
+        }
     }
 }
 
-/// Runs a scenario in a fresh laboratory. Whatever it finds, the kernel must have no complaint; a failure is shown with the logs.
-pub fn scenario(twin: Twin, body: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
-    let lab = Lab::new(twin)?;
+/// Runs a scenario in a fresh laboratory. Whatever it finds, the guest's kernel must have no complaint, and tshark none but those
+/// allowed about what every netd has sent and received; a failure is shown with the logs.
+pub fn scenario(twin: Twin, allowed: &[Allowed], body: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    let lab = Lab { judge: Some(Judge::new(allowed)?), ..Lab::new(twin)? };
     let result = body(&lab).and_then(|()| {
         let warnings = lab.vm.kernel_warnings()?;
         ensure!(warnings.is_empty(), "the guest's kernel warned:\n{}", warnings.join("\n"));
         Ok(())
     });
-    result.map_err(|error| Error::Expectation(format!("{error}\n{}", lab.vm.console_tail())))
+    result.map_err(|error| {
+        let captures = lab.judge.as_ref().map(Judge::keep).unwrap_or_default();
+        Error::Expectation(format!("{error}\n{captures}{}", lab.vm.console_tail()))
+    })
 }
 
 /// Runs a program of the other side to its end.
@@ -180,6 +236,6 @@ pub fn host_run(namespace: &Namespace, program: &str, arguments: &[&str]) -> Res
 }
 
 /// A directory for the files of one scenario.
-pub fn scratch() -> Result<tempfile::TempDir> {
+pub fn scratch() -> Result<TempDir> {
     tempfile::Builder::new().prefix("netd-lab-").tempdir().attempt(|| "make a scratch directory".to_owned())
 }

@@ -17,7 +17,7 @@ const PORT: u16 = 7100;
 
 /// DHCP, ping and TCP on packed rings, and again on split ones after the switch was turned, with or without events by index.
 pub fn ring_format_follows_the_offer_and_the_configuration() -> Result<()> {
-    scenario(Twin::Viommu, |lab| {
+    scenario(Twin::Viommu, &[], |lab| {
         lab.bind()?;
         let plain = configuration(lab.vm.bdf(0), true);
         let switched = |keys: &str| plain.replace("poll =", &format!("features = {{ {keys} }}\npoll ="));

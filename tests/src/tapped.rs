@@ -55,7 +55,7 @@ pub struct Tapped {
 /// Runs a scenario, and lets tshark judge its capture. A failure is shown with netd's log.
 pub fn scenario(allowed: &[Allowed], body: impl FnOnce(&mut Tapped) -> Result<()>) -> Result<()> {
     let mut tapped = Tapped::new()?;
-    let done = body(&mut tapped).and_then(|()| tapped.finish(allowed));
+    let done = body(&mut tapped).and_then(|()| tapped.finish(allowed).map(drop));
     done.map_err(|error| {
         let log = tapped.netd.as_ref().map(Background::output).unwrap_or_default();
         let capture = tapped.capture.take().and_then(|capture| capture::keep(&capture.stop().ok()?).ok());
@@ -175,14 +175,18 @@ impl Tapped {
     /// Ends netd in order; it must return 0.
     pub fn stop(&mut self) -> Result<()> {
         let Some(netd) = &mut self.netd else { return Ok(()) };
-        netd.signal(Signal::TERM)?;
-        netd.finish(LIMIT)?;
-        Ok(())
+        if netd.is_running() {
+            netd.signal(Signal::TERM)?;
+        }
+        netd.finish(LIMIT).map(drop)
     }
 
-    fn finish(&mut self, allowed: &[Allowed]) -> Result<()> {
+    /// Ends netd and the capture, lets tshark judge it, and returns its file; nothing if that was done already.
+    pub fn finish(&mut self, allowed: &[Allowed]) -> Result<Option<PathBuf>> {
         self.stop()?;
-        let Some(capture) = self.capture.take() else { return Ok(()) };
-        capture::examine(&capture.stop()?, MAC, allowed)
+        let Some(capture) = self.capture.take() else { return Ok(None) };
+        let file = capture.stop()?;
+        capture::examine(&file, MAC, allowed)?;
+        Ok(Some(file))
     }
 }

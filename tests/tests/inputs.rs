@@ -24,7 +24,8 @@ fn expect_refusal(command: &mut Command, words: &[&str]) -> Result<()> {
 }
 
 fn start(devnet: bool) -> Result<Embedded> {
-    Embedded::start(Network::isolated()?, private_directory()?, Options { devnet, forwarded_port: 7100 })
+    let options = Options { devnet, forwarded_port: 7100, judged: Some(&[]) };
+    Embedded::start(Network::isolated()?, private_directory()?, options)
 }
 
 #[test]

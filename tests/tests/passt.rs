@@ -13,7 +13,7 @@ const FORWARDED_PORT: u16 = 7100;
 
 /// netd up with a lease, in a namespace of its own.
 fn start() -> Result<Embedded> {
-    let options = Options { devnet: true, forwarded_port: FORWARDED_PORT };
+    let options = Options { devnet: true, forwarded_port: FORWARDED_PORT, judged: Some(&[]) };
     Embedded::start(Network::isolated()?, private_directory()?, options)
 }
 

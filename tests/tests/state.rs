@@ -3,6 +3,7 @@
 //! netd's tap hangs on a bridge in a namespace, where dnsmasq hands out leases and the kernel is a neighbour.
 
 use netd_tests::binaries::Binaries;
+use netd_tests::capture::{self, Allowed, Capture};
 use netd_tests::embedded::private_directory;
 use netd_tests::netns::Namespace;
 use netd_tests::peers::{Dnsmasq, OFFICE};
@@ -27,6 +28,7 @@ fn io(action: &str) -> impl FnOnce(std::io::Error) -> Error {
 struct Lab {
     daemon: Option<Background>,
     dnsmasq: Option<Dnsmasq>,
+    capture: Capture,
     namespace: Namespace,
     binaries: Binaries,
     directory: TempDir,
@@ -39,7 +41,8 @@ impl Lab {
         namespace.bridge("br0", &[&format!("{}/{}", OFFICE.gateway, OFFICE.prefix)])?;
         namespace.tap("tap0", "br0")?;
         let dnsmasq = Some(Dnsmasq::start(&namespace, "br0", &OFFICE)?);
-        Ok(Lab { daemon: None, dnsmasq, namespace, binaries, directory })
+        let capture = Capture::start(&namespace, "tap0", &directory.path().join("tap.pcap"))?;
+        Ok(Lab { daemon: None, dnsmasq, capture, namespace, binaries, directory })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -73,6 +76,12 @@ impl Lab {
         let status = daemon.wait(LIMIT)?;
         ensure!(status.success(), "netd ended with {status}:\n{}", daemon.output());
         Ok(())
+    }
+
+    /// Stops the daemon, and lets tshark judge what passed the tap.
+    fn finish(mut self, allowed: &[Allowed]) -> Result<()> {
+        self.stop()?;
+        capture::examine(&self.capture.stop()?, OFFICE.mac, allowed)
     }
 
     fn reload(&self) -> Result<()> {
@@ -156,7 +165,7 @@ fn lease_is_asked_for_again_after_a_restart_and_used_without_a_server() -> Resul
     lab.wait_for("searching", |interface| interface["address_source"] == "searching")?;
     let log = lab.daemon.as_ref().map(Background::output).unwrap_or_default();
     ensure!(log.contains("an earlier lease is ignored") && log.contains("malformed"), "{log}");
-    lab.stop()
+    lab.finish(&[])
 }
 
 #[test]
@@ -192,7 +201,7 @@ fn addresses_and_routes_change_by_sighup_and_one_that_the_kernel_has_is_left_alo
         interface["addresses"].as_array().is_some_and(|all| all.iter().any(|one| one == "10.77.0.63/24"))
             && !has_address(interface, "10.77.0.61/24", "preferred")
     })?;
-    lab.stop()
+    lab.finish(&[])
 }
 
 #[test]
@@ -209,5 +218,6 @@ fn hosts_file_that_changes_is_read_again_without_being_told() -> Result<()> {
     resolves(&lab, "printer", "192.0.2.1")?;
     write(&lab, "192.0.2.1 printer\n192.0.2.22 scanner\n")?;
     resolves(&lab, "scanner", "192.0.2.22")?;
+    // Nobody on the wire was asked: there is no exchange to judge.
     lab.stop()
 }

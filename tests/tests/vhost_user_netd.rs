@@ -6,6 +6,7 @@
 //! ```
 
 use netd_tests::binaries::Binaries;
+use netd_tests::capture::{self, Capture};
 use netd_tests::lab::ANY_GRANT;
 use netd_tests::netns::{Namespace, wait_for_path};
 use netd_tests::peers::{Dnsmasq, Nginx, OFFICE};
@@ -112,6 +113,7 @@ fn lease_ping_and_page_come_through_testpmd_also_after_it_was_killed() -> Result
     let device = switch(&namespace, directory.path(), "first", false)?;
     let dnsmasq = Dnsmasq::start(&namespace, TAP, &OFFICE)?;
     let nginx = Nginx::start(&namespace, 8080)?;
+    let capture = Capture::start(&namespace, TAP, &directory.path().join("first.pcap"))?;
     let mut netd = Netd::start(directory, "client")?;
     netd.wait_for_lease(0)?;
     netd.use_the_network(&nginx)?;
@@ -120,6 +122,8 @@ fn lease_ping_and_page_come_through_testpmd_also_after_it_was_killed() -> Result
     ensure!(report["features"].to_string().contains("VIRTIO_NET_F_MRG_RXBUF"), "{report:#}");
     ensure!(report["backend"]["protocol_features"].to_string().contains("REPLY_ACK"), "{report:#}");
 
+    // The tap goes away with testpmd.
+    capture::examine(&capture.stop()?, OFFICE.mac, &[])?;
     device.kill();
     wait_until("the loss of the device", LIMIT, || Ok(netd.json("device")?["state"] == "resetting"))?;
     drop(dnsmasq);
@@ -128,9 +132,11 @@ fn lease_ping_and_page_come_through_testpmd_also_after_it_was_killed() -> Result
         .map_err(|source| Error::Io { action: "remove the socket".to_owned(), source })?;
     let path = netd.directory.path().to_owned();
     let _device = switch(&namespace, &path, "second", false)?;
+    let capture = Capture::start(&namespace, TAP, &path.join("second.pcap"))?;
     let _dnsmasq = Dnsmasq::start(&namespace, TAP, &OFFICE)?;
     netd.wait_for_lease(1)?;
-    netd.use_the_network(&nginx)
+    netd.use_the_network(&nginx)?;
+    capture::examine(&capture.stop()?, OFFICE.mac, &[])
 }
 
 #[test]
@@ -143,8 +149,10 @@ fn netd_that_listens_waits_for_its_backend() -> Result<()> {
     ensure!(report["reason"].to_string().contains("has connected"), "{report:#}");
     let path = netd.directory.path().to_owned();
     let _device = switch(&namespace, &path, "device", true)?;
+    let capture = Capture::start(&namespace, TAP, &path.join("tap.pcap"))?;
     let _dnsmasq = Dnsmasq::start(&namespace, TAP, &OFFICE)?;
     let nginx = Nginx::start(&namespace, 8080)?;
     netd.wait_for_lease(0)?;
-    netd.use_the_network(&nginx)
+    netd.use_the_network(&nginx)?;
+    capture::examine(&capture.stop()?, OFFICE.mac, &[])
 }

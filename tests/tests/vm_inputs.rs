@@ -1,7 +1,7 @@
 //! Wrong input around a PCI function: each is refused with a message that says what would be right.
 
 use netd_tests::guest::Output;
-use netd_tests::lab::{Lab, configuration};
+use netd_tests::lab::{configuration, scenario};
 use netd_tests::vm::{Nic, Twin, Vm, Wire};
 use netd_tests::{Result, ensure};
 
@@ -65,27 +65,29 @@ fn function_of_another_kind_is_refused_and_keeps_its_driver() -> Result<()> {
 #[test]
 #[ignore = "boots a virtual machine: cargo xtask test"]
 fn function_that_another_netd_drives_is_refused_as_in_use() -> Result<()> {
-    let lab = Lab::new(Twin::Viommu)?;
-    lab.bind()?;
-    let netd = lab.start_netd()?;
-    let second = format!("{}\n{ELSEWHERE}", configuration(lab.vm.bdf(0), true));
-    expect_refusal(&run_netd(&lab.vm, &second)?, &[lab.vm.bdf(0), "in use", "another process holds"])?;
+    scenario(Twin::Viommu, &[], |lab| {
+        lab.bind()?;
+        let netd = lab.start_netd()?;
+        let second = format!("{}\n{ELSEWHERE}", configuration(lab.vm.bdf(0), true));
+        expect_refusal(&run_netd(&lab.vm, &second)?, &[lab.vm.bdf(0), "in use", "another process holds"])?;
 
-    let release = lab.vm.guest().command(&["netd", "function", "release", lab.vm.bdf(0)]).output()?;
-    expect_refusal(&release, &[lab.vm.bdf(0), "in use"])?;
-    lab.netctl(&["ping", lab.plan.gateway])?.success()?;
-    netd.terminate().map(drop)
+        let release = lab.vm.guest().command(&["netd", "function", "release", lab.vm.bdf(0)]).output()?;
+        expect_refusal(&release, &[lab.vm.bdf(0), "in use"])?;
+        lab.netctl(&["ping", lab.plan.gateway])?.success()?;
+        netd.terminate().map(drop)
+    })
 }
 
 #[test]
 #[ignore = "boots a virtual machine: cargo xtask test"]
 fn second_netd_is_refused_and_the_first_serves_on() -> Result<()> {
-    let lab = Lab::new(Twin::Gce)?;
-    lab.bind()?;
-    let netd = lab.start_netd()?;
-    expect_refusal(&run_netd(&lab.vm, &configuration(lab.vm.bdf(0), true))?, &["netd"])?;
-    lab.netctl(&["ping", lab.plan.gateway])?.success()?;
-    netd.terminate().map(drop)
+    scenario(Twin::Gce, &[], |lab| {
+        lab.bind()?;
+        let netd = lab.start_netd()?;
+        expect_refusal(&run_netd(&lab.vm, &configuration(lab.vm.bdf(0), true))?, &["netd"])?;
+        lab.netctl(&["ping", lab.plan.gateway])?.success()?;
+        netd.terminate().map(drop)
+    })
 }
 
 #[test]

@@ -5,8 +5,10 @@ use netd_tests::{Error, Result, binaries, ensure, fuzzing, install};
 use std::process::Command;
 use std::time::Duration;
 
-/// In a namespace, with passt, DPDK and other programs of the host. Those of vhost-user take about a minute, as does "state", peers two.
-const SCENARIOS: [&str; 7] = ["inputs", "passt", "ends", "state", "vhost_user", "vhost_user_netd", "peers"];
+/// In a namespace, with passt, DPDK and other programs of the host. Those of vhost-user take about a minute, as does "state", peers two,
+/// the judge of captures ten seconds.
+const SCENARIOS: [&str; 8] =
+    ["judge", "inputs", "passt", "ends", "state", "vhost_user", "vhost_user_netd", "peers"];
 /// In virtual machines.
 const MACHINE_SCENARIOS: [&str; 6] = ["harness", "vm_inputs", "vm_viommu", "vm_rings", "vm_gce", "kill9"];
 

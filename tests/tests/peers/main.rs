@@ -3,6 +3,7 @@
 //! capture.
 
 mod addresses;
+mod captures;
 mod names;
 mod programs;
 mod routes;
