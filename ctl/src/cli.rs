@@ -52,6 +52,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Policy,
     },
+    /// The record of denials and of changed rules: show it, or check that nobody changed it
+    Audit {
+        #[command(subcommand)]
+        command: Audit,
+    },
     /// Change what netd logs, until it ends
     Log(Log),
     /// Change how netd waits for frames, until it ends
@@ -156,6 +161,37 @@ pub(crate) enum Policy {
         #[command(flatten)]
         rules: RuleFiles,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// Print the last records
+    Tail {
+        /// How many
+        #[arg(short = 'n', long, default_value_t = 20)]
+        lines: usize,
+        /// Go on as they come
+        #[arg(short = 'f', long)]
+        follow: bool,
+        /// The log, if not the one that the daemon names
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+    },
+    /// Check the whole log: edited, removed and reordered records, and ends cut off, are found
+    Verify(AuditVerify),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AuditVerify {
+    /// The log, - for standard input (as from journalctl -t netd-audit -o cat); if not the one that the daemon names
+    #[arg(long, value_name = "PATH", requires_all = ["checkpoint", "key"])]
+    pub(crate) file: Option<PathBuf>,
+    /// Its checkpoint
+    #[arg(long, value_name = "PATH")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "PATH")]
+    pub(crate) key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -67,6 +67,14 @@ pub(crate) enum Error {
         /// The name.
         name: String,
     },
+    /// An audit log that is not as netd wrote it.
+    #[error("{file}: {source}")]
+    Tampered {
+        /// Which.
+        file: String,
+        /// What is wrong.
+        source: netd_policy::audit::Broken,
+    },
     /// The system refuses something that should always work.
     #[error("cannot {doing}: {source}")]
     System {

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 mod capture;
 mod cli;
 mod error;
@@ -50,6 +51,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
     };
     match cli.command {
         // Some of these need no daemon.
+        Command::Audit { command } => audit::run(connect, output, &command),
         Command::Policy { command } => policy::run(connect, output, &command),
         Command::Status => observe::status(&connect()?, output),
         Command::Device => observe::device(&connect()?, output),

@@ -434,6 +434,34 @@ fn policy_learn_prints_the_smallest_grant_for_what_was_denied() {
 }
 
 #[test]
+fn audit_verify_takes_an_untouched_log_and_tells_an_edited_and_a_cut_one() {
+    use netd_policy::audit::{Checkpoint, Head, KEY_BYTES, Key};
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let (key, mut head) = (Key::new([1; KEY_BYTES]), Head::NONE);
+    let lines: Vec<String> =
+        (0..4).map(|n| head.append(&key, &json!({ "event": "denied", "uid": n })).unwrap() + "\n").collect();
+    std::fs::write(path("key"), key.to_hex()).unwrap();
+    std::fs::write(path("head"), Checkpoint { first: 1, head }.to_text(&key)).unwrap();
+    let verify = |older: &[String], current: &[String]| {
+        std::fs::write(path("log.1"), older.concat()).unwrap();
+        std::fs::write(path("log"), current.concat()).unwrap();
+        let [log, head, key] = ["log", "head", "key"].map(|name| path(name).to_str().unwrap().to_owned());
+        alone(&["audit", "verify", "--file", &log, "--checkpoint", &head, "--key", &key])
+    };
+    let output = verify(&lines[..2], &lines[2..]);
+    assert!(text(&output.stdout).starts_with("4 records, 1 to 4: all"), "{}", text(&output.stderr));
+    let output = verify(&lines[..2], &lines[2..3]);
+    assert!(text(&output.stderr).contains("its end was cut off"), "{}", text(&output.stderr));
+    let edited = [lines[2].clone(), lines[3].replace("denied", "nothing")];
+    let output = verify(&lines[..2], &edited);
+    assert!(text(&output.stderr).contains("line 4 was edited"), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1));
+    let output = alone(&["audit", "tail", "-n", "1", "--file", path("log").to_str().unwrap()]);
+    assert_eq!(text(&output.stdout), "nothing uid=3\n");
+}
+
+#[test]
 fn udp_send_reports_a_refusal_that_comes_back() {
     let keep = Mutex::new(None);
     let daemon = daemon(move |_| {

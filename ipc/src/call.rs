@@ -117,6 +117,8 @@ pub enum Call {
         /// How to wait for frames.
         poll: PollMode,
     },
+    /// `io.netd.GetAudit`
+    GetAudit,
     /// `io.netd.Connect`
     Connect {
         /// The peer.
@@ -249,6 +251,7 @@ impl Call {
                 since: fields.optional("since")?.unwrap_or(0),
             },
             "io.netd.SetPollMode" => Call::SetPollMode { poll: fields.required("poll")? },
+            "io.netd.GetAudit" => Call::GetAudit,
             "io.netd.Connect" => fields.connect()?,
             "io.netd.Listen" => Call::Listen {
                 address: fields.optional("address")?,

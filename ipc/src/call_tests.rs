@@ -308,6 +308,18 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
         ("ListDenials", json!({ "subject": "user:1", "since": 1 }), json!(denials())),
         ("SetPollMode", json!({ "poll": "busy" }), json!({ "previous": "adaptive" })),
         (
+            "GetAudit",
+            json!({}),
+            json!({ "audit": crate::policy::AuditReport {
+                file: Some("/a".into()),
+                checkpoint: "/b".into(),
+                key: "/c".into(),
+                written: 1,
+                suppressed: 2,
+                waiting: 3,
+            } }),
+        ),
+        (
             "Connect",
             json!({ "address": "192.0.2.1", "port": 80, "timeout_ms": 1 }),
             json!(StreamReply { id: 1, local: endpoint(), remote: endpoint(), descriptor: 0 }),

@@ -35,4 +35,5 @@ pub use client::{
     resolve, user_socket,
 };
 pub use error::{Error, ErrorKind};
+pub use policy::AuditReport;
 pub use types::*;

@@ -94,6 +94,24 @@ pub struct Denials {
     pub next: u64,
 }
 
+/// Answer of `GetAudit`: where the audit is, and what became of its records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditReport {
+    /// The log; none if records go to the journal.
+    pub file: Option<String>,
+    /// The file that names its last record.
+    pub checkpoint: String,
+    /// The file with the key.
+    pub key: String,
+    /// Records written since the daemon started.
+    pub written: u64,
+    /// Denials that were not written, since too many came at once.
+    pub suppressed: u64,
+    /// Of these and of what could not be written, how many the log has not been told of.
+    pub waiting: u64,
+}
+
 /// Who asks, for `Explain`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asker {

@@ -72,6 +72,7 @@ with client.open("io.netd") as netd:
     fails("io.netd.InvalidInput", "Explain", uid=0, gid=0, capability="net.fly")
     assert call("ListDenials", subject=f"user:{os.getuid()}")["denials"] == []
     assert call("SetPollMode", poll="adaptive")["previous"]
+    assert call("GetAudit")["audit"]["written"] >= 1
     assert call("SetLogLevel", filter="info")["previous"]
 
 with open(interface_file, encoding="utf-8") as file:

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::audit::Audit;
+use crate::audit::{Audit, Log};
 use crate::config::Config;
 use crate::control;
 use crate::device::{self, Backend};
@@ -47,6 +47,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The audit log could not be had.
+    #[error(transparent)]
+    Audit(#[from] crate::audit::log::Error),
     /// Something that the system should give was not to be had.
     #[error("cannot {step}")]
     System {
@@ -72,7 +75,7 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
     signals.thread_block().map_err(|errno| system("block signals", errno.into()))?;
     let descriptors_max = raise_descriptor_limit()?;
     let rules = Arc::new(Rules::new(config.policy.clone(), config.limits));
-    let mut reload = Reload::new(path.to_owned(), config.clone(), Arc::clone(&rules));
+    let started_with = config.clone();
     let Config {
         policy,
         limits: _,
@@ -83,6 +86,7 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
         network,
         tables,
         dns,
+        audit,
         socket,
         socket_mode,
         state_directory,
@@ -101,7 +105,9 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
     // The socket first: it tells a second daemon that it is one, before it touches the device.
     let listener = control::listen(&socket, socket_mode)?;
     let backend = Backend::open(&device, features, &hugetlbfs, mode)?;
-    let audit = Arc::new(Audit::default());
+    let audit = Arc::new(Audit::default().with_log(Log::open(audit.setup(&state_directory))?));
+    audit.started(&policy);
+    let mut reload = Reload::new(path.to_owned(), started_with, Arc::clone(&rules), Arc::clone(&audit));
     let poll = Poll::new().map_err(|source| system("make a poll", source))?;
     let control_waker =
         Waker::new(poll.registry(), control::WAKER).map_err(|source| system("make a waker", source))?;
@@ -123,13 +129,16 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
     }
     let (worker, port, worker_waker) = Worker::new(setup, Arc::clone(&control_waker))?;
     tracing::info!(socket = %socket.display(), "serving");
-    serve(&signals, &mut reload, (&control_waker, &worker_waker), |stop| {
+    let recorder = Arc::clone(&audit);
+    let served = serve(&signals, &mut reload, (&control_waker, &worker_waker), |stop| {
         let worker = move || worker.run(stop).map_err(Error::from);
         let waker = Arc::clone(&control_waker);
         let about = control::Setup { listener, rules, audit, log, poll, waker };
         let control = move || control::run(about, port, stop).map_err(Error::from);
         (worker, control)
-    })
+    });
+    recorder.stopped();
+    served
 }
 
 /// Runs both threads until a signal, or until one of them ends by itself.

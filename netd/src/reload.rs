@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::audit::Audit;
 use crate::config::{Config, read_hosts};
 use crate::rules::{Rules, Settings};
 
@@ -20,6 +21,7 @@ pub struct Reload {
     settings: Settings,
     hosts_seen: Option<Stamp>,
     rules: Arc<Rules>,
+    audit: Arc<Audit>,
 }
 
 /// What changes with a file: another file of the name, another content.
@@ -40,10 +42,10 @@ impl Stamp {
 
 impl Reload {
     /// For the daemon that was started with this configuration, from this file.
-    pub fn new(path: PathBuf, started_with: Config, rules: Arc<Rules>) -> Reload {
+    pub fn new(path: PathBuf, started_with: Config, rules: Arc<Rules>, audit: Arc<Audit>) -> Reload {
         let settings = started_with.settings();
         let hosts_seen = Stamp::of(&settings.dns.hosts_path);
-        Reload { path, started_with, settings, hosts_seen, rules }
+        Reload { path, started_with, settings, hosts_seen, rules, audit }
     }
 
     /// Reads the file. If anything is wrong with it, what is in force stays as it is, and the log says why.
@@ -57,7 +59,9 @@ impl Reload {
             }
         };
         let waiting = self.started_with.needs_restart(&config);
-        let (before, after) = (self.rules.current().policy.devnet_enabled(), config.policy.devnet_enabled());
+        let in_force = self.rules.current();
+        self.audit.changed(&in_force.policy, &config.policy);
+        let (before, after) = (in_force.policy.devnet_enabled(), config.policy.devnet_enabled());
         let settings = config.settings();
         self.rules.replace(config.policy, config.limits);
         tracing::info!(%path, devnet_enabled = after, "grants, devnet switch and limits reloaded");
@@ -109,7 +113,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let config = Config::load(&path).unwrap();
         let rules = Arc::new(Rules::new(config.policy.clone(), config.limits));
-        (Reload::new(path, config, rules), directory)
+        (Reload::new(path, config, rules, Arc::default()), directory)
     }
 
     #[test]

@@ -218,7 +218,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, String> {
 }
 
 /// Puts `text` in the place of the file: all of it, or nothing.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("new");
     // Nobody but us needs to know where we have been.
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;

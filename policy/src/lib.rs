@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 mod capability;
 mod decide;
 pub mod expect;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::Client;
 use crate::error::Error;
-use crate::policy::{Asker, Denials, Explanation, Rules};
+use crate::policy::{Asker, AuditReport, Denials, Explanation, Rules};
 
 impl Client {
     /// The rules in force, all of them. They are read in several calls; a reload in between may show in the middle.
@@ -38,6 +38,18 @@ impl Client {
         let parameters =
             json!({ "uid": uid, "gid": gid, "unit": unit, "capability": capability, "target": target });
         self.ask("Explain", parameters)
+    }
+
+    /// Where the audit is, and what became of its records.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub fn audit(&self) -> Result<AuditReport, Error> {
+        #[derive(serde::Deserialize)]
+        struct Reply {
+            audit: AuditReport,
+        }
+        self.ask("GetAudit", json!({})).map(|reply: Reply| reply.audit)
     }
 
     /// What a subject (`any`, `user:UID`, `group:GID`, `unit:NAME`) was denied lately: all that is remembered, or what came since.

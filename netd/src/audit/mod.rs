@@ -1,40 +1,65 @@
-//! The audit of denials: one line for each, at a bounded rate, and the marker that the devnet switch held.
+//! The audit: what was denied or cut, which rules changed, and whether the devnet switch was turned.
 //!
-//! Lines go to `tracing` under the target `audit`. A client that is denied in a loop must not fill the disk: beyond the
-//! rate, denials are counted, and the next line that is written says how many were not.
+//! Each is a record of a sealed chain ([`log`]), and a line for people under the `tracing` target `audit`; a denial by the devnet
+//! switch also prints its marker. A client that is denied in a loop must not fill the disk, and must not keep the denials of
+//! others from being written: each user has a rate of its own. What is beyond it is counted, and the count is written.
 
 mod denied;
+pub mod log;
+mod record;
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use netd_policy::{Denial, Request, Rule, Subject, SubjectPattern};
+use netd_policy::{Denial, Policy, Request, Rule, Subject, SubjectPattern};
 
 pub use self::denied::Denied;
 use self::denied::Memory;
-
+pub use self::log::Log;
+use self::record::{Decided, Event, Written};
 use crate::bucket::Bucket;
 
 /// The line on standard output that tells a test, or a person at the console, of a denial by the devnet switch.
 pub const DEVNET_MARKER: &str = "net: devnet off deny";
 
-/// Denials written at once: as many as a person reads on one screen.
+/// Denials of one user that are written at once: as many as a person reads on one screen.
 const BURST: u32 = 20;
-/// Denials written per second after that; at 300 bytes a line, 130 MB a day at the very most.
+/// Denials of one user that are written per second after that; at 500 bytes a line, 200 MB a day at the very most.
 const PER_SECOND: u32 = 5;
+/// Users with a rate of their own; further ones share one.
+const USERS_MAX: usize = 256;
+/// Rules that changed in one reload and are written one by one.
+const RULES_MAX: usize = 1000;
 
-/// Where denials are written. The control thread and the workers share one.
+/// Where decisions are recorded. The control thread and the workers share one.
 pub struct Audit {
     state: Mutex<State>,
+    log: Option<Log>,
 }
 
 struct State {
     started: Instant,
-    bucket: Bucket,
+    users: HashMap<u32, Rate>,
+    others: Rate,
     suppressed: u64,
     memory: Memory,
     console: Box<dyn Write + Send>,
+}
+
+/// What one user may have written.
+#[derive(Debug)]
+struct Rate {
+    bucket: Bucket,
+    /// Denials since the last that was written.
+    suppressed: u64,
+}
+
+impl Rate {
+    fn new(now: Duration) -> Rate {
+        Rate { bucket: Bucket::new(BURST, PER_SECOND, now), suppressed: 0 }
+    }
 }
 
 impl std::fmt::Debug for Audit {
@@ -50,28 +75,44 @@ impl Default for Audit {
 }
 
 impl Audit {
-    /// An audit whose markers go to `console`.
+    /// An audit without a log, whose markers go to `console`.
     pub fn new(console: Box<dyn Write + Send>) -> Audit {
-        let bucket = Bucket::new(BURST, PER_SECOND, Duration::ZERO);
-        let started = Instant::now();
-        let state = State { started, bucket, suppressed: 0, memory: Memory::default(), console };
-        Audit { state: Mutex::new(state) }
+        let (started, users, others) = (Instant::now(), HashMap::new(), Rate::new(Duration::ZERO));
+        let state = State { started, users, others, suppressed: 0, memory: Memory::default(), console };
+        Audit { state: Mutex::new(state), log: None }
+    }
+
+    /// The same with a log.
+    #[must_use]
+    pub fn with_log(self, log: Log) -> Audit {
+        Audit { log: Some(log), ..self }
     }
 
     /// Records a denial.
     pub fn denied(&self, subject: &Subject, request: &Request, error: Denial, rule: &Rule) {
-        // A panic elsewhere while the lock was held leaves a bucket and a counter, both whole.
+        // A panic elsewhere while the lock was held leaves buckets and counters, all whole.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *state;
         state.memory.add(subject, request);
         let now = state.started.elapsed();
-        if !state.bucket.take(now) {
+        let Subject { uid, gid, pid, unit } = subject;
+        let room = state.users.len() < USERS_MAX || state.users.contains_key(uid);
+        let rate = match room {
+            true => state.users.entry(*uid).or_insert_with(|| Rate::new(now)),
+            false => &mut state.others,
+        };
+        if !rate.bucket.take(now) {
+            rate.suppressed += 1;
             state.suppressed += 1;
+            if let Some(log) = &self.log {
+                log.suppress();
+            }
             return;
         }
-        let suppressed = std::mem::take(&mut state.suppressed);
-        let Subject { uid, gid, pid, unit } = subject;
+        let suppressed = std::mem::take(&mut rate.suppressed);
         let unit = unit.as_deref().unwrap_or("-");
         tracing::warn!(target: "audit", uid, gid, pid, unit, %request, ?error, %rule, suppressed, "denied");
+        self.record(Event::Denied(Decided::new(subject, request, Some(error), rule)));
         if error == Denial::DevnetDisabled {
             // Nobody may be reading standard output any more, and that is no reason to stop serving.
             let _ = writeln!(state.console, "{DEVNET_MARKER}").and_then(|()| state.console.flush());
@@ -88,12 +129,81 @@ impl Audit {
         let Subject { uid, gid, pid, unit } = subject;
         let unit = unit.as_deref().unwrap_or("-");
         tracing::warn!(target: "audit", uid, gid, pid, unit, %request, %rule, "cut");
+        self.record(Event::Cut(Decided::new(subject, request, None, rule)));
+    }
+
+    /// Records the beginning.
+    pub fn started(&self, policy: &Policy) {
+        self.record(Event::Started {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            devnet_enabled: policy.devnet_enabled(),
+            rules: policy.rules().count(),
+        });
+    }
+
+    /// Records the end.
+    pub fn stopped(&self) {
+        self.record(Event::Stopped);
+    }
+
+    /// Records what another policy changes: each rule that comes or goes, and the devnet switch. A rule that merely stands
+    /// elsewhere is the same rule.
+    pub fn changed(&self, before: &Policy, after: &Policy) {
+        fn texts(policy: &Policy) -> HashSet<String> {
+            policy.rules().map(|(_, rule)| rule.to_string()).collect()
+        }
+        fn only_in(policy: &Policy, other: &HashSet<String>) -> Vec<Written> {
+            let new = policy.rules().filter(|(_, rule)| !other.contains(&rule.to_string()));
+            new.map(|(origin, rule)| Written::new(origin, rule)).collect()
+        }
+        let removed = only_in(before, &texts(after));
+        let added = only_in(after, &texts(before));
+        if removed.len() + added.len() > RULES_MAX {
+            self.record(Event::RulesChanged { added: added.len(), removed: removed.len() });
+        } else {
+            removed.into_iter().for_each(|rule| self.record(Event::RuleRemoved(rule)));
+            added.into_iter().for_each(|rule| self.record(Event::RuleAdded(rule)));
+        }
+        if before.devnet_enabled() != after.devnet_enabled() {
+            self.record(Event::Devnet { enabled: after.devnet_enabled() });
+        }
+    }
+
+    /// Where the log is and what became of the records; none without a log.
+    pub fn report(&self) -> Option<netd_ipc::AuditReport> {
+        let log = self.log.as_ref()?;
+        let (written, waiting) = log.counts();
+        let log::Setup { target, checkpoint, key } = log.setup();
+        let suppressed = self.state.lock().unwrap_or_else(PoisonError::into_inner).suppressed;
+        Some(netd_ipc::AuditReport {
+            file: match target {
+                log::Target::File { path, .. } => Some(path.display().to_string()),
+                log::Target::Journal => None,
+            },
+            checkpoint: checkpoint.display().to_string(),
+            key: key.display().to_string(),
+            written,
+            suppressed,
+            waiting,
+        })
+    }
+
+    fn record(&self, event: Event) {
+        if let Some(log) = &self.log {
+            log.record(event);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
     use std::sync::Arc;
+
+    use netd_policy::audit::{Broken, Checkpoint, Key, Verifier};
+    use serde_json::Value;
 
     use super::*;
 
@@ -134,5 +244,137 @@ mod tests {
         // A slow machine may refill a few within the loop.
         assert!((BURST as usize..100).contains(&lines), "{lines}");
         assert_eq!(audit.state.lock().unwrap().suppressed as usize, 1000 - lines);
+    }
+
+    #[test]
+    fn one_user_in_a_loop_keeps_no_other_users_denial_from_being_written() {
+        let console = Console::default();
+        let audit = Audit::new(Box::new(console.clone()));
+        (0..1000).for_each(|_| deny(&audit, Denial::PolicyDenied));
+        let other = Subject { uid: 2, gid: 2, pid: 2, unit: None };
+        audit.denied(&other, &Request::Capture, Denial::DevnetDisabled, &Rule::Devnet);
+        assert_eq!(*console.0.lock().unwrap(), b"net: devnet off deny\n");
+    }
+
+    fn setup(directory: &Path, bytes_max: u64, kept: u32) -> log::Setup {
+        log::Setup {
+            target: log::Target::File { path: directory.join("log/audit.jsonl"), bytes_max, kept },
+            checkpoint: directory.join("audit-head.json"),
+            key: directory.join("audit-key"),
+        }
+    }
+
+    fn open(directory: &Path, bytes_max: u64, kept: u32) -> Audit {
+        let log = Log::open(setup(directory, bytes_max, kept)).unwrap();
+        Audit::new(Box::new(Console::default())).with_log(log)
+    }
+
+    /// The events of the log's files, from the oldest on, if all of it is as it was written.
+    fn events(directory: &Path, files: &[&str]) -> Result<Vec<Value>, Broken> {
+        let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap();
+        let key = Key::parse(&read("audit-key")).unwrap();
+        let checkpoint = Checkpoint::parse(&key, &read("audit-head.json"))?;
+        let text: String = files.iter().map(|name| read(&format!("log/{name}"))).collect();
+        let mut verifier = Verifier::new(&key, Some(checkpoint));
+        text.lines().try_for_each(|line| verifier.line(line))?;
+        verifier.finish()?;
+        Ok(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    }
+
+    fn policy(devnet: bool, grants: &[&str]) -> Policy {
+        let rules = |capability: &&str| format!("[[grant]]\nsubject = \"any\"\nallow = [\"{capability}\"]\n");
+        let text: String = grants.iter().map(rules).collect();
+        Policy::new(devnet, netd_policy::file::parse("p.toml", &text).unwrap(), |_| None, |_| None).unwrap()
+    }
+
+    #[test]
+    fn records_make_a_chain_that_goes_on_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let audit = open(directory.path(), 1 << 20, 2);
+            audit.started(&policy(false, &["net.capture"]));
+            deny(&audit, Denial::DevnetDisabled);
+            audit.changed(
+                &policy(false, &["net.udp.bind", "net.capture"]),
+                &policy(true, &["net.capture", "net.udp.send"]),
+            );
+            audit.stopped();
+        }
+        let events = events(directory.path(), &["audit.jsonl"]).unwrap();
+        let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+        let one = ["started", "denied", "rule_removed", "rule_added", "devnet", "stopped"];
+        assert_eq!(names, [one, one].concat());
+        assert_eq!(
+            (&events[1]["error"], &events[1]["capability"]),
+            (&"DevnetDisabled".into(), &"net.tcp.listen".into())
+        );
+        assert_eq!((&events[3]["file"], &events[3]["line"]), (&"p.toml".into(), &4.into()));
+        assert_eq!(events[11]["number"], 12);
+    }
+
+    #[test]
+    fn denials_beyond_the_rate_are_counted_in_the_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let audit = open(directory.path(), 1 << 20, 2);
+        (0..500).for_each(|_| deny(&audit, Denial::PolicyDenied));
+        audit.stopped();
+        drop(audit);
+        let events = events(directory.path(), &["audit.jsonl"]).unwrap();
+        let denied = events.iter().filter(|event| event["event"] == "denied").count() as u64;
+        let suppressed: u64 = events.iter().filter_map(|event| event["count"].as_u64()).sum();
+        assert_eq!(denied + suppressed, 500, "{events:?}");
+        assert!(suppressed > 300);
+    }
+
+    #[test]
+    fn log_is_rotated_and_its_oldest_file_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        for _ in 0..5 {
+            let audit = open(directory.path(), 1, 2);
+            audit.stopped();
+        }
+        let events = events(directory.path(), &["audit.jsonl.2", "audit.jsonl.1", "audit.jsonl"]).unwrap();
+        let numbers: Vec<u64> = events.iter().map(|event| event["number"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, [3, 4, 5]);
+    }
+
+    #[test]
+    fn log_that_was_tampered_with_is_set_aside_and_told_of_at_the_next_start() {
+        for tamper in [
+            |text: &str| text.replace("stopped", "started"),
+            |text: &str| text.lines().take(1).map(|line| format!("{line}\n")).collect(),
+            |_: &str| String::new(),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let audit = open(directory.path(), 1 << 20, 2);
+            audit.started(&policy(true, &[]));
+            audit.stopped();
+            drop(audit);
+            let path = directory.path().join("log/audit.jsonl");
+            fs::write(&path, tamper(&fs::read_to_string(&path).unwrap())).unwrap();
+            drop(open(directory.path(), 1 << 20, 2));
+            let events = events(directory.path(), &["audit.jsonl"]).unwrap();
+            assert_eq!((&events[0]["event"], &events[0]["number"]), (&"broken".into(), &3.into()));
+            assert!(Path::new(events[0]["set_aside"].as_str().unwrap()).exists());
+        }
+    }
+
+    #[test]
+    fn line_torn_by_a_crash_is_taken_off_and_the_chain_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        open(directory.path(), 1 << 20, 2).stopped();
+        let path = directory.path().join("log/audit.jsonl");
+        let torn = fs::read_to_string(&path).unwrap() + "{\"time\":\"20";
+        fs::write(&path, torn).unwrap();
+        open(directory.path(), 1 << 20, 2).stopped();
+        assert_eq!(events(directory.path(), &["audit.jsonl"]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn log_of_a_running_daemon_is_not_opened_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let _running = open(directory.path(), 1 << 20, 2);
+        let error = Log::open(setup(directory.path(), 1 << 20, 2)).unwrap_err().to_string();
+        assert!(error.contains("is written by another netd"), "{error}");
     }
 }

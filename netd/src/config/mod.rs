@@ -4,6 +4,7 @@
 //! and column and says what would be right. What leaves this module needs no further checks. The tables that need more than a
 //! few keys have a file of their own.
 
+mod audit;
 mod complaint;
 mod device;
 mod dns;
@@ -22,6 +23,8 @@ use netd_virtqueue::Switches;
 use serde::Deserialize;
 use toml::Spanned;
 
+pub use self::audit::Audit;
+use self::audit::RawAudit;
 use self::complaint::{Complaint, explain, position};
 pub use self::device::{Device, Link, VhostUserDevice};
 use self::device::{RawDevice, check_device};
@@ -63,6 +66,8 @@ pub struct Config {
     pub tables: netd_stack::Limits,
     /// How names are resolved.
     pub dns: Dns,
+    /// Where records of decisions go.
+    pub audit: Audit,
     /// Where clients connect; none means the default of the user.
     pub socket: Option<PathBuf>,
     /// The socket's permission bits.
@@ -123,6 +128,8 @@ struct Raw {
     tcp: RawTcp,
     #[serde(default)]
     dns: RawDns,
+    #[serde(default)]
+    audit: RawAudit,
     #[serde(default)]
     ipc: RawIpc,
     #[serde(default)]
@@ -224,6 +231,7 @@ impl Config {
             stack,
             tcp,
             dns,
+            audit,
             ipc,
             state,
             limits,
@@ -246,6 +254,7 @@ impl Config {
             network: network::check(address, ipv6).map_err(wrong)?,
             tables: tables::check(stack, tcp).map_err(wrong)?,
             dns: dns::check(dns).map_err(wrong)?,
+            audit: audit::check(audit).map_err(wrong)?,
             socket: ipc.socket,
             socket_mode: check_mode(ipc.mode).map_err(wrong)?,
             state_directory: state.directory,
@@ -265,6 +274,7 @@ impl Config {
             network,
             tables,
             dns,
+            audit,
             socket,
             socket_mode,
             state_directory,
@@ -279,6 +289,7 @@ impl Config {
             ("[ipv6] identifiers", network.stable_identifiers == new.network.stable_identifiers),
             ("[stack] and [tcp]", *tables == new.tables),
             ("[dns] beside servers, search, hosts and queries_per_user", bounds(dns) == bounds(&new.dns)),
+            ("[audit]", *audit == new.audit),
             ("[ipc]", *socket == new.socket && *socket_mode == new.socket_mode),
             ("[state]", directories),
         ]

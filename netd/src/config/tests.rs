@@ -111,6 +111,8 @@ fn wrong_values_say_what_would_be_right() {
         (format!("{VFIO}[dns]\nqueries = 4\nqueries_per_user = 5\n"), "between 1 and 4"),
         (format!("{VFIO}[dns]\nmdns = true\n"), "mdns"),
         (format!("{VFIO}[dns]\ntimeout_ms = 1\n"), "between 100 and 30000 (default: 2000)"),
+        (format!("{VFIO}[audit]\nto = \"journal\"\nfile = \"/a\"\n"), "file belongs to to = \"file\""),
+        (format!("{VFIO}[audit]\nfiles = 0\n"), "files is 0, and must be between 1 and 1000 (default: 8)"),
         (format!("{VFIO}[ipc]\nmode = \"rw\"\n"), "octal"),
         (format!("{VFIO}[limits]\nsockets = 0\n"), "'[limits] sockets' is 0"),
         (format!("{VFIO}[limits.client]\nmemory_mib = 0\n"), "'[limits.client] memory_mib' is 0"),

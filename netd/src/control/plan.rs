@@ -25,6 +25,8 @@ pub(super) enum Todo {
     /// Here.
     SetLogLevel(String),
     /// Here.
+    GetAudit,
+    /// Here.
     ListRules { from: usize },
     /// Here.
     Explain { asker: Asker, capability: String, target: Option<String> },
@@ -59,6 +61,7 @@ pub(super) fn plan(call: Call, caller: &Subject) -> Plan {
             return Plan::Decided(asked, Todo::ListDenials { who, since });
         }
         Call::SetPollMode { poll } => (Ask::Operate, Command::SetPoll { mode: poll }),
+        Call::GetAudit => return Plan::Decided(Ask::Observe, Todo::GetAudit),
         Call::GetStatus => (Ask::Observe, Command::Status),
         Call::GetDevice => (Ask::Observe, Command::Device),
         Call::ListInterfaces => (Ask::Observe, Command::Interfaces),

@@ -329,6 +329,12 @@ impl<P: WorkerPort> Server<P> {
         }
         let command = match todo {
             Todo::SetLogLevel(filter) => return Answer::Now(self.set_log_level(&owner, &filter)),
+            Todo::GetAudit => {
+                return Answer::Now(match self.audit.report() {
+                    Some(report) => reply::returns(&serde_json::json!({ "audit": report })),
+                    None => reply::failed(ErrorKind::Unsupported, "this daemon keeps no audit log"),
+                });
+            }
             Todo::ListRules { from } => {
                 return Answer::Now(reply::returns(&policy::rules(&self.rules.current().policy, from)));
             }
