@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use netd_ipc::{
-    AddressSource, Client, ClientUse, Clients, Copies, Interface, Neighbor, PollMode, Statistics, Table,
-    TotalUse, Use,
+    AddressSource, Client, ClientUse, Clients, Copies, Interface, Neighbor, PollMode, QuotaUse, Statistics,
+    Table, TotalUse, Use,
 };
 use serde_json::json;
 
@@ -245,8 +245,19 @@ fn clients_text(clients: &Clients) -> String {
         true => String::new(),
         false => format!("\n{}", table(["TABLE", ">USED"], &tables)),
     };
+    let quotas: Vec<_> = clients
+        .quotas
+        .iter()
+        .map(|QuotaUse { subject, key, usage, file, line }| {
+            [subject.clone(), key.clone(), count(usage), format!("{file}:{line}")]
+        })
+        .collect();
+    let quotas = match quotas.is_empty() {
+        true => String::new(),
+        false => format!("\n{}", table(["QUOTA OF", "BOUND", ">USED", "WHERE"], &quotas)),
+    };
     format!(
-        "{text}{tables}\nused/limit ([limits] in netd.toml, or as named); + and a number: how often the limit was in the way\n"
+        "{text}{tables}{quotas}\nused/limit ([limits] in netd.toml, or as named); + and a number: how often the limit was in the way\n"
     )
 }
 
@@ -283,10 +294,18 @@ mod tests {
                 names: bound(0, 16, 0),
             }],
             tables: vec![Table { key: "[tcp] connections".to_owned(), usage: bound(5, 1024, 1) }],
+            quotas: vec![QuotaUse {
+                subject: "unit:a.service".to_owned(),
+                key: "sockets".to_owned(),
+                usage: bound(4, 4, 2),
+                file: "q.toml".to_owned(),
+                line: 3,
+            }],
         };
         let text = clients_text(&clients);
         assert!(text.contains("1000         1/64  256/256 +7  1.0 MiB/160.0 MiB"), "{text}");
         assert!(text.contains(" all"), "{text}");
+        assert!(text.contains("unit:a.service  sockets  4/4 +2  q.toml:3\n"), "{text}");
         assert!(text.contains("[tcp] connections  5/1024 +1\n"), "{text}");
     }
 

@@ -243,7 +243,14 @@ fn clients() -> Clients {
         names: one,
     };
     let table = Table { key: "[tcp] connections".into(), usage: one };
-    Clients { total, clients: vec![client], tables: vec![table] }
+    let quota = QuotaUse {
+        subject: "user:1".into(),
+        key: "sockets".into(),
+        usage: one,
+        file: "a.toml".into(),
+        line: 1,
+    };
+    Clients { total, clients: vec![client], tables: vec![table], quotas: vec![quota] }
 }
 
 fn decision() -> crate::policy::Decision {
@@ -303,7 +310,11 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
             json!({
                 "uid": 1, "gid": 1, "unit": "a.service", "capability": "net.tcp.connect", "target": "192.0.2.1:80",
             }),
-            json!(crate::policy::Explanation { decision: decision(), with_devnet_on: decision() }),
+            json!(crate::policy::Explanation {
+                decision: decision(),
+                with_devnet_on: decision(),
+                quotas: vec!["sockets 1".into()],
+            }),
         ),
         ("ListDenials", json!({ "subject": "user:1", "since": 1 }), json!(denials())),
         ("SetPollMode", json!({ "poll": "busy" }), json!({ "previous": "adaptive" })),

@@ -64,6 +64,8 @@ pub struct Explanation {
     pub decision: Decision,
     /// What it would do if the devnet switch were on.
     pub with_devnet_on: Decision,
+    /// The bounds of quotas that hold for the subject, in sentences.
+    pub quotas: Vec<String>,
 }
 
 /// Something that was denied, in the answer of `ListDenials`.

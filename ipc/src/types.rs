@@ -450,6 +450,24 @@ pub struct Clients {
     pub clients: Vec<ClientUse>,
     /// The tables that all share.
     pub tables: Vec<Table>,
+    /// What quotas bound.
+    pub quotas: Vec<QuotaUse>,
+}
+
+/// One bound of a quota, in the answer of `ListClients`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuotaUse {
+    /// Whose: a user, group or unit.
+    pub subject: String,
+    /// How the bound is called there.
+    pub key: String,
+    /// How much of it is used.
+    pub usage: Use,
+    /// The file that the quota stands in.
+    pub file: String,
+    /// Its line, counted from 1.
+    pub line: usize,
 }
 
 /// What a socket is.

@@ -6,8 +6,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use netd_policy::file::FileError;
-use netd_policy::{Origin, RuleConfig};
+use netd_policy::file::{Contents, FileError};
 
 /// The directory beside the configuration, when that does not name one: `/etc/netd/policy.d` for `/etc/netd/netd.toml`.
 const BESIDE: &str = "policy.d";
@@ -44,11 +43,13 @@ pub enum Error {
 ///
 /// # Errors
 /// The first file that cannot be used, and why.
-pub fn load(configuration: &Path, directory: Option<&Path>) -> Result<Vec<(Origin, RuleConfig)>, Error> {
+pub fn load(configuration: &Path, directory: Option<&Path>) -> Result<Contents, Error> {
     let path = directory.map_or_else(|| configuration.with_file_name(BESIDE), Path::to_owned);
     let entries = match fs::read_dir(&path) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && directory.is_none() => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && directory.is_none() => {
+            return Ok(Contents::default());
+        }
         Err(source) => return Err(Error::Read { path, source }),
     };
     let mut files = Vec::new();
@@ -62,12 +63,14 @@ pub fn load(configuration: &Path, directory: Option<&Path>) -> Result<Vec<(Origi
         }
     }
     files.sort();
-    let mut rules = Vec::new();
+    let mut all = Contents::default();
     for file in files {
         let text = read(&file).map_err(|source| Error::Read { path: file.clone(), source })?;
-        rules.extend(netd_policy::file::parse(&file.to_string_lossy(), &text)?);
+        let Contents { rules, quotas } = netd_policy::file::read(&file.to_string_lossy(), &text)?;
+        all.rules.extend(rules);
+        all.quotas.extend(quotas);
     }
-    Ok(rules)
+    Ok(all)
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -93,12 +96,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let policies = directory.path().join(BESIDE);
         let configuration = directory.path().join("netd.toml");
-        assert!(load(&configuration, None).unwrap().is_empty());
+        assert!(load(&configuration, None).unwrap().rules.is_empty());
         fs::create_dir(&policies).unwrap();
         fs::write(policies.join("20-b.toml"), GRANT).unwrap();
         fs::write(policies.join("10-a.toml"), format!("# first\n{GRANT}")).unwrap();
         fs::write(policies.join("10-a.toml.bak"), "garbage").unwrap();
-        let rules = load(&configuration, None).unwrap();
+        let rules = load(&configuration, None).unwrap().rules;
         let places: Vec<String> = rules.iter().map(|(origin, _)| origin.to_string()).collect();
         assert!(
             places[0].ends_with("policy.d/10-a.toml:2") && places[1].ends_with("policy.d/20-b.toml:1"),

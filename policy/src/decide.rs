@@ -7,6 +7,7 @@ use crate::Error;
 use crate::capability::Capability;
 use crate::index::{Covering, Entry, Index, Lookup, Place, Ports, Target};
 use crate::port::PortRange;
+use crate::quota::Quotas;
 use crate::request::Request;
 use crate::rule::{Effect, Origin, RuleConfig};
 use crate::subject::{Subject, SubjectPattern, Who};
@@ -106,6 +107,7 @@ pub struct Policy {
     rules: Vec<(Origin, RuleConfig, Who)>,
     grants: Index,
     denials: Index,
+    quotas: Quotas,
 }
 
 impl Policy {
@@ -133,13 +135,24 @@ impl Policy {
         };
         let grants = Index::new(Covering::Whole, entries(Effect::Grant));
         let denials = Index::new(Covering::Part, entries(Effect::Deny));
-        Ok(Policy { devnet_enabled, operator: None, rules, grants, denials })
+        Ok(Policy { devnet_enabled, operator: None, rules, grants, denials, quotas: Quotas::default() })
     }
 
     /// Lets this user, beside root, change how netd runs: the one that it runs as.
     #[must_use]
     pub fn with_operator(self, uid: u32) -> Policy {
         Policy { operator: Some(uid), ..self }
+    }
+
+    /// The same with these quotas.
+    #[must_use]
+    pub fn with_quotas(self, quotas: Quotas) -> Policy {
+        Policy { quotas, ..self }
+    }
+
+    /// How much each subject may have, beside the bounds that hold for every user.
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
     /// Whether clients may reach peers at all.

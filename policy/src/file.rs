@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::quota::QuotaTable;
 use crate::rule::{DenyTable, GrantTable, Origin, RuleConfig};
 
 /// Something wrong in a file: where, and what would be right.
@@ -30,18 +31,43 @@ struct File {
     grant: Vec<Spanned<GrantTable>>,
     #[serde(default)]
     deny: Vec<Spanned<DenyTable>>,
+    #[serde(default)]
+    quota: Vec<Spanned<QuotaTable>>,
 }
 
-/// The rules of a file called `name`, in the order of the text.
+/// What a file says.
+#[derive(Debug, Clone, Default)]
+pub struct Contents {
+    /// Grants and denials, in the order of the text.
+    pub rules: Vec<(Origin, RuleConfig)>,
+    /// Quotas.
+    pub quotas: Vec<(Origin, QuotaTable)>,
+}
+
+/// The rules of a file called `name` alone, in the order of the text.
 ///
 /// # Errors
 /// The first thing that is wrong, with its place.
 pub fn parse(name: &str, text: &str) -> Result<Vec<(Origin, RuleConfig)>, FileError> {
-    let File { grant, deny } = toml::from_str(text).map_err(|error| wrong(name, text, &error))?;
+    read(name, text).map(|contents| contents.rules)
+}
+
+/// Everything that a file called `name` says.
+///
+/// # Errors
+/// The first thing that is wrong, with its place.
+pub fn read(name: &str, text: &str) -> Result<Contents, FileError> {
+    let File { grant, deny, quota } = toml::from_str(text).map_err(|error| wrong(name, text, &error))?;
     let file: Arc<str> = name.into();
     let mut rules = rules(&file, text, grant, deny);
     rules.sort_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(rules)
+    Ok(Contents { rules, quotas: quotas(&file, text, quota) })
+}
+
+/// Quotas of tables that stand in `text`.
+pub fn quotas(file: &Arc<str>, text: &str, tables: Vec<Spanned<QuotaTable>>) -> Vec<(Origin, QuotaTable)> {
+    let origin = |at: usize| Origin { file: Arc::clone(file), line: position(text, at).0 };
+    tables.into_iter().map(|table| (origin(table.span().start), table.into_inner())).collect()
 }
 
 /// Rules of tables that stand in `text`.
@@ -62,7 +88,7 @@ pub(crate) fn wrong(file: &str, text: &str, error: &toml::de::Error) -> FileErro
     let at = error.span().map_or(0, |span| span.start);
     let (line, column) = position(text, at);
     let mut message = error.message().trim_end().to_owned();
-    if message.starts_with("unknown field") && message.contains("expected `grant` or `deny`") {
+    if message.starts_with("unknown field") && message.contains("expected one of `grant`, `deny`, `quota`") {
         message.push_str("; netd.toml, with its other tables, is checked by `netd check --config FILE`");
     }
     if let Some(shown) = text.lines().nth(line - 1).map(str::trim).filter(|shown| !shown.is_empty()) {

@@ -24,6 +24,7 @@ mod host;
 mod index;
 mod learn;
 mod port;
+mod quota;
 mod request;
 mod rule;
 mod subject;
@@ -34,6 +35,7 @@ pub use decide::{Decision, Denial, Policy, Rule};
 pub use host::{HostName, HostPattern};
 pub use learn::smallest_grants;
 pub use port::PortRange;
+pub use quota::{Bound, QuotaTable, Quotas, Resource, shares};
 pub use request::Request;
 pub use rule::{DenyTable, Effect, GrantTable, Origin, RuleConfig};
 pub use subject::{Subject, SubjectPattern};
@@ -83,6 +85,14 @@ pub enum Error {
         key: &'static str,
         /// What to remove instead.
         what: &'static str,
+    },
+    /// A quota without a bound.
+    #[error(
+        "{origin}: the quota bounds nothing: give sockets, memory_mib, connects_per_second, packets_per_second or bytes_per_second"
+    )]
+    EmptyQuota {
+        /// Which.
+        origin: Origin,
     },
     /// Both scopes at once.
     #[error(

@@ -31,7 +31,7 @@ impl fmt::Display for Subject {
 }
 
 /// Whom a rule is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SubjectPattern {
     /// Whoever reaches the socket.
     Any,

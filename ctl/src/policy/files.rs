@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use netd_policy::Policy;
+use netd_policy::{Policy, Quotas};
 use nix::unistd::{Group, User};
 
 use crate::error::Error;
@@ -36,17 +36,21 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
 
 /// The rules of the files, with the names of this machine. Every file that is wrong is reported.
 pub(super) fn compile(files: Vec<PathBuf>, devnet_enabled: bool) -> Result<Policy, Error> {
-    let (mut rules, mut wrong) = (Vec::new(), Vec::new());
+    let (mut rules, mut quotas, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
     for file in files {
-        match netd_policy::file::parse(&file.to_string_lossy(), &read(&file)?) {
-            Ok(found) => rules.extend(found),
+        match netd_policy::file::read(&file.to_string_lossy(), &read(&file)?) {
+            Ok(found) => {
+                rules.extend(found.rules);
+                quotas.extend(found.quotas);
+            }
             Err(error) => wrong.push(error.to_string()),
         }
     }
     if !wrong.is_empty() {
         return Err(Error::Files(wrong));
     }
-    Ok(Policy::new(devnet_enabled, rules, user, group)?)
+    let quotas = Quotas::new(&quotas, user, group)?;
+    Ok(Policy::new(devnet_enabled, rules, user, group)?.with_quotas(quotas))
 }
 
 pub(super) fn read(path: &Path) -> Result<String, Error> {

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::cli;
 use crate::error::Error;
 use crate::output::{Output, fields, table};
-use crate::policy::source::{Source, Verdict};
+use crate::policy::source::{Explained, Source, Verdict};
 
 /// Runs one of the commands; `connect` finds the daemon, for those that need it.
 pub(crate) fn run(
@@ -86,9 +86,9 @@ fn explain(
 ) -> Result<ExitCode, Error> {
     let patterns = expect::patterns(subject)?;
     let asker = source::asker(&patterns)?;
-    let (verdict, with_devnet_on) = source.explain(&asker, capability, target)?;
-    let value = json!({ "decision": verdict, "with_devnet_on": with_devnet_on });
-    output.result(&value, || {
+    let explained = source.explain(&asker, capability, target)?;
+    output.result(&explained, || {
+        let Explained { decision: verdict, with_devnet_on, quotas } = &explained;
         let mut lines = vec![
             ("decision", if verdict.allowed { "allow" } else { "deny" }.to_owned()),
             ("reason", verdict.reason.clone()),
@@ -97,9 +97,10 @@ fn explain(
         if verdict.rule != with_devnet_on.rule {
             lines.push(("with devnet on", with_devnet_on.reason.clone()));
         }
+        lines.extend(quotas.iter().map(|quota| ("quota", quota.clone())));
         fields(&lines)
     })?;
-    Ok(if verdict.allowed { ExitCode::SUCCESS } else { ExitCode::from(4) })
+    Ok(if explained.decision.allowed { ExitCode::SUCCESS } else { ExitCode::from(4) })
 }
 
 fn test(source: &Source, output: &Output, path: &Path) -> Result<ExitCode, Error> {
@@ -107,9 +108,9 @@ fn test(source: &Source, output: &Output, path: &Path) -> Result<ExitCode, Error
     let mut failed = Vec::new();
     for expectation in &expectations {
         let asker = source::asker(&expectation.subject)?;
-        let (verdict, _) =
+        let explained =
             source.explain(&asker, expectation.capability.name(), expectation.target.as_deref())?;
-        failed.extend(complaint(expectation, &verdict));
+        failed.extend(complaint(expectation, &explained.decision));
     }
     let (all, wrong) = (expectations.len(), failed.len());
     output.result(&json!({ "expectations": all, "failed": failed }), || {

@@ -31,6 +31,14 @@ pub(super) struct Verdict {
     pub(super) line: Option<usize>,
 }
 
+/// What would be decided, what if the devnet switch were on, and the quotas of the subject.
+#[derive(Debug, Serialize)]
+pub(super) struct Explained {
+    pub(super) decision: Verdict,
+    pub(super) with_devnet_on: Verdict,
+    pub(super) quotas: Vec<String>,
+}
+
 impl Verdict {
     /// File and line of the rule that decides, if one does.
     pub(super) fn place(&self) -> Option<String> {
@@ -75,18 +83,21 @@ impl Source {
         Ok(Source::Files(Box::new(policy)))
     }
 
-    /// What would be decided, and what if the devnet switch were on.
+    /// What would be decided.
     pub(super) fn explain(
         &self,
         asker: &Asker,
         capability: &str,
         target: Option<&str>,
-    ) -> Result<(Verdict, Verdict), Error> {
+    ) -> Result<Explained, Error> {
         match self {
             Source::Daemon(client) => {
                 let explained = client.explain(asker, capability, target)?;
-                let [decision, with_devnet_on] = [explained.decision, explained.with_devnet_on];
-                Ok((Verdict::of_daemon(decision), Verdict::of_daemon(with_devnet_on)))
+                Ok(Explained {
+                    decision: Verdict::of_daemon(explained.decision),
+                    with_devnet_on: Verdict::of_daemon(explained.with_devnet_on),
+                    quotas: explained.quotas,
+                })
             }
             Source::Files(policy) => {
                 let Asker { uid, gid, unit } = asker.clone();
@@ -94,7 +105,11 @@ impl Source {
                 let request = Request::parse(capability.parse::<Capability>()?, target)?;
                 let now = policy.decide(&subject, &request);
                 let with_devnet_on = policy.decide_with_devnet_on(&subject, &request);
-                Ok((Verdict::of_files(&request, now), Verdict::of_files(&request, with_devnet_on)))
+                Ok(Explained {
+                    decision: Verdict::of_files(&request, now),
+                    with_devnet_on: Verdict::of_files(&request, with_devnet_on),
+                    quotas: policy.quotas().describe(&subject),
+                })
             }
         }
     }

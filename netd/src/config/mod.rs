@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use netd_ipc::PollMode;
-use netd_policy::{DenyTable, GrantTable, Policy};
+use netd_policy::{DenyTable, GrantTable, Policy, QuotaTable, Quotas};
 use netd_virtqueue::Switches;
 use serde::Deserialize;
 use toml::Spanned;
@@ -142,6 +142,8 @@ struct Raw {
     grant: Vec<Spanned<GrantTable>>,
     #[serde(default)]
     deny: Vec<Spanned<DenyTable>>,
+    #[serde(default)]
+    quota: Vec<Spanned<QuotaTable>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -238,10 +240,16 @@ impl Config {
             policy,
             grant,
             deny,
+            quota,
         } = raw;
-        let mut rules = netd_policy::file::rules(&path.to_string_lossy().into(), text, grant, deny);
-        rules.extend(policy_files::load(path, policy.directory.as_deref())?);
+        let file = path.to_string_lossy().into();
+        let mut rules = netd_policy::file::rules(&file, text, grant, deny);
+        let mut quotas = netd_policy::file::quotas(&file, text, quota);
+        let others = policy_files::load(path, policy.directory.as_deref())?;
+        rules.extend(others.rules);
+        quotas.extend(others.quotas);
         let policy = Policy::new(network.devnet.enabled, rules, names::user, names::group)?
+            .with_quotas(Quotas::new(&quotas, names::user, names::group)?)
             .with_operator(rustix::process::geteuid().as_raw());
         let (device, features, poll) = check_device(device).map_err(wrong)?;
         Ok(Self {

@@ -190,7 +190,7 @@ fn shipped_configurations_are_fine() {
     }
     assert!(count >= 3);
     let rules = policy_files::load(&directory, Some(&directory.join("example.policy.d"))).unwrap();
-    assert!(Policy::new(true, rules, names::user, names::group).unwrap().rules().count() >= 4);
+    assert!(Policy::new(true, rules.rules, names::user, names::group).unwrap().rules().count() >= 4);
 }
 
 /// Every key that has a default has the one that the stack has by itself, so that the two never drift apart.

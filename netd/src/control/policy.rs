@@ -63,6 +63,7 @@ pub(super) fn explain(
     Ok(Explanation {
         decision: decision(&request, policy.decide(&subject, &request)),
         with_devnet_on: decision(&request, policy.decide_with_devnet_on(&subject, &request)),
+        quotas: policy.quotas().describe(&subject),
     })
 }
 

@@ -316,7 +316,7 @@ fn clients_report_counts_the_connections_of_each_user() {
     let total = netd_ipc::TotalUse::default();
     control.complete(
         control.next().token,
-        Reply::Clients(netd_ipc::Clients { total, clients: vec![], tables: vec![] }),
+        Reply::Clients(netd_ipc::Clients { total, clients: vec![], tables: vec![], quotas: vec![] }),
     );
     let report = call.join().unwrap().unwrap();
     assert_eq!(report.total.connections.used, 2);

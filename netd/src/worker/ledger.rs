@@ -8,17 +8,28 @@ use std::fmt;
 use std::time::Duration;
 
 use netd_ipc::{ClientUse, TotalUse, Use};
+use netd_policy::{Quotas, Resource, Subject};
 use netd_stack::Instant;
 
 use crate::bucket::Bucket;
 use crate::limits::{ClientLimits, Limits};
+use crate::worker::shares::Shares;
 
 /// Users remembered that have nothing: for people who look at `netctl clients`, and small.
 const IDLE_ACCOUNTS_MAX: usize = 1024;
 
 /// A bound that is reached: the sentence for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Exceeded {
+    /// One that holds for each user, or for all of them.
+    Limit(Limit),
+    /// A quota.
+    Quota(String),
+}
+
+/// A bound of `[limits]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Exceeded {
+pub(super) struct Limit {
     uid: u32,
     what: &'static str,
     key: &'static str,
@@ -28,7 +39,10 @@ pub(super) struct Exceeded {
 
 impl fmt::Display for Exceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Exceeded { uid, what, key, limit, everybody } = self;
+        let Limit { uid, what, key, limit, everybody } = match self {
+            Exceeded::Limit(limit) => limit,
+            Exceeded::Quota(message) => return f.write_str(message),
+        };
         match everybody {
             true => {
                 write!(f, "all users together have {limit} {what}, the most that '[limits] {key}' allows")
@@ -71,11 +85,12 @@ pub(super) struct Ledger {
     limits: Limits,
     accounts: HashMap<u32, Account>,
     total: Holdings,
+    shares: Shares,
 }
 
 impl Ledger {
     pub(super) fn new(limits: Limits) -> Ledger {
-        Ledger { limits, accounts: HashMap::new(), total: Holdings::default() }
+        Ledger { limits, accounts: HashMap::new(), total: Holdings::default(), shares: Shares::default() }
     }
 
     /// Puts other limits in force. Who has more already keeps it.
@@ -88,14 +103,26 @@ impl Ledger {
         }
     }
 
+    /// Puts other quotas in force.
+    pub(super) fn set_quotas(&mut self, quotas: Quotas) {
+        self.shares.set_quotas(quotas);
+    }
+
     /// Charges one socket that can take this much memory.
-    pub(super) fn reserve(&mut self, now: Instant, uid: u32, memory_bytes: u64) -> Result<(), Exceeded> {
+    pub(super) fn reserve(
+        &mut self,
+        now: Instant,
+        owner: &Subject,
+        memory_bytes: u64,
+    ) -> Result<(), Exceeded> {
+        let uid = owner.uid;
         let Limits { sockets, client, .. } = self.limits;
         let memory_max = self.limits.memory_bytes();
         let total = &mut self.total;
         let account = account(&mut self.accounts, &self.limits, now, uid);
         let own = &mut account.holdings;
-        let exceeded = |what, key, limit, everybody| Err(Exceeded { uid, what, key, limit, everybody });
+        let exceeded =
+            |what, key, limit, everybody| Err(Exceeded::Limit(Limit { uid, what, key, limit, everybody }));
         if own.sockets >= client.sockets {
             own.refused_sockets += 1;
             return exceeded("sockets", "sockets", client.sockets.into(), false);
@@ -112,6 +139,7 @@ impl Ledger {
             total.refused_memory += 1;
             return exceeded("MiB of memory in sockets", "memory_mib", self.limits.memory_mib.into(), true);
         }
+        self.shares.reserve(owner, memory_bytes).map_err(Exceeded::Quota)?;
         for holdings in [own, total] {
             holdings.sockets += 1;
             holdings.memory_bytes += memory_bytes;
@@ -120,7 +148,9 @@ impl Ledger {
     }
 
     /// Gives back what [`reserve`](Self::reserve) charged.
-    pub(super) fn release(&mut self, uid: u32, memory_bytes: u64) {
+    pub(super) fn release(&mut self, owner: &Subject, memory_bytes: u64) {
+        self.shares.release(owner, memory_bytes);
+        let uid = owner.uid;
         let own = self.accounts.get_mut(&uid).map(|account| &mut account.holdings);
         for holdings in own.into_iter().chain([&mut self.total]) {
             holdings.sockets = holdings.sockets.saturating_sub(1);
@@ -135,7 +165,8 @@ impl Ledger {
         let total = &mut self.total;
         let own = &mut account(&mut self.accounts, &self.limits, now, uid).holdings;
         let exceeded = |limit: u32, everybody| {
-            Err(Exceeded { uid, what: "captures", key: "captures", limit: limit.into(), everybody })
+            let (what, key) = ("captures", "captures");
+            Err(Exceeded::Limit(Limit { uid, what, key, limit: limit.into(), everybody }))
         };
         if own.captures >= client.captures {
             own.refused_captures += 1;
@@ -159,7 +190,9 @@ impl Ledger {
     }
 
     /// Charges one new connection.
-    pub(super) fn connect(&mut self, now: Instant, uid: u32) -> Result<(), Exceeded> {
+    pub(super) fn connect(&mut self, now: Instant, owner: &Subject) -> Result<(), Exceeded> {
+        self.shares.connect(now, owner).map_err(Exceeded::Quota)?;
+        let uid = owner.uid;
         let limit = self.limits.client.connects_per_second.into();
         let account = account(&mut self.accounts, &self.limits, now, uid);
         if account.connects.take(time(now)) {
@@ -167,11 +200,12 @@ impl Ledger {
         }
         account.refused_connects += 1;
         let (what, key) = ("new connections in a second", "connects_per_second");
-        Err(Exceeded { uid, what, key, limit, everybody: false })
+        Err(Exceeded::Limit(Limit { uid, what, key, limit, everybody: false }))
     }
 
     /// How many packets may be sent now; none also says when the next one may.
-    pub(super) fn packets(&mut self, now: Instant, uid: u32) -> Result<u32, Instant> {
+    pub(super) fn packets(&mut self, now: Instant, owner: &Subject) -> Result<u32, Instant> {
+        let uid = owner.uid;
         let account = account(&mut self.accounts, &self.limits, now, uid);
         match account.packets.available(time(now)) {
             0 => {
@@ -179,26 +213,38 @@ impl Ledger {
                 let next = u64::try_from(account.packets.next_at().as_micros()).unwrap_or(u64::MAX);
                 Err(Instant::from_micros(next))
             }
-            count => Ok(count),
+            count => self.shares.packets(now, owner, count),
         }
     }
 
     /// Charges packets that [`packets`](Self::packets) allowed.
-    pub(super) fn spend_packets(&mut self, uid: u32, count: u32) {
-        if let Some(account) = self.accounts.get_mut(&uid) {
+    pub(super) fn spend_packets(&mut self, owner: &Subject, count: u32) {
+        self.shares.spend(owner, Resource::Packets, count);
+        if let Some(account) = self.accounts.get_mut(&owner.uid) {
             account.packets.spend(count);
         }
     }
 
+    /// How many bytes may be carried now; none without a quota of bytes, and a moment if they are used up until then.
+    pub(super) fn bytes(&mut self, now: Instant, owner: &Subject) -> Result<Option<usize>, Instant> {
+        self.shares.bytes(now, owner)
+    }
+
+    /// Charges bytes that were carried.
+    pub(super) fn spend_bytes(&mut self, owner: &Subject, count: u64) {
+        self.shares.spend(owner, Resource::Bytes, u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
     /// The packet rate as an error, for a call that cannot wait.
-    pub(super) fn packet(&mut self, now: Instant, uid: u32) -> Result<(), Exceeded> {
+    pub(super) fn packet(&mut self, now: Instant, owner: &Subject) -> Result<(), Exceeded> {
+        let uid = owner.uid;
         let limit = self.limits.client.packets_per_second.into();
-        if self.packets(now, uid).is_ok() {
-            self.spend_packets(uid, 1);
+        if self.packets(now, owner).is_ok() {
+            self.spend_packets(owner, 1);
             return Ok(());
         }
         let (what, key) = ("packets in a second", "packets_per_second");
-        Err(Exceeded { uid, what, key, limit, everybody: false })
+        Err(Exceeded::Limit(Limit { uid, what, key, limit, everybody: false }))
     }
 
     /// Everybody's use; the control thread knows the connections.
@@ -243,7 +289,7 @@ impl Ledger {
         clients.sort_by_key(|client| client.uid);
         let [sockets, memory_bytes, captures] = uses(&self.total, sockets, memory_max, captures);
         let total = TotalUse { connections: unknown(connections), sockets, memory_bytes, captures };
-        netd_ipc::Clients { total, clients, tables: Vec::new() }
+        netd_ipc::Clients { total, clients, tables: Vec::new(), quotas: self.shares.report(now) }
     }
 
     /// Forgets users that have nothing, once there are many.
@@ -281,6 +327,10 @@ mod tests {
 
     const KIB: u64 = 1024;
 
+    fn of(uid: u32) -> Subject {
+        Subject { uid, gid: uid, pid: 1, unit: None }
+    }
+
     fn limits() -> Limits {
         let client =
             ClientLimits { sockets: 2, memory_mib: 1, connects_per_second: 2, ..ClientLimits::default() };
@@ -291,26 +341,26 @@ mod tests {
     fn reserve_beyond_a_bound_names_it_and_leaves_the_others_their_share() {
         let mut ledger = Ledger::new(limits());
         let now = Instant::ZERO;
-        ledger.reserve(now, 1, KIB).unwrap();
-        ledger.reserve(now, 1, KIB).unwrap();
-        let refused = ledger.reserve(now, 1, KIB).unwrap_err().to_string();
+        ledger.reserve(now, &of(1), KIB).unwrap();
+        ledger.reserve(now, &of(1), KIB).unwrap();
+        let refused = ledger.reserve(now, &of(1), KIB).unwrap_err().to_string();
         assert_eq!(refused, "user 1 has 2 sockets, the most that '[limits.client] sockets' allows");
-        ledger.reserve(now, 2, KIB).unwrap();
-        let refused = ledger.reserve(now, 3, KIB).unwrap_err().to_string();
+        ledger.reserve(now, &of(2), KIB).unwrap();
+        let refused = ledger.reserve(now, &of(3), KIB).unwrap_err().to_string();
         assert_eq!(refused, "all users together have 3 sockets, the most that '[limits] sockets' allows");
-        ledger.release(1, KIB);
-        ledger.reserve(now, 3, KIB).unwrap();
+        ledger.release(&of(1), KIB);
+        ledger.reserve(now, &of(3), KIB).unwrap();
     }
 
     #[test]
     fn reserve_counts_memory_and_release_gives_it_back() {
         let mut ledger = Ledger::new(limits());
         let now = Instant::ZERO;
-        ledger.reserve(now, 1, 1000 * KIB).unwrap();
-        let refused = ledger.reserve(now, 1, 100 * KIB).unwrap_err().to_string();
+        ledger.reserve(now, &of(1), 1000 * KIB).unwrap();
+        let refused = ledger.reserve(now, &of(1), 100 * KIB).unwrap_err().to_string();
         assert!(refused.contains("1 MiB of memory"), "{refused}");
-        ledger.release(1, 1000 * KIB);
-        ledger.reserve(now, 1, 100 * KIB).unwrap();
+        ledger.release(&of(1), 1000 * KIB);
+        ledger.reserve(now, &of(1), 100 * KIB).unwrap();
         let report = ledger.report(now);
         assert_eq!(report.clients[0].memory_bytes.used, 100 * KIB);
         assert_eq!(report.clients[0].memory_bytes.refused, 1);
@@ -321,12 +371,12 @@ mod tests {
     fn connect_faster_than_the_rate_is_refused_until_time_passes() {
         let mut ledger = Ledger::new(limits());
         let at = Instant::from_micros;
-        ledger.connect(at(0), 1).unwrap();
-        ledger.connect(at(0), 1).unwrap();
-        assert!(ledger.connect(at(0), 1).is_err());
-        ledger.connect(at(0), 2).unwrap();
-        ledger.connect(at(500_000), 1).unwrap();
-        assert!(ledger.connect(at(500_000), 1).is_err());
+        ledger.connect(at(0), &of(1)).unwrap();
+        ledger.connect(at(0), &of(1)).unwrap();
+        assert!(ledger.connect(at(0), &of(1)).is_err());
+        ledger.connect(at(0), &of(2)).unwrap();
+        ledger.connect(at(500_000), &of(1)).unwrap();
+        assert!(ledger.connect(at(500_000), &of(1)).is_err());
     }
 
     #[test]
@@ -334,9 +384,9 @@ mod tests {
         let mut limits = limits();
         limits.client.packets_per_second = 4;
         let mut ledger = Ledger::new(limits);
-        assert_eq!(ledger.packets(Instant::ZERO, 1), Ok(4));
-        ledger.spend_packets(1, 4);
-        assert_eq!(ledger.packets(Instant::ZERO, 1), Err(Instant::from_micros(250_000)));
-        assert_eq!(ledger.packets(Instant::from_micros(250_000), 1), Ok(1));
+        assert_eq!(ledger.packets(Instant::ZERO, &of(1)), Ok(4));
+        ledger.spend_packets(&of(1), 4);
+        assert_eq!(ledger.packets(Instant::ZERO, &of(1)), Err(Instant::from_micros(250_000)));
+        assert_eq!(ledger.packets(Instant::from_micros(250_000), &of(1)), Ok(1));
     }
 }

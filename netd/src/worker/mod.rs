@@ -28,6 +28,7 @@ mod outcome;
 mod port;
 mod reply;
 mod report;
+mod shares;
 mod slot;
 mod spin;
 mod stream;

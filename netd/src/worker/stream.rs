@@ -94,13 +94,14 @@ impl Stream {
         Outcome { end, receive_finished: self.delivered }
     }
 
-    /// Moves what can be moved. Returns how it ended once there is nothing left to do for the client; the connection
+    /// Moves what can be moved, `most` bytes of it. Returns how it ended once there is nothing left to do for the client; the connection
     /// itself may still have to finish on its own.
-    pub(super) fn pump(&mut self, now: Instant, stack: &mut Stack) -> Option<Outcome> {
-        if let Some(end) = self.deliver(stack) {
+    pub(super) fn pump(&mut self, now: Instant, stack: &mut Stack, most: usize) -> Option<Outcome> {
+        let mut left = most;
+        if let Some(end) = self.deliver(stack, &mut left) {
             return Some(self.outcome(end));
         }
-        if self.collect(stack) {
+        if self.collect(stack, &mut left) {
             stack.tcp_abort(self.flow);
             return Some(self.outcome(StreamEnd::Aborted));
         }
@@ -135,12 +136,13 @@ impl Stream {
     }
 
     /// From the peer to the client.
-    fn deliver(&mut self, stack: &mut Stack) -> Option<StreamEnd> {
+    fn deliver(&mut self, stack: &mut Stack, left: &mut usize) -> Option<StreamEnd> {
         let descriptor = self.descriptor.as_fd();
         while self.writable && !self.gone {
             let mut broken = false;
             let mut blocked = false;
             let taken = stack.tcp_receive(self.flow, |bytes| {
+                let bytes = bytes.get(..*left).unwrap_or(bytes);
                 if bytes.is_empty() {
                     return 0;
                 }
@@ -159,7 +161,9 @@ impl Stream {
                     }
                 }
             });
-            self.received_bytes += *taken.as_ref().unwrap_or(&0) as u64;
+            let count = *taken.as_ref().unwrap_or(&0);
+            self.received_bytes += count as u64;
+            *left -= count;
             if broken {
                 stack.tcp_abort(self.flow);
                 return Some(StreamEnd::Aborted);
@@ -179,11 +183,13 @@ impl Stream {
 
     /// From the client to the peer. True if the client closed its end with bytes of the peer unread, and the peer is told by a
     /// reset (RFC 1122, 4.2.2.13); or if it sent descriptors, which end its stream.
-    fn collect(&mut self, stack: &mut Stack) -> bool {
+    fn collect(&mut self, stack: &mut Stack, left: &mut usize) -> bool {
         let (descriptor, unasked) = (self.descriptor.as_fd(), &mut self.unasked);
         while self.readable && !self.client_finished {
             let (mut blocked, mut finished, mut broken) = (false, false, false);
             let taken = stack.tcp_send(self.flow, |room| {
+                let most = room.len().min(*left);
+                let room = room.get_mut(..most).unwrap_or_default();
                 if room.is_empty() {
                     return 0;
                 }
@@ -199,7 +205,9 @@ impl Stream {
                 }
                 0
             });
-            self.sent_bytes += *taken.as_ref().unwrap_or(&0) as u64;
+            let count = *taken.as_ref().unwrap_or(&0);
+            self.sent_bytes += count as u64;
+            *left -= count;
             if broken {
                 return true;
             }

@@ -28,7 +28,7 @@ impl Clients {
     ) {
         let uid = owner.uid;
         let charged =
-            self.ledger.connect(now, uid).and_then(|()| self.ledger.reserve(now, uid, STREAM_BYTES));
+            self.ledger.connect(now, &owner).and_then(|()| self.ledger.reserve(now, &owner, STREAM_BYTES));
         if let Err(exceeded) = charged {
             return self.completions.send(token, quota(&exceeded));
         }
@@ -41,7 +41,7 @@ impl Clients {
                 self.connecting.insert(flow, Connecting { token, owner, remote, deadline });
             }
             Err(error) => {
-                self.release(uid, STREAM_BYTES);
+                self.release(&owner, STREAM_BYTES);
                 self.completions.send(token, error_reply(&error));
             }
         }
@@ -62,14 +62,13 @@ impl Clients {
             );
             return self.completions.send(token, Reply::Failed(ErrorKind::QuotaExceeded, limit));
         }
-        if let Err(exceeded) = self.ledger.reserve(now, owner.uid, LISTENER_BYTES) {
+        if let Err(exceeded) = self.ledger.reserve(now, &owner, LISTENER_BYTES) {
             return self.completions.send(token, quota(&exceeded));
         }
-        let uid = owner.uid;
         let (id, local) = match stack.tcp_listen_on(address, port, backlog) {
             Ok(listener) => listener,
             Err(error) => {
-                self.release(uid, LISTENER_BYTES);
+                self.release(&owner, LISTENER_BYTES);
                 return self.completions.send(token, error_reply(&error));
             }
         };
@@ -77,12 +76,12 @@ impl Clients {
             .and_then(|(ours, theirs)| Ok((Listener::new(ours, id, local)?, theirs)));
         let Ok((listener, descriptor)) = made else {
             stack.tcp_close_listener(now, id);
-            self.release(uid, LISTENER_BYTES);
+            self.release(&owner, LISTENER_BYTES);
             return self.completions.send(token, out_of_descriptors());
         };
-        let Some(key) = self.add(owner, Socket::Listener(listener), false) else {
+        let Some(key) = self.add(owner.clone(), Socket::Listener(listener), false) else {
             stack.tcp_close_listener(now, id);
-            self.release(uid, LISTENER_BYTES);
+            self.release(&owner, LISTENER_BYTES);
             return self.completions.send(token, out_of_descriptors());
         };
         self.by_listener.insert(id, key);
@@ -97,24 +96,23 @@ impl Clients {
         (token, owner): (u64, Subject),
         (address, port): (Option<IpAddr>, Option<u16>),
     ) {
-        let uid = owner.uid;
-        if let Err(exceeded) = self.ledger.reserve(now, uid, self.datagrams_bytes) {
+        if let Err(exceeded) = self.ledger.reserve(now, &owner, self.datagrams_bytes) {
             return self.completions.send(token, quota(&exceeded));
         }
         let (udp, local) = match stack.udp_bind_on(address, port) {
             Ok(bound) => bound,
             Err(error) => {
-                self.release(uid, self.datagrams_bytes);
+                self.release(&owner, self.datagrams_bytes);
                 return self.completions.send(token, error_reply(&error));
             }
         };
         let added = socketpair(SocketType::SEQPACKET).ok().and_then(|(ours, theirs)| {
             let datagrams = Box::new(Datagrams::new(ours, udp, local, owner.clone()));
-            Some((self.add(owner, Socket::Datagrams(datagrams), false)?, theirs))
+            Some((self.add(owner.clone(), Socket::Datagrams(datagrams), false)?, theirs))
         });
         let Some((key, descriptor)) = added else {
             stack.udp_close(udp);
-            self.release(uid, self.datagrams_bytes);
+            self.release(&owner, self.datagrams_bytes);
             return self.completions.send(token, out_of_descriptors());
         };
         self.by_udp.insert(udp, key);
@@ -144,7 +142,7 @@ impl Clients {
 
     /// Charges one packet; false if the caller was told that it may send none now.
     pub(in crate::worker) fn charge_packet(&mut self, now: Instant, (token, owner): &(u64, Subject)) -> bool {
-        let charged = self.ledger.packet(now, owner.uid);
+        let charged = self.ledger.packet(now, owner);
         if let Err(exceeded) = &charged {
             self.completions.send(*token, quota(exceeded));
         }

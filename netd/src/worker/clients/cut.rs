@@ -15,6 +15,7 @@ impl Clients {
         self.generation = self.gate.rules.generation();
         let rules = self.gate.rules.current();
         self.ledger.set_limits(rules.limits);
+        self.ledger.set_quotas(rules.policy.quotas().clone());
         size_flows(stack, &rules.limits);
         let denied = |subject: &Subject, request: &Request| match rules.policy.decide(subject, request) {
             Decision::Allow { rule: _ } => None,
@@ -88,7 +89,7 @@ impl Clients {
     /// The device went away, and every socket with it.
     pub(in crate::worker) fn fail_all(&mut self, reason: &str) {
         for (_, call) in std::mem::take(&mut self.connecting) {
-            self.release(call.owner.uid, STREAM_BYTES);
+            self.release(&call.owner, STREAM_BYTES);
             let reply = Reply::Failed(ErrorKind::DeviceUnavailable, reason.to_owned());
             self.completions.send(call.token, reply);
         }

@@ -150,7 +150,7 @@ impl Clients {
         } else if status.established
             && let Some(call) = self.forget_connect(flow)
         {
-            let uid = call.owner.uid;
+            let owner = call.owner.clone();
             match self.add_stream(call.owner, flow, true) {
                 Some((key, descriptor)) => {
                     let id = self.sockets[key].id;
@@ -161,7 +161,7 @@ impl Clients {
                 None => {
                     stack.tcp_abort(flow);
                     stack.tcp_release(now, flow);
-                    self.release(uid, STREAM_BYTES);
+                    self.release(&owner, STREAM_BYTES);
                     self.completions.send(call.token, out_of_descriptors());
                 }
             }
@@ -187,18 +187,18 @@ impl Clients {
                 return;
             }
             // They wait in the backlog for as long as their client may have no more sockets.
-            if self.ledger.reserve(now, owner.uid, STREAM_BYTES).is_err() {
+            if self.ledger.reserve(now, &owner, STREAM_BYTES).is_err() {
                 self.starved.insert(id);
                 return;
             }
             let uid = owner.uid;
-            let Ok(Some(flow)) = stack.tcp_accept(id) else { return self.release(uid, STREAM_BYTES) };
+            let Ok(Some(flow)) = stack.tcp_accept(id) else { return self.release(&owner, STREAM_BYTES) };
             let (Some((key, descriptor)), Ok(status)) =
-                (self.add_stream(owner, flow, false), stack.tcp_status(flow))
+                (self.add_stream(owner.clone(), flow, false), stack.tcp_status(flow))
             else {
                 stack.tcp_abort(flow);
                 stack.tcp_release(now, flow);
-                return self.release(uid, STREAM_BYTES);
+                return self.release(&owner, STREAM_BYTES);
             };
             // It was taken just now, so it is there.
             let _ = stack.tcp_set_owner(flow, uid);
@@ -212,12 +212,27 @@ impl Clients {
     }
 
     pub(super) fn pump_stream(&mut self, now: Instant, stack: &mut Stack, key: usize) {
-        let Some(Entry { socket: Socket::Stream(stream), .. }) = self.sockets.get_mut(key) else {
+        let Some(Entry { socket: Socket::Stream(stream), owner, .. }) = self.sockets.get_mut(key) else {
             self.hung_up.remove(&key);
             return;
         };
         let flow = stream.flow;
-        if let Some(outcome) = stream.pump(now, stack) {
+        // Used up, it may still end; what would move waits, and with it the peer's window or the client's descriptor.
+        let (most, pause) = match self.ledger.bytes(now, owner) {
+            Ok(None) => (usize::MAX, None),
+            Ok(Some(most)) => (most, Some(now)),
+            Err(next) => (0, Some(next)),
+        };
+        let before = stream.received_bytes + stream.sent_bytes;
+        let ended = stream.pump(now, stack, most);
+        let moved = stream.received_bytes + stream.sent_bytes - before;
+        if let Some(next) = pause {
+            self.ledger.spend_bytes(owner, moved);
+            if moved >= most as u64 && ended.is_none() {
+                self.throttled.insert((next, key));
+            }
+        }
+        if let Some(outcome) = ended {
             self.record(key, outcome);
             stack.tcp_release(now, flow);
             self.remove(key);
@@ -228,8 +243,10 @@ impl Clients {
         let Some(Entry { socket: Socket::Datagrams(datagrams), .. }) = self.sockets.get_mut(key) else {
             return;
         };
-        let uid = datagrams.owner().uid;
-        let budget = match self.ledger.packets(now, uid) {
+        let owner = datagrams.owner().clone();
+        // Bytes that are used up hold datagrams back, and one that is longer than what is left overdraws nothing but a second's rest.
+        let packets = self.ledger.packets(now, &owner);
+        let budget = match packets.and_then(|budget| self.ledger.bytes(now, &owner).map(|_| budget)) {
             Ok(budget) => budget,
             Err(next) => {
                 if datagrams.is_readable() {
@@ -238,8 +255,10 @@ impl Clients {
                 return;
             }
         };
+        let before = datagrams.sent_bytes;
         let (taken, state) = datagrams.collect(now, &self.gate, (stack, egress), &mut self.buffer, budget);
-        self.ledger.spend_packets(uid, taken);
+        self.ledger.spend_packets(&owner, taken);
+        self.ledger.spend_bytes(&owner, datagrams.sent_bytes - before);
         match state {
             State::Idle => {}
             State::Busy => {
@@ -261,7 +280,12 @@ impl Clients {
     ) -> bool {
         let unfinished = std::mem::take(&mut self.unfinished);
         for key in &unfinished {
-            self.pump_datagrams(now, stack, egress, *key);
+            match self.sockets.get(*key).map(|entry| &entry.socket) {
+                Some(Socket::Stream(_)) => self.pump_stream(now, stack, *key),
+                Some(Socket::Listener(_) | Socket::Datagrams(_)) | None => {
+                    self.pump_datagrams(now, stack, egress, *key);
+                }
+            }
         }
         !unfinished.is_empty()
     }

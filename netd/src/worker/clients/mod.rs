@@ -162,6 +162,13 @@ impl Completions {
     }
 }
 
+/// What is given back once a socket is closed.
+#[derive(Debug)]
+pub(super) struct Charge {
+    owner: Subject,
+    memory_bytes: u64,
+}
+
 /// All clients' sockets and calls.
 #[derive(Debug)]
 pub(super) struct Clients {
@@ -171,7 +178,7 @@ pub(super) struct Clients {
     pub(super) ledger: Ledger,
     pub(super) completions: Completions,
     /// Closes our ends of what clients held; the charge is a socket's memory.
-    disposal: Disposal<u64>,
+    disposal: Disposal<Charge>,
     sockets: Slab<Entry>,
     by_flow: HashMap<FlowId, usize>,
     by_listener: HashMap<ListenerId, usize>,
@@ -183,9 +190,9 @@ pub(super) struct Clients {
     hung_up: BTreeSet<usize>,
     /// When they are looked at next.
     hung_up_check_at: Instant,
-    /// UDP sockets whose client had more to send than one turn allows.
+    /// Sockets whose client had more to move than one turn allows.
     unfinished: Vec<usize>,
-    /// UDP sockets whose client has sent as much as it may, and when it may go on.
+    /// Sockets whose client has moved as much as it may, and when it may go on.
     throttled: BTreeSet<(Instant, usize)>,
     /// Listeners whose client may have no more sockets for now.
     starved: BTreeSet<ListenerId>,
@@ -208,12 +215,14 @@ impl Clients {
         registry: Registry,
         gate: Gate,
         completions: Completions,
-        disposal: Disposal<u64>,
+        disposal: Disposal<Charge>,
         (listeners_max, udp_queue_bytes): (usize, usize),
         first_id: u64,
     ) -> Self {
         let generation = gate.rules.generation();
-        let ledger = Ledger::new(gate.rules.current().limits);
+        let rules = gate.rules.current();
+        let mut ledger = Ledger::new(rules.limits);
+        ledger.set_quotas(rules.policy.quotas().clone());
         Self {
             registry,
             gate,
@@ -277,12 +286,12 @@ impl Clients {
     /// Takes a connect off the books that came to nothing.
     fn abandon_connect(&mut self, flow: FlowId) -> Option<Connecting> {
         let call = self.forget_connect(flow)?;
-        self.release(call.owner.uid, STREAM_BYTES);
+        self.release(&call.owner, STREAM_BYTES);
         Some(call)
     }
 
-    fn release(&mut self, uid: u32, memory_bytes: u64) {
-        self.ledger.release(uid, memory_bytes);
+    fn release(&mut self, owner: &Subject, memory_bytes: u64) {
+        self.ledger.release(owner, memory_bytes);
         self.released = true;
     }
 
@@ -335,18 +344,18 @@ impl Clients {
             if socket.is_drained() {
                 // Its last copy is ours, so that closing takes it out of the poll as well (epoll(7)).
                 drop(socket);
-                return self.release(owner.uid, memory_bytes);
+                return self.release(&owner, memory_bytes);
             }
             // Before the key is another socket's. Closing will do it again, should this fail.
             let _ = self.registry.deregister(&mut SourceFd(&socket.descriptor().as_raw_fd()));
-            self.disposal.close(owner.uid, memory_bytes, socket.into_descriptors());
+            self.disposal.close(owner.uid, Charge { owner, memory_bytes }, socket.into_descriptors());
         }
     }
 
     /// Gives back what was charged for sockets that are closed by now.
     pub(super) fn settle(&mut self) {
-        while let Some((uid, memory_bytes)) = self.disposal.next_closed() {
-            self.release(uid, memory_bytes);
+        while let Some((_, Charge { owner, memory_bytes })) = self.disposal.next_closed() {
+            self.release(&owner, memory_bytes);
         }
     }
 }
