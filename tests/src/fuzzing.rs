@@ -1,4 +1,4 @@
-//! The fuzz targets of `fuzz/`: built with coverage counters, and run one after the other on what is known and what comes to mind.
+//! The fuzz targets of `fuzz/`: built with coverage counters, and run, one on each processor, on what is known and what comes to mind.
 //!
 //! They are libFuzzer programs, and `cargo fuzz run TARGET --sanitizer none` from `fuzz/` works as well; building them here needs no
 //! more than the stable compiler and a C++ compiler for libFuzzer itself. No sanitizer: all of the code but the driver's few argued
@@ -11,8 +11,11 @@ use crate::error::{Attempt, Error, Result};
 use crate::process::describe;
 use crate::{binaries, ensure, install};
 use std::fs;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// What `-C` flags make a program one that libFuzzer can steer: edge counters, the table of their places, and the operands of
@@ -60,12 +63,17 @@ impl Run {
         let begun = Instant::now();
         let programs = build(chosen)?;
         println!("built {} fuzz targets in {} s", chosen.len(), begun.elapsed().as_secs());
-        for name in chosen {
-            let target = Target::new(name, &programs)?;
-            target.explore(self.duration)?;
-            if self.keep {
-                target.keep()?;
-            }
+        let targets: Vec<Target> =
+            chosen.iter().map(|name| Target::new(name, &programs)).collect::<Result<_>>()?;
+        for together in targets.chunks(thread::available_parallelism().map_or(1, NonZero::get)) {
+            thread::scope(|scope| {
+                let explore = |target| scope.spawn(move || Target::explore(target, self.duration));
+                let runs: Vec<_> = together.iter().map(explore).collect();
+                runs.into_iter().try_for_each(|run| run.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            })?;
+        }
+        if self.keep {
+            targets.iter().try_for_each(Target::keep)?;
         }
         Ok(())
     }

@@ -202,6 +202,26 @@ fn wrong_checksums_fail() -> Result<()> {
 
 #[test]
 #[ignore = "runs tshark: cargo xtask test"]
+fn checksum_of_the_other_zero_passes() -> Result<()> {
+    let (field, payload) = (14 + 20 + 16, 14 + 20 + 20);
+    let mut zero = data(0, MSS);
+    // A word more by what the checksum is makes the checksum zero.
+    let value = |at: usize| u16::from_be_bytes([zero[at], zero[at + 1]]);
+    let (sum, carry) = value(payload).overflowing_add(value(field));
+    zero[payload..payload + 2].copy_from_slice(&(sum + u16::from(carry)).to_be_bytes());
+    zero[field..field + 2].fill(0xff);
+    let mut frames = handshake();
+    frames.extend([zero.clone(), acknowledgement(MSS)]);
+    judge(&frames, &[])?;
+    // It was computed right: without it the frame is wrong.
+    zero[field..field + 2].fill(0x0f);
+    let mut frames = handshake();
+    frames.extend([zero, acknowledgement(MSS)]);
+    expect_finding(&frames, &[], "Bad checksum")
+}
+
+#[test]
+#[ignore = "runs tshark: cargo xtask test"]
 fn malformed_frame_fails() -> Result<()> {
     let mut cut = arp();
     cut.truncate(30);

@@ -61,7 +61,8 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     let duration = if long { FUZZ_LONG } else { FUZZ };
     fuzzing::Run { targets: Vec::new(), duration, keep: false }.start()?;
     announce("scenarios");
-    let mut arguments = vec!["test", "--package", "netd-tests"];
+    // Of the workspace, although they are all netd-tests': with the dependencies' features of the stage before, so that nothing is built again.
+    let mut arguments = vec!["test", "--workspace"];
     let machines = if quick { &[][..] } else { &MACHINE_SCENARIOS };
     for scenario in SCENARIOS.iter().chain(machines) {
         arguments.extend(["--test", scenario]);

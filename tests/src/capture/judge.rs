@@ -38,6 +38,11 @@ const ALWAYS: &[Allowed] = &[
     },
     Allowed { remark: "TCP Zero Window segment", on: "", because: "the same, told by the receiver" },
     Allowed {
+        remark: "Checksum 0xffff instead of 0x0000 (see RFC 1624)",
+        on: "",
+        because: "both are zero in one's complement, and Linux writes this one where it computes a checksum in software",
+    },
+    Allowed {
         remark: "Bad checksum",
         on: "(icmp.type == 3 && icmp.checksum.status == 1) || (icmpv6.type == 2 && icmpv6.checksum.status == 1)",
         because: "the error's own checksum is right; that of the segment which it quotes covers bytes that are not quoted",
