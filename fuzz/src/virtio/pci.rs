@@ -29,9 +29,10 @@ struct State {
     bar: Vec<u8>,
     features: u64,
     rings: [Ring; 2],
-    /// How many reads there were, and which of them get another answer.
+    /// How many reads there were, which of them get another answer, and whether one did.
     reads: u32,
     lies: BTreeMap<u32, u32>,
+    lied: bool,
 }
 
 pub(super) struct Function {
@@ -61,7 +62,7 @@ impl Function {
         // MAC, link up, one pair of queues, an MTU.
         bar[at..at + 12].copy_from_slice(&[0x42, 1, 10, 0, 0, 2, 1, 0, 1, 0, 0xdc, 5]);
         let rings = [Ring { size, ..Ring::default() }; 2];
-        let state = State { config, bar, features, rings, reads: 0, lies };
+        let state = State { config, bar, features, rings, reads: 0, lies, lied: false };
         Some(Function { modern, state: Mutex::new(state) })
     }
 
@@ -72,6 +73,11 @@ impl Function {
     /// The rings as the driver gave them.
     pub(super) fn rings(&self) -> [Ring; 2] {
         self.state().rings
+    }
+
+    /// Whether a register answered something else than it holds: a ring size, a feature that this device does not speak.
+    pub(super) fn lied(&self) -> bool {
+        self.state().lied
     }
 
     /// The device writes to its own registers: status, configuration.
@@ -86,9 +92,9 @@ impl Function {
         state.reads += 1;
         let reads = state.reads;
         let mut bytes = [0; N];
-        if let Some(lie) = state.lies.get(&reads) {
-            let lie = lie.to_le_bytes();
-            bytes.copy_from_slice(&lie[..N]);
+        if let Some(lie) = state.lies.get(&reads).copied() {
+            state.lied = true;
+            bytes.copy_from_slice(&lie.to_le_bytes()[..N]);
             return Ok(bytes);
         }
         let at = self.place(bar, offset, N)?;

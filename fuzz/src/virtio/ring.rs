@@ -91,6 +91,7 @@ impl Device {
     ) -> Option<()> {
         let step = input.u8()?;
         let queue = usize::from(step >> 7);
+        self.lied |= function.lied();
         match step % 16 {
             0 | 1 => self.receive_honestly(input)?,
             2 => self.complete_honestly(),
