@@ -1,18 +1,20 @@
 //! The device: takes frames from the transmit queue to the link, and from the link to the receive queue.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use netd_virtqueue::{DmaMemory, DmaSegment, Feature, status};
+use netd_virtqueue::{Checksum, DmaMemory, DmaSegment, Feature, OFFLOAD_BYTES, Offload, Protocol, status};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, MmapRegion};
 
-use crate::registers::{FEATURES, QUEUES, Shared, SoftTransport};
-use crate::{Broken, Buffer, DeviceRing, Error, FRAME_LEN_MAX, Link};
+use crate::registers::{FEATURES, OFFLOADS, QUEUES, Shared, SoftTransport};
+use crate::{Broken, Buffer, DeviceRing, Error, FRAME_LEN_MAX, Link, segment};
 
-/// Memory for rings and frames: three rings of 1,024 entries with their tables take 0.2 MiB, two times 256 frames of 2 KiB one MiB.
-const MEMORY_BYTES: usize = 4 << 20;
+/// Memory for rings and frames: three rings of 1,024 entries with their tables take 0.2 MiB, 256 receive buffers of 2 KiB half a MiB, 240
+/// transmit buffers of the largest MTU (9216) 2.2 MiB, and 16 for long segments one MiB.
+const MEMORY_BYTES: usize = 6 << 20;
 /// Frames moved in each direction by one poll, so that neither starves the other.
 const POLL_BUDGET: usize = 256;
 /// `struct virtio_net_hdr` with `num_buffers` (virtio 1.3, 5.1.6.1).
@@ -20,11 +22,15 @@ const HEADER: usize = 12;
 const RECEIVEQ: usize = 0;
 const TRANSMITQ: usize = 1;
 const CONTROLQ: usize = 2;
-/// Class and command of the longest control command that is understood, and its data (5.1.6.5.1).
-const COMMAND: usize = 3;
+/// Class and command of a control command, and the longest data of one that is understood (5.1.6.5.6).
+const COMMAND: usize = 2;
+const COMMAND_DATA: usize = 8;
 /// `VIRTIO_NET_CTRL_RX`, of which promiscuous and all-multicast are understood; OK and ERR.
 const CTRL_RX: u8 = 0;
 const CTRL_RX_ALLMULTI: u8 = 1;
+/// `VIRTIO_NET_CTRL_GUEST_OFFLOADS` and its one command.
+const CTRL_GUEST_OFFLOADS: u8 = 5;
+const CTRL_GUEST_OFFLOADS_SET: u8 = 0;
 const CTRL_OK: u8 = 0;
 const CTRL_ERR: u8 = 1;
 
@@ -36,8 +42,10 @@ pub struct SoftDevice<L> {
     /// The rings in use, each with the generation since when.
     rings: [Option<(DeviceRing, u64)>; QUEUES],
     generation: u64,
-    /// MRG_RXBUF was negotiated.
-    may_merge: bool,
+    /// What was negotiated.
+    features: u64,
+    /// What of it may be done to received frames now.
+    receive_offloads: u64,
     mac: [u8; 6],
     /// Whether frames for other stations are passed on, as they are after a reset (5.1.6.5.1.1).
     promiscuous: bool,
@@ -50,8 +58,12 @@ pub struct SoftDevice<L> {
     incoming: Vec<u8>,
     /// Length of what is in `incoming`, header included; 0 when nothing is.
     waiting: usize,
+    /// What the waiting frame lacks, for the driver.
+    waiting_offload: Offload,
+    /// Frames that came as one segment, which the driver did not agree to.
+    pieces: VecDeque<Vec<u8>>,
     /// A frame that the link would not take yet.
-    congested: Option<Vec<u8>>,
+    congested: Option<(Vec<u8>, Offload)>,
 }
 
 /// Makes a device on `link`: its transport and memory for the driver, and the device itself.
@@ -91,7 +103,8 @@ pub fn create_offering<L: Link>(
         Some(FileOffset::new(file, 0)),
     )])
     .map_err(|error| failed(io::Error::other(error)))?;
-    let shared = Arc::new(Shared::new(mac, mtu, offered & FEATURES));
+    let possible = if link.carries_offloads() { FEATURES } else { FEATURES & !OFFLOADS };
+    let shared = Arc::new(Shared::new(mac, mtu, offered & possible));
     shared.lock().link_up = link.is_up();
     let device = SoftDevice {
         shared: Arc::clone(&shared),
@@ -99,7 +112,8 @@ pub fn create_offering<L: Link>(
         link,
         rings: [const { None }; QUEUES],
         generation: 0,
-        may_merge: false,
+        features: 0,
+        receive_offloads: 0,
         mac,
         promiscuous: true,
         buffer: Buffer::default(),
@@ -107,6 +121,8 @@ pub fn create_offering<L: Link>(
         outgoing: vec![0; HEADER + FRAME_LEN_MAX],
         incoming: vec![0; HEADER + FRAME_LEN_MAX],
         waiting: 0,
+        waiting_offload: Offload::NONE,
+        pieces: VecDeque::new(),
         congested: None,
     };
     Ok((SoftTransport { shared }, Arc::new(dma), device))
@@ -151,9 +167,14 @@ impl<L: Link> SoftDevice<L> {
             return Ok(());
         }
         self.generation = registers.generation;
-        self.may_merge = registers.driver_features & Feature::MRG_RXBUF.mask() != 0;
+        if self.features != registers.driver_features {
+            self.features = registers.driver_features;
+            // All that was negotiated is on until the driver says otherwise (5.1.6.5.6).
+            self.receive_offloads = self.features;
+        }
         if registers.status == 0 {
             self.promiscuous = true;
+            self.pieces.clear();
         }
         let live = registers.status & status::DRIVER_OK != 0;
         for (index, slot) in self.rings.iter_mut().enumerate() {
@@ -177,10 +198,10 @@ impl<L: Link> SoftDevice<L> {
     /// From the driver to the link.
     fn transmit(&mut self) -> Result<usize, Error> {
         let broken = |Broken| Error::Driver(TRANSMITQ);
-        if let Some(frame) = self.congested.take()
-            && !self.link.send(&frame)
+        if let Some((frame, offload)) = self.congested.take()
+            && !self.link.send(&frame, &offload)
         {
-            self.congested = Some(frame);
+            self.congested = Some((frame, offload));
             return Ok(0);
         }
         let Some((ring, _)) = &mut self.rings[TRANSMITQ] else { return Ok(0) };
@@ -191,12 +212,13 @@ impl<L: Link> SoftDevice<L> {
             }
             let len = self.buffer.read(&self.memory, &mut self.outgoing).map_err(broken)?;
             ring.give(&self.memory, &self.buffer, 0).map_err(broken)?;
-            if let Some(frame) = self.outgoing[..len].get(HEADER..)
-                && !self.link.send(frame)
-            {
-                self.congested = Some(frame.to_vec());
-            }
             moved += 1;
+            let Some((header, frame)) = self.outgoing[..len].split_at_checked(HEADER) else { continue };
+            // A header that no driver of this device may write is one of a frame that nobody gets.
+            let Some(offload) = sent_with(header, frame.len(), self.features) else { continue };
+            if !self.link.send(frame, &offload) {
+                self.congested = Some((frame.to_vec(), offload));
+            }
         }
         Ok(moved)
     }
@@ -205,13 +227,12 @@ impl<L: Link> SoftDevice<L> {
     fn receive(&mut self) -> Result<usize, Error> {
         let mut moved = 0;
         while moved < POLL_BUDGET && self.rings[RECEIVEQ].is_some() {
+            if self.waiting == 0 && !self.fetch() {
+                break;
+            }
             if self.waiting == 0 {
-                let Some(len) = self.link.receive(&mut self.incoming[HEADER..]) else { break };
-                if !self.is_for_us(&self.incoming[HEADER..HEADER + len]) {
-                    moved += 1;
-                    continue;
-                }
-                self.waiting = HEADER + len;
+                moved += 1;
+                continue;
             }
             if !self.deliver().map_err(|Broken| Error::Driver(RECEIVEQ))? {
                 break;
@@ -222,9 +243,48 @@ impl<L: Link> SoftDevice<L> {
         Ok(moved)
     }
 
-    /// Whether a frame passes the filter; groups always do.
-    fn is_for_us(&self, frame: &[u8]) -> bool {
-        self.promiscuous || frame.first().is_none_or(|first| first & 1 == 1) || frame.starts_with(&self.mac)
+    /// Takes the next frame from the link and makes it one that the driver agreed to. `false`: there is none. Nothing waits afterwards if
+    /// it is not for this station, or no frame at all.
+    fn fetch(&mut self) -> bool {
+        if self.fetch_piece() {
+            return true;
+        }
+        let Some((len, offload)) = self.link.receive(&mut self.incoming[HEADER..]) else { return false };
+        let has = |feature: Feature| self.receive_offloads & feature.mask() != 0;
+        let joined = match offload.segmentation.map(|segmentation| segmentation.protocol) {
+            None => true,
+            Some(Protocol::Tcp4) => has(Feature::GUEST_TSO4),
+            Some(Protocol::Tcp6) => has(Feature::GUEST_TSO6),
+            Some(Protocol::Udp) => false,
+        };
+        let unchecked = offload.checksum == Checksum::Complete || has(Feature::GUEST_CSUM);
+        let frame = &mut self.incoming[HEADER..HEADER + len];
+        if !is_for_us(frame, &self.mac, self.promiscuous) {
+            return true;
+        }
+        if joined && unchecked {
+            self.wait(len, offload, |_| {});
+            return true;
+        }
+        let pieces = &mut self.pieces;
+        // A frame whose headers are not what the link says is dropped, as on any wire.
+        let _ = segment::finish(frame, &offload, |piece| pieces.push_back(piece.to_vec()));
+        self.fetch_piece();
+        true
+    }
+
+    /// Lets the next piece of a segment wait for buffers; `false`: there is none.
+    fn fetch_piece(&mut self) -> bool {
+        let Some(piece) = self.pieces.pop_front() else { return false };
+        self.wait(piece.len(), Offload::NONE, |room| room.copy_from_slice(&piece));
+        true
+    }
+
+    /// Lets a frame of `len` bytes, which `write` writes, wait for buffers.
+    fn wait(&mut self, len: usize, offload: Offload, write: impl FnOnce(&mut [u8])) {
+        write(&mut self.incoming[HEADER..HEADER + len]);
+        self.waiting = HEADER + len;
+        self.waiting_offload = offload;
     }
 
     /// Writes the waiting frame into as many receive buffers as it needs. `false` when there are not enough; then none is used.
@@ -246,13 +306,14 @@ impl<L: Link> SoftDevice<L> {
             }
             room += buffer.room();
             count += 1;
-            if !self.may_merge && room < self.waiting {
+            if self.features & Feature::MRG_RXBUF.mask() == 0 && room < self.waiting {
                 // One buffer for each frame was agreed on: what does not fit is dropped (5.1.6.4).
                 ring.rewind(before);
                 return Ok(true);
             }
         }
-        self.incoming[HEADER - 2..HEADER].copy_from_slice(&(count as u16).to_le_bytes());
+        self.incoming[..OFFLOAD_BYTES].copy_from_slice(&self.waiting_offload.encode());
+        self.incoming[OFFLOAD_BYTES..HEADER].copy_from_slice(&(count as u16).to_le_bytes());
         let mut rest = &self.incoming[..self.waiting];
         for buffer in &self.merged[..count] {
             let written = buffer.write(&self.memory, rest)?;
@@ -268,16 +329,51 @@ impl<L: Link> SoftDevice<L> {
         let broken = |Broken| Error::Driver(CONTROLQ);
         let Some((ring, _)) = &mut self.rings[CONTROLQ] else { return Ok(()) };
         while ring.take(&self.memory, &mut self.buffer).map_err(broken)? {
-            let mut command = [0; COMMAND];
+            let mut command = [0; COMMAND + COMMAND_DATA];
             let len = self.buffer.read(&self.memory, &mut command).map_err(broken)?;
-            let known = len == COMMAND && command[0] == CTRL_RX && command[1] <= CTRL_RX_ALLMULTI;
-            if known && command[1] != CTRL_RX_ALLMULTI {
-                self.promiscuous = command[2] != 0;
-            }
+            let [class, code, data @ ..] = command;
+            let known = match (class, code, len - len.min(COMMAND)) {
+                (CTRL_RX, CTRL_RX_ALLMULTI, 1) => true,
+                (CTRL_RX, 0, 1) => {
+                    self.promiscuous = data[0] != 0;
+                    true
+                }
+                (CTRL_GUEST_OFFLOADS, CTRL_GUEST_OFFLOADS_SET, COMMAND_DATA) => {
+                    let wanted = u64::from_le_bytes(data);
+                    let possible = self.features & OFFLOADS;
+                    if wanted & !possible == 0 {
+                        self.receive_offloads = wanted;
+                    }
+                    wanted & !possible == 0
+                }
+                _ => false,
+            };
             let answer = if known { CTRL_OK } else { CTRL_ERR };
             let written = self.buffer.write(&self.memory, &[answer]).map_err(broken)?;
             ring.give(&self.memory, &self.buffer, written as u32).map_err(broken)?;
         }
         Ok(())
     }
+}
+
+/// What a driver leaves to the device with a frame. `None`: it may not, or it makes no sense.
+fn sent_with(header: &[u8], frame_len: usize, features: u64) -> Option<Offload> {
+    let has = |feature: Feature| features & feature.mask() != 0;
+    // Without the feature the fields mean nothing (5.1.6.2).
+    if !has(Feature::CSUM) {
+        return Some(Offload::NONE);
+    }
+    let offload = Offload::decode(header.first_chunk::<OFFLOAD_BYTES>()?, frame_len).ok()?;
+    let allowed = match offload.segmentation.map(|segmentation| segmentation.protocol) {
+        None => true,
+        Some(Protocol::Tcp4) => has(Feature::HOST_TSO4),
+        Some(Protocol::Tcp6) => has(Feature::HOST_TSO6),
+        Some(Protocol::Udp) => false,
+    };
+    allowed.then_some(offload)
+}
+
+/// Whether a frame passes the filter; groups always do.
+fn is_for_us(frame: &[u8], mac: &[u8; 6], promiscuous: bool) -> bool {
+    promiscuous || frame.first().is_none_or(|first| first & 1 == 1) || frame.starts_with(mac)
 }

@@ -11,6 +11,7 @@
 mod device;
 mod registers;
 mod ring;
+mod segment;
 mod socket;
 mod tap;
 mod wire;
@@ -24,6 +25,8 @@ pub use wire::{Impairment, Wire, WireEnd};
 
 use std::io;
 use std::os::fd::BorrowedFd;
+
+use netd_virtqueue::Offload;
 
 /// The longest frame that a link carries: 64 KiB of IP behind an Ethernet header.
 pub const FRAME_LEN_MAX: usize = 65_535 + 14;
@@ -68,12 +71,18 @@ pub enum Error {
 
 /// Carries Ethernet frames, without blocking.
 pub trait Link: Send {
-    /// Hands a frame over. `false`: the link is congested, and the same frame should be offered again later.
-    fn send(&mut self, frame: &[u8]) -> bool;
+    /// Whether it carries frames that lack their checksum or are long segments, with what there is to do about them. A device on a link
+    /// that does not offers no offloads.
+    fn carries_offloads(&self) -> bool {
+        false
+    }
+    /// Hands a frame over. `false`: the link is congested, and the same frame should be offered again later. `offload` is
+    /// [`Offload::NONE`] unless the link [`carries_offloads`](Self::carries_offloads).
+    fn send(&mut self, frame: &[u8], offload: &Offload) -> bool;
     /// Pushes out what `send` may have kept back to send in one go.
     fn flush(&mut self) {}
-    /// Takes the next received frame into `buffer`, which has room for [`FRAME_LEN_MAX`], and returns its length.
-    fn receive(&mut self, buffer: &mut [u8]) -> Option<usize>;
+    /// Takes the next received frame into `buffer`, which has room for [`FRAME_LEN_MAX`], and returns its length and what it lacks.
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, Offload)>;
     /// Whether there is somebody at the other end.
     fn is_up(&self) -> bool;
     /// Mends a broken link, if it is time to try again.
@@ -91,15 +100,19 @@ pub trait Link: Send {
 }
 
 impl<L: Link + ?Sized> Link for Box<L> {
-    fn send(&mut self, frame: &[u8]) -> bool {
-        (**self).send(frame)
+    fn carries_offloads(&self) -> bool {
+        (**self).carries_offloads()
+    }
+
+    fn send(&mut self, frame: &[u8], offload: &Offload) -> bool {
+        (**self).send(frame, offload)
     }
 
     fn flush(&mut self) {
         (**self).flush();
     }
 
-    fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, Offload)> {
         (**self).receive(buffer)
     }
 

@@ -89,7 +89,17 @@ pub const FEATURES: u64 = Feature::VERSION_1.mask()
     | Feature::RING_PACKED.mask()
     | Feature::IN_ORDER.mask()
     | Feature::NOTIFICATION_DATA.mask()
-    | Feature::RING_RESET.mask();
+    | Feature::RING_RESET.mask()
+    | OFFLOADS;
+
+/// What of it needs a link that [`carries_offloads`](crate::Link::carries_offloads).
+pub(crate) const OFFLOADS: u64 = Feature::CSUM.mask()
+    | Feature::GUEST_CSUM.mask()
+    | Feature::CTRL_GUEST_OFFLOADS.mask()
+    | Feature::HOST_TSO4.mask()
+    | Feature::HOST_TSO6.mask()
+    | Feature::GUEST_TSO4.mask()
+    | Feature::GUEST_TSO6.mask();
 
 impl SoftTransport {
     fn slot(index: u16) -> Option<usize> {

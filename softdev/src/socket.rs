@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use netd_virtqueue::Offload;
+
 use crate::{Error, FRAME_LEN_MAX, Link};
 
 /// Output that waits for the peer: some frames more than a socket buffer's worth, so that a poll's burst goes out in one write.
@@ -61,7 +63,7 @@ fn dial(path: &Path) -> io::Result<UnixStream> {
 }
 
 impl Link for SocketLink {
-    fn send(&mut self, frame: &[u8]) -> bool {
+    fn send(&mut self, frame: &[u8], _: &Offload) -> bool {
         // A link without a peer loses frames, like a cable without one.
         let Some(connection) = &mut self.connection else { return true };
         if connection.output.len() + PREFIX + frame.len() > OUTPUT_MAX {
@@ -86,9 +88,9 @@ impl Link for SocketLink {
         }
     }
 
-    fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, Offload)> {
         match self.connection.as_mut()?.receive(buffer) {
-            Ok(frame) => frame,
+            Ok(frame) => frame.map(|len| (len, Offload::NONE)),
             Err(_) => self.lost(),
         }
     }
@@ -223,7 +225,7 @@ mod tests {
     #[test]
     fn frames_sent_carry_their_length() {
         let (mut link, _listener, mut peer, _dir) = pair();
-        assert!(link.send(&[1, 2, 3]) && link.send(&[4]));
+        assert!(link.send(&[1, 2, 3], &Offload::NONE) && link.send(&[4], &Offload::NONE));
         link.flush();
         let mut bytes = [0; 12];
         peer.read_exact(&mut bytes).unwrap();
@@ -239,7 +241,7 @@ mod tests {
             assert_eq!(link.receive(&mut buffer), None);
         }
         peer.write_all(&[8]).unwrap();
-        assert_eq!(link.receive(&mut buffer), Some(2));
+        assert_eq!(link.receive(&mut buffer), Some((2, Offload::NONE)));
         assert_eq!(buffer[..2], [7, 8]);
     }
 
@@ -267,6 +269,6 @@ mod tests {
     fn peer_that_does_not_read_congests_the_link() {
         let (mut link, _listener, _peer, _dir) = pair();
         let frame = vec![0; 60_000];
-        assert!((0..100).any(|_| !link.send(&frame)), "six megabytes went nowhere");
+        assert!((0..100).any(|_| !link.send(&frame, &Offload::NONE)), "six megabytes went nowhere");
     }
 }

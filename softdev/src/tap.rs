@@ -1,14 +1,18 @@
 //! A link over a tap: an Ethernet interface of the kernel's, of which the software device is the other end. Namespaces,
 //! bridges, containers and the host itself are behind it.
 //!
+//! Before each frame the kernel has the same header as a virtio-net device (`IFF_VNET_HDR`), so that checksums and the cutting of long
+//! segments are left to it as they are left to a device, and frames within the host never have them done at all.
+//!
 //! To make an interface takes CAP_NET_ADMIN. Without it, somebody who has it makes one beforehand and gives it to netd's user
 //! (`ip tuntap add dev NAME mode tap user USER`); an interface that was there before is left as its owner set it up.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
+use netd_virtqueue::{OFFLOAD_BYTES, Offload};
+use rustix::io::{Errno, readv, writev};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
@@ -50,13 +54,13 @@ impl TapLink {
     }
 
     /// What an error of the tap means: nothing for the moment, or that the interface is gone.
-    fn failed(&mut self, error: &io::Error) {
-        match Errno::from_io_error(error) {
-            Some(Errno::BADFD) => {
+    fn failed(&mut self, errno: Errno) {
+        match errno {
+            Errno::BADFD => {
                 self.tap = None;
                 self.retry_at = Instant::now() + ATTACH_INTERVAL;
             }
-            Some(Errno::IO) => self.is_up = false,
+            Errno::IO => self.is_up = false,
             _ => {}
         }
     }
@@ -70,7 +74,7 @@ pub fn is_interface_name(name: &str) -> bool {
 
 fn attach(name: &str, mtu: u16) -> io::Result<SyncDevice> {
     let is_new = !exists(name)?;
-    let builder = DeviceBuilder::new().name(name).layer(Layer::L2).inherit_enable_state();
+    let builder = DeviceBuilder::new().name(name).layer(Layer::L2).offload(true).inherit_enable_state();
     let tap = if is_new { builder.mtu(mtu).enable(true) } else { builder }.build_sync()?;
     tap.set_nonblocking(true)?;
     Ok(tap)
@@ -86,28 +90,42 @@ fn exists(name: &str) -> io::Result<bool> {
 }
 
 impl Link for TapLink {
-    fn send(&mut self, frame: &[u8]) -> bool {
+    fn carries_offloads(&self) -> bool {
+        true
+    }
+
+    fn send(&mut self, frame: &[u8], offload: &Offload) -> bool {
         // A link without an interface loses frames, like a cable without a plug, and so does one that is down (EIO).
         let Some(tap) = &self.tap else { return true };
-        match tap.send(frame) {
+        match writev(tap, &[IoSlice::new(&offload.encode()), IoSlice::new(frame)]) {
             Ok(_) => {
                 self.is_up = true;
                 true
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(error) => {
-                self.failed(&error);
+            Err(Errno::AGAIN) => false,
+            Err(errno) => {
+                self.failed(errno);
                 true
             }
         }
     }
 
-    fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        match self.tap.as_ref()?.recv(buffer) {
-            Ok(len) => Some(len),
-            Err(error) => {
-                self.failed(&error);
-                None
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, Offload)> {
+        let mut header = [0; OFFLOAD_BYTES];
+        loop {
+            let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
+            match readv(self.tap.as_ref()?, &mut parts) {
+                Ok(len) => {
+                    // The kernel's headers fit their frames; one that does not belongs to a frame that is none.
+                    let len = len.saturating_sub(OFFLOAD_BYTES);
+                    if let Ok(offload) = Offload::decode(&header, len) {
+                        return Some((len, offload));
+                    }
+                }
+                Err(errno) => {
+                    self.failed(errno);
+                    return None;
+                }
             }
         }
     }

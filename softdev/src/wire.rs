@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use netd_virtqueue::{OFFLOAD_BYTES, Offload};
+
 use crate::Link;
 
 /// Frames in flight in one direction at most; more are lost, as in a queue that is full.
@@ -34,7 +36,7 @@ pub struct Wire {
     state: Arc<Mutex<State>>,
 }
 
-/// When a frame arrives, its place in the order of sending, and its bytes.
+/// When a frame arrives, its place in the order of sending, and its bytes behind what they lack.
 type Arrival = (Duration, u64, Vec<u8>);
 
 #[derive(Debug)]
@@ -88,7 +90,11 @@ pub struct WireEnd {
 }
 
 impl Link for WireEnd {
-    fn send(&mut self, frame: &[u8]) -> bool {
+    fn carries_offloads(&self) -> bool {
+        true
+    }
+
+    fn send(&mut self, frame: &[u8], offload: &Offload) -> bool {
         let mut guard = self.wire.lock();
         let state = &mut *guard;
         let Impairment { loss, duplication, reordering, reordering_delay, delay } = state.impairment;
@@ -102,22 +108,24 @@ impl Link for WireEnd {
             let queue = &mut state.in_flight[1 - self.side];
             if queue.len() < IN_FLIGHT_MAX {
                 state.sent += 1;
-                queue.push(Reverse((state.now + delay + held_back, state.sent, frame.to_vec())));
+                let bytes = [&offload.encode(), frame].concat();
+                queue.push(Reverse((state.now + delay + held_back, state.sent, bytes)));
             }
         }
         true
     }
 
-    fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, Offload)> {
         let mut guard = self.wire.lock();
         let state = &mut *guard;
         let queue = &mut state.in_flight[self.side];
         if queue.peek().is_none_or(|Reverse((at, ..))| *at > state.now) {
             return None;
         }
-        let Reverse((_, _, frame)) = queue.pop()?;
-        buffer.get_mut(..frame.len())?.copy_from_slice(&frame);
-        Some(frame.len())
+        let Reverse((_, _, bytes)) = queue.pop()?;
+        let (header, frame) = bytes.split_first_chunk::<OFFLOAD_BYTES>()?;
+        buffer.get_mut(..frame.len())?.copy_from_slice(frame);
+        Some((frame.len(), Offload::decode(header, frame.len()).ok()?))
     }
 
     fn is_up(&self) -> bool {
@@ -136,25 +144,25 @@ mod tests {
     fn fates(impairment: Impairment, seed: u64) -> Vec<Vec<u8>> {
         let (wire, mut a, mut b) = Wire::new(impairment, seed);
         for number in 0..=255 {
-            assert!(a.send(&[number]));
+            assert!(a.send(&[number], &Offload::NONE));
         }
         wire.advance_to(Duration::from_secs(1));
         let mut buffer = [0; 4];
-        std::iter::from_fn(|| b.receive(&mut buffer).map(|len| buffer[..len].to_vec())).collect()
+        std::iter::from_fn(|| b.receive(&mut buffer).map(|(len, _)| buffer[..len].to_vec())).collect()
     }
 
     #[test]
     fn perfect_wire_keeps_order_and_delay() {
         let (wire, mut a, mut b) =
             Wire::new(Impairment { delay: Duration::from_millis(5), ..Default::default() }, 1);
-        a.send(&[1]);
-        a.send(&[2]);
+        a.send(&[1], &Offload::NONE);
+        a.send(&[2], &Offload::NONE);
         let mut buffer = [0; 4];
         assert_eq!(b.receive(&mut buffer), None);
         assert_eq!(wire.next_arrival(), Some(Duration::from_millis(5)));
         wire.advance_to(Duration::from_millis(5));
-        assert_eq!((b.receive(&mut buffer), buffer[0]), (Some(1), 1));
-        assert_eq!((b.receive(&mut buffer), buffer[0]), (Some(1), 2));
+        assert_eq!((b.receive(&mut buffer), buffer[0]), (Some((1, Offload::NONE)), 1));
+        assert_eq!((b.receive(&mut buffer), buffer[0]), (Some((1, Offload::NONE)), 2));
     }
 
     #[test]

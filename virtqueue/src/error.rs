@@ -51,6 +51,30 @@ pub enum Error {
     /// The transport cannot reset a single queue.
     #[error("virtqueue {0} cannot be reset alone: VIRTIO_F_RING_RESET was not negotiated")]
     NoQueueReset(u16),
+    /// There is no offload of that name.
+    #[error("no offload is called '{name}': there are {known}")]
+    UnknownOffload {
+        /// What was asked for.
+        name: String,
+        /// What could have been.
+        known: String,
+    },
+    /// The offload was not negotiated, so that it cannot be switched on.
+    #[error("{name} cannot be switched on: {why}")]
+    OffloadAbsent {
+        /// Its name.
+        name: &'static str,
+        /// Why it is not there.
+        why: &'static str,
+    },
+    /// The device does not let the offload be switched while it runs.
+    #[error(
+        "{name} cannot be switched while the device runs, which takes VIRTIO_NET_F_CTRL_GUEST_OFFLOADS; write `{name} = false` into          'features' of '[device]' and restart"
+    )]
+    OffloadFixed {
+        /// Its name.
+        name: &'static str,
+    },
     /// The device refused a control command, or did not answer it in time.
     #[error("the device {outcome} the control command \"{command}\"")]
     Control {

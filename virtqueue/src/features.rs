@@ -12,6 +12,20 @@ pub struct Feature {
 }
 
 impl Feature {
+    /// The device completes checksums of what is sent (virtio 1.3, 5.1.3).
+    pub const CSUM: Feature = Feature::new(0, "VIRTIO_NET_F_CSUM");
+    /// What is received may lack its checksum, or come with one that was verified (5.1.3).
+    pub const GUEST_CSUM: Feature = Feature::new(1, "VIRTIO_NET_F_GUEST_CSUM");
+    /// What the device does to received frames can be switched while it runs (5.1.6.5.6).
+    pub const CTRL_GUEST_OFFLOADS: Feature = Feature::new(2, "VIRTIO_NET_F_CTRL_GUEST_OFFLOADS");
+    /// The device joins received segments of TCP over IPv4 (5.1.3).
+    pub const GUEST_TSO4: Feature = Feature::new(7, "VIRTIO_NET_F_GUEST_TSO4");
+    /// The device joins received segments of TCP over IPv6 (5.1.3).
+    pub const GUEST_TSO6: Feature = Feature::new(8, "VIRTIO_NET_F_GUEST_TSO6");
+    /// The device cuts segments of TCP over IPv4 (5.1.3).
+    pub const HOST_TSO4: Feature = Feature::new(11, "VIRTIO_NET_F_HOST_TSO4");
+    /// The device cuts segments of TCP over IPv6 (5.1.3).
+    pub const HOST_TSO6: Feature = Feature::new(12, "VIRTIO_NET_F_HOST_TSO6");
     /// The device gives its MAC address (virtio 1.3, 5.1.3).
     pub const MAC: Feature = Feature::new(5, "VIRTIO_NET_F_MAC");
     /// Received frames may span several buffers; headers count them (5.1.3).
@@ -148,7 +162,14 @@ pub(crate) struct Circumstances {
 }
 
 /// The features that can be switched off, by the names of configuration. Those that are not here are needed wherever they are offered.
-const SWITCHES: &[(&str, Feature)] = &[
+pub(crate) const SWITCHES: &[(&str, Feature)] = &[
+    ("tx_checksum", Feature::CSUM),
+    ("tx_tso4", Feature::HOST_TSO4),
+    ("tx_tso6", Feature::HOST_TSO6),
+    ("rx_checksum", Feature::GUEST_CSUM),
+    ("rx_tso4", Feature::GUEST_TSO4),
+    ("rx_tso6", Feature::GUEST_TSO6),
+    ("rx_offload_control", Feature::CTRL_GUEST_OFFLOADS),
     ("merged_buffers", Feature::MRG_RXBUF),
     ("control_queue", Feature::CTRL_VQ),
     ("rx_filter", Feature::CTRL_RX),
@@ -182,6 +203,13 @@ impl Switches {
 
 /// Each feature that this driver knows how to use, and what it gains by it.
 const USED: &[(Feature, &str)] = &[
+    (Feature::CSUM, "the device computes checksums of what is sent"),
+    (Feature::GUEST_CSUM, "checksums are not computed again, or not at all, within a host"),
+    (Feature::CTRL_GUEST_OFFLOADS, "receive offloads are switched while the device runs"),
+    (Feature::HOST_TSO4, "64 KiB of a TCP stream are one frame for the stack"),
+    (Feature::HOST_TSO6, "the same over IPv6"),
+    (Feature::GUEST_TSO4, "received segments come joined"),
+    (Feature::GUEST_TSO6, "the same over IPv6"),
     (Feature::MTU, "frames never exceed what the link carries"),
     (Feature::MAC, "the interface keeps its address"),
     (Feature::MRG_RXBUF, "small receive buffers, large frames"),
@@ -199,8 +227,29 @@ const USED: &[(Feature, &str)] = &[
     (Feature::RING_RESET, "one queue can be mended without the others"),
 ];
 
-/// Features that mean nothing without another (virtio 1.3, 5.1.3.1).
-const NEEDS: &[(Feature, Feature)] = &[(Feature::CTRL_RX, Feature::CTRL_VQ)];
+/// Features that mean nothing without another (virtio 1.3, 5.1.3.1), each after those that it needs.
+const NEEDS: &[(Feature, Feature)] = &[
+    (Feature::CTRL_RX, Feature::CTRL_VQ),
+    (Feature::CTRL_GUEST_OFFLOADS, Feature::CTRL_VQ),
+    (Feature::HOST_TSO4, Feature::CSUM),
+    (Feature::HOST_TSO6, Feature::CSUM),
+    (Feature::GUEST_TSO4, Feature::GUEST_CSUM),
+    (Feature::GUEST_TSO6, Feature::GUEST_CSUM),
+    // Not the specification's: without merged buffers each would have to hold 64 KiB (5.1.6.3.1), 16 MiB for a queue.
+    (Feature::GUEST_TSO4, Feature::MRG_RXBUF),
+    (Feature::GUEST_TSO6, Feature::MRG_RXBUF),
+];
+
+/// Takes out of `mask` what needs something that is not in it.
+pub(crate) fn without_the_needy(mask: u64) -> u64 {
+    let lacks = |mask: u64, needed: &Feature| mask & needed.mask() == 0;
+    NEEDS.iter().fold(
+        mask,
+        |mask, (feature, needed)| {
+            if lacks(mask, needed) { mask & !feature.mask() } else { mask }
+        },
+    )
+}
 
 impl Negotiation {
     /// Chooses from `offered`. The choice is the intersection of what is offered and what the driver uses; it fails
@@ -218,12 +267,7 @@ impl Negotiation {
             ));
         }
         let used = USED.iter().fold(0, |mask, (feature, _)| mask | feature.mask());
-        let mut accepted = offered & used & !circumstances.off.off;
-        for (feature, needed) in NEEDS {
-            if accepted & needed.mask() == 0 {
-                accepted &= !feature.mask();
-            }
-        }
+        let accepted = without_the_needy(offered & used & !circumstances.off.off);
         let choices = (0..64).filter_map(|bit| choice(bit, offered, accepted, circumstances.off)).collect();
         Ok(Self { offered, accepted, choices })
     }
@@ -261,11 +305,11 @@ mod tests {
 
     #[test]
     fn unknown_offers_are_declined_by_name() {
-        let negotiation = Negotiation::choose(1 << 0 | 1 << 5 | 1 << 50, PLAIN).unwrap();
+        let negotiation = Negotiation::choose(1 << 10 | 1 << 5 | 1 << 50, PLAIN).unwrap();
         assert_eq!(negotiation.accepted, Feature::MAC.mask());
         let names: Vec<_> =
             negotiation.choices.iter().filter(|c| !c.accepted).map(|c| c.name.as_str()).collect();
-        assert!(names.contains(&"VIRTIO_NET_F_CSUM"));
+        assert!(names.contains(&"VIRTIO_NET_F_GUEST_UFO"));
         assert!(names.contains(&"bit 50"));
         assert!(names.contains(&"VIRTIO_NET_F_STATUS"));
     }
@@ -283,6 +327,14 @@ mod tests {
         };
         assert_eq!(reason(Feature::CTRL_VQ), "switched off by configuration");
         assert_eq!(reason(Feature::CTRL_RX), "needs a feature that is not in use");
+    }
+
+    #[test]
+    fn offload_without_what_it_needs_is_declined() {
+        let offered = Feature::HOST_TSO4.mask() | Feature::GUEST_TSO6.mask() | Feature::GUEST_CSUM.mask();
+        assert_eq!(Negotiation::choose(offered, PLAIN).unwrap().accepted, Feature::GUEST_CSUM.mask());
+        let whole = offered | Feature::CSUM.mask() | Feature::MRG_RXBUF.mask();
+        assert_eq!(Negotiation::choose(whole, PLAIN).unwrap().accepted, whole);
     }
 
     #[test]

@@ -181,6 +181,27 @@ impl FramePool {
         unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), len) }
     }
 
+    /// `len` bytes from `offset` on in several buffers, if these follow each other in memory as if they were one.
+    pub(crate) fn bytes_across<'a>(
+        &'a self,
+        frames: &'a [Frame<owner::Stack>],
+        offset: usize,
+        len: usize,
+    ) -> Option<&'a [u8]> {
+        let first = self.place(frames.first()?).pointer;
+        let follows = |(number, frame): (usize, &Frame<owner::Stack>)| {
+            let at = self.place(frame).pointer;
+            at.addr().get() == first.addr().get() + number * self.frame_bytes
+        };
+        if offset + len > frames.len() * self.frame_bytes || !frames.iter().enumerate().all(follows) {
+            return None;
+        }
+        // SAFETY: needed to lend a merged frame without copying it. All places come from one mapping, so one pointer may go from the
+        // first to the last of them; they were just seen to follow each other without a gap, and the range lies inside. As in `bytes`,
+        // `&frames` keeps each of them from being posted meanwhile.
+        Some(unsafe { std::slice::from_raw_parts(first.add(offset).as_ptr(), len) })
+    }
+
     /// Copies `len` bytes of `frame` from `offset` to the end of `into`, cut short at the end of the buffer. For a device that may
     /// write to a frame after it gave it back: nothing ever refers to such bytes in place.
     pub(crate) fn copy_out(

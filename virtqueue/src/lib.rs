@@ -6,7 +6,8 @@
 //!
 //! From the top:
 //! - [`NetDevice::bring_up`] walks the initialisation list of the specification and gives an [`RxQueue`] and a [`TxQueue`];
-//! - [`RxQueue::poll`] lends received frames in place, [`TxQueue::lend`] lends buffers to be filled and sent;
+//! - [`RxQueue::receive`] lends received frames in place, [`TxQueue::lend`] lends buffers to be filled and sent; an [`Offload`] beside
+//!   a frame says what one side leaves to the other: checksums, and long segments of TCP;
 //! - [`Ring`] is a virtqueue, split or packed, with a shadow of everything it ever trusts;
 //! - a frame buffer's owner (pool, device, stack) is part of its type, so using one after it was given away does not compile.
 //!
@@ -25,7 +26,8 @@ pub use error::{Error, Fault};
 pub use features::{Choice, Feature, Negotiation, Switches};
 pub use memory::{DmaArena, DmaMemory, DmaSegment, DmaSlice};
 pub use net::{
-    CommandInfo, DeviceInfo, NetDevice, Options, QueueCounters, QueueInfo, RxQueue, TxFrame, TxQueue,
+    BadHeader, Checksum, CommandInfo, DeviceInfo, NetDevice, OFFLOAD_BYTES, Offload, OffloadInfo, Options,
+    Protocol, QueueCounters, QueueInfo, RxQueue, Segmentation, TxFrame, TxOffloads, TxQueue,
 };
 pub use ring::{Part, Position, Ring, RingAddresses, RingLayout, RingOptions, Used};
 pub use transport::legacy::LegacyPci;

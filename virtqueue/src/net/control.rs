@@ -32,14 +32,17 @@ pub(super) enum Command {
     Promiscuous(bool),
     /// Receive every multicast frame.
     AllMulticast(bool),
+    /// Do to received frames what these features stand for, and nothing else (5.1.6.5.6).
+    ReceiveOffloads(u64),
 }
 
 impl Command {
-    /// Class, command and the one byte of data (5.1.6.5).
-    fn wire(self) -> (u8, u8, u8) {
+    /// Class, command and the data with its length (5.1.6.5).
+    fn wire(self) -> (u8, u8, u64, u32) {
         match self {
-            Command::Promiscuous(on) => (0, 0, on.into()),
-            Command::AllMulticast(on) => (0, 1, on.into()),
+            Command::Promiscuous(on) => (0, 0, on.into(), 1),
+            Command::AllMulticast(on) => (0, 1, on.into(), 1),
+            Command::ReceiveOffloads(features) => (5, 0, features, 8),
         }
     }
 
@@ -49,6 +52,7 @@ impl Command {
             Command::Promiscuous(false) => "promiscuous off",
             Command::AllMulticast(true) => "all multicast on",
             Command::AllMulticast(false) => "all multicast off",
+            Command::ReceiveOffloads(_) => "receive offloads",
         }
     }
 }
@@ -74,6 +78,9 @@ pub(super) struct ControlQueue {
     log: Vec<CommandInfo>,
 }
 
+/// Commands that are remembered; of what is told again and again, the beginning is enough.
+const LOG_MAX: usize = 64;
+
 impl ControlQueue {
     pub(super) fn new(
         index: u16,
@@ -87,8 +94,11 @@ impl ControlQueue {
 
     /// Gives the device a command, after those that it has not answered yet.
     pub(super) fn submit(&mut self, command: Command) -> Result<(), Fault> {
+        // Beyond the end of the log nothing is noted.
         self.waiting.push_back((self.log.len(), command));
-        self.log.push(CommandInfo { command: command.name(), outcome: "waiting" });
+        if self.log.len() < LOG_MAX {
+            self.log.push(CommandInfo { command: command.name(), outcome: "waiting" });
+        }
         self.poll()
     }
 
@@ -115,9 +125,9 @@ impl ControlQueue {
     }
 
     fn post(&mut self, number: usize, command: Command) -> Result<(), Fault> {
-        let (class, code, data) = command.wire();
+        let (class, code, data, data_len) = command.wire();
         self.memory.store_u16(0, u16::from_le_bytes([class, code]), Ordering::Relaxed);
-        self.memory.store_u16(DATA, data.into(), Ordering::Relaxed);
+        self.memory.store_u64(DATA, data, Ordering::Relaxed);
         self.memory.store_u16(ANSWER, UNANSWERED, Ordering::Relaxed);
         let base = self.memory.device_address();
         let part = |offset: usize, len, device_writes| Part {
@@ -125,7 +135,7 @@ impl ControlQueue {
             len,
             device_writes,
         };
-        let parts = [part(0, 2, false), part(DATA, 1, false), part(ANSWER, 1, true)];
+        let parts = [part(0, 2, false), part(DATA, data_len, false), part(ANSWER, 1, true)];
         // Nothing else is in the ring, which has room for one command.
         let posted = self.ring.push(&parts, number);
         debug_assert!(posted.is_ok());

@@ -1,11 +1,41 @@
 //! Receiving: buffers go out empty, come back full, are lent to the stack in place, and go out again.
+//!
+//! A frame of several buffers is lent in place too, if they follow each other in memory and all but the last are full. They do as a
+//! rule: buffers are cut from the memory one after the other, posted in that order, and posted again in the order in which they come
+//! back, so that a device which uses them in order goes around the pool as if it were one long buffer. Only a frame that begins at its
+//! end and goes on at its beginning is copied, and whatever a device spreads in another way.
 
 use crate::frame::{Frame, FramePool, owner};
+use crate::net::offload::{OFFLOAD_BYTES, Offload};
 use crate::net::{FrameRing, FrameShape, HEADER_NUM_BUFFERS, QueueCounters, RECEIVEQ1, ring_bell};
-use crate::{Doorbell, Fault, Part, RingAddresses, Used};
+use crate::{Checksum, Doorbell, Fault, Part, Protocol, RingAddresses, Used};
 
 /// The largest frame: 64 KiB of IP with its Ethernet header and a VLAN tag (virtio 1.3, 5.1.6.3.1 posts 65,562 bytes for it).
 const FRAME_LEN_MAX: usize = 65_562;
+
+/// What was negotiated for received frames.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Accepted {
+    pub(super) checksum: bool,
+    pub(super) tso4: bool,
+    pub(super) tso6: bool,
+}
+
+impl Accepted {
+    /// What of a header counts: a device has nothing to say about what was not negotiated. `None`: it joined segments although nobody
+    /// asked it to, so that neither can be right.
+    #[inline]
+    fn filter(self, offload: Offload) -> Option<Offload> {
+        let joined = match offload.segmentation.map(|segmentation| segmentation.protocol) {
+            None => true,
+            Some(Protocol::Tcp4) => self.tso4,
+            Some(Protocol::Tcp6) => self.tso6,
+            Some(Protocol::Udp) => false,
+        };
+        let checksum = if self.checksum { offload.checksum } else { Checksum::Complete };
+        joined.then_some(Offload { checksum, ..offload })
+    }
+}
 
 /// The receive queue. Aligned so that no two queues, which may belong to two threads, share a pair of cache lines (x86 fetches pairs).
 #[repr(align(128))]
@@ -13,13 +43,17 @@ pub struct RxQueue {
     ring: FrameRing,
     pool: FramePool,
     shape: FrameShape,
+    accepted: Accepted,
     doorbell: Box<dyn Doorbell>,
     counters: QueueCounters,
     /// Frames are copied before they are looked at: the device may write to them at any time.
     copies_out: bool,
     /// The frame after the one that is being lent: its first bytes are on their way into the cache meanwhile.
     next: Option<Used<Frame<owner::Device>>>,
-    /// Where a frame of several buffers is put together, or one that is copied out.
+    /// The buffers of a merged frame, and how much each holds.
+    held: Vec<Frame<owner::Stack>>,
+    held_bytes: Vec<usize>,
+    /// Where header and bytes of a frame are put together, or those of one that is copied out.
     assembly: Vec<u8>,
 }
 
@@ -27,12 +61,23 @@ impl RxQueue {
     pub(super) fn new(
         ring: FrameRing,
         pool: FramePool,
-        shape: FrameShape,
+        (shape, accepted): (FrameShape, Accepted),
         doorbell: Box<dyn Doorbell>,
         copies_out: bool,
     ) -> Self {
-        let counters = QueueCounters::default();
-        Self { ring, pool, shape, doorbell, counters, copies_out, next: None, assembly: Vec::new() }
+        Self {
+            ring,
+            pool,
+            shape,
+            accepted,
+            doorbell,
+            counters: QueueCounters::default(),
+            copies_out,
+            next: None,
+            held: Vec::new(),
+            held_bytes: Vec::new(),
+            assembly: Vec::new(),
+        }
     }
 
     /// What came through this queue.
@@ -40,9 +85,14 @@ impl RxQueue {
         self.counters
     }
 
-    /// Lends up to `budget` received Ethernet frames to `take`, one after the other, and posts their buffers again.
-    /// Returns how many there were.
+    /// [`receive`](Self::receive) for whoever does not care what the device says about its frames.
     pub fn poll(&mut self, budget: usize, mut take: impl FnMut(&[u8])) -> Result<usize, Fault> {
+        self.receive(budget, |frame, _| take(frame))
+    }
+
+    /// Lends up to `budget` received Ethernet frames to `take`, one after the other, each with what the device says about it, and posts
+    /// their buffers again. Returns how many there were, those among them that were dropped because their header was wrong.
+    pub fn receive(&mut self, budget: usize, mut take: impl FnMut(&[u8], Offload)) -> Result<usize, Fault> {
         let mut taken = 0;
         while taken < budget {
             let Some(used) = self.take()? else { break };
@@ -87,50 +137,72 @@ impl RxQueue {
 
     /// Lends one frame, which begins in `used`.
     #[inline]
-    fn lend(&mut self, used: Used<Frame<owner::Device>>, take: &mut impl FnMut(&[u8])) -> Result<(), Fault> {
+    fn lend(
+        &mut self,
+        used: Used<Frame<owner::Device>>,
+        take: &mut impl FnMut(&[u8], Offload),
+    ) -> Result<(), Fault> {
         let header = self.shape.header;
         let frame = used.token.returned();
         let written = used.written as usize;
-        let Some(len) = written.checked_sub(header) else {
+        if written < header {
             return Err(Fault::TooShort { queue: RECEIVEQ1, len: used.written });
-        };
+        }
         let buffers = match self.shape.merged {
             true => self.pool.read_u16(&frame, HEADER_NUM_BUFFERS),
             false => 1,
         };
         if buffers == 1 && !self.copies_out {
-            let bytes = self.pool.bytes(&frame, header, len);
-            self.counters.frames += 1;
-            self.counters.bytes += len as u64;
-            take(bytes);
+            let bytes = self.pool.bytes(&frame, 0, written);
+            hand_on(bytes, header, self.accepted, &mut self.counters, take);
             self.post(frame.into_free());
             return Ok(());
         }
-        self.gather(frame, len, buffers)?;
-        self.counters.frames += 1;
-        self.counters.merged += u64::from(buffers > 1);
-        self.counters.bytes += self.assembly.len() as u64;
-        take(&self.assembly);
+        let len = self.hold(frame, written, buffers)?;
+        let Self { pool, held, held_bytes, assembly, accepted, counters, copies_out, .. } = self;
+        let full =
+            held_bytes.split_last().is_none_or(|(_, full)| full.iter().all(|n| *n == pool.frame_bytes()));
+        let whole = if full && !*copies_out { pool.bytes_across(held, 0, len) } else { None };
+        counters.merged += u64::from(buffers > 1);
+        let bytes = match whole {
+            Some(bytes) => bytes,
+            None => {
+                assembly.clear();
+                for (frame, bytes) in held.iter().zip(held_bytes) {
+                    pool.copy_out(frame, 0, *bytes, assembly);
+                }
+                counters.copied += (assembly.len() - header) as u64;
+                &*assembly
+            }
+        };
+        hand_on(bytes, header, *accepted, counters, take);
+        let mut held = std::mem::take(&mut self.held);
+        for frame in held.drain(..) {
+            self.post(frame.into_free());
+        }
+        self.held = held;
         Ok(())
     }
 
-    /// Puts a frame of `buffers` buffers together; the first one holds the header and `len` bytes. All of a frame's buffers are
-    /// published at once (virtio 1.3, 5.1.6.4), so one that is not there yet is a lie.
-    fn gather(&mut self, first: Frame<owner::Stack>, len: usize, buffers: u16) -> Result<(), Fault> {
+    /// Takes the buffers of a frame, of which the first one holds `written` bytes, into our hands. All of them are published at once
+    /// (virtio 1.3, 5.1.6.4), so one that is not there yet is a lie. Returns the length of all, header included.
+    fn hold(&mut self, first: Frame<owner::Stack>, written: usize, buffers: u16) -> Result<usize, Fault> {
         let bad = Fault::BadMerge { queue: RECEIVEQ1, count: buffers };
-        self.assembly.clear();
-        self.pool.copy_out(&first, self.shape.header, len, &mut self.assembly);
-        self.post(first.into_free());
+        self.held.clear();
+        self.held_bytes.clear();
+        let mut len = written;
+        self.held.push(first);
+        self.held_bytes.push(written);
         for _ in 1..buffers {
             let used = self.take()?.ok_or(bad)?;
-            let frame = used.token.returned();
-            self.pool.copy_out(&frame, 0, used.written as usize, &mut self.assembly);
-            self.post(frame.into_free());
-            if self.assembly.len() > FRAME_LEN_MAX {
+            len += used.written as usize;
+            self.held.push(used.token.returned());
+            self.held_bytes.push(used.written as usize);
+            if len > self.shape.header + FRAME_LEN_MAX {
                 return Err(bad);
             }
         }
-        if buffers == 0 { Err(bad) } else { Ok(()) }
+        if buffers == 0 { Err(bad) } else { Ok(len) }
     }
 
     /// Posts every free buffer.
@@ -155,6 +227,7 @@ impl RxQueue {
     /// Takes every buffer back from a queue that was reset, and posts it again.
     pub(super) fn restart(&mut self) {
         drop((self.ring.drain(), self.next.take()));
+        self.held.clear();
         self.pool.recover();
         self.fill();
     }
@@ -176,4 +249,25 @@ impl RxQueue {
         };
         debug_assert!(posted.is_ok());
     }
+}
+
+/// Hands on what lies behind a header of `header` bytes, unless the header is wrong.
+#[inline]
+fn hand_on(
+    bytes: &[u8],
+    header: usize,
+    accepted: Accepted,
+    counters: &mut QueueCounters,
+    take: &mut impl FnMut(&[u8], Offload),
+) {
+    let (fields, frame) = (bytes.first_chunk::<OFFLOAD_BYTES>(), bytes.get(header..).unwrap_or_default());
+    let offload = fields.and_then(|fields| Offload::decode(fields, frame.len()).ok());
+    let Some(offload) = offload.and_then(|offload| accepted.filter(offload)) else {
+        counters.bad_headers += 1;
+        return;
+    };
+    counters.frames += 1;
+    counters.bytes += frame.len() as u64;
+    counters.segments_joined += u64::from(offload.segmentation.is_some());
+    take(frame, offload);
 }
