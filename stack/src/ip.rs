@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv6Packet, Ipv6Repr};
 
+use crate::egress::Integrity;
 use crate::fragment::Fragment;
 use crate::ipv4;
 
@@ -30,6 +31,8 @@ pub(crate) struct Packet<'a> {
     pub(crate) protocol_at: usize,
     /// Whether the destination is a group or everybody.
     pub(crate) to_many: bool,
+    /// Its transport checksum was verified already, or never had to be computed.
+    pub(crate) verified: bool,
 }
 
 /// What arrived: a packet, or a piece of one.
@@ -39,6 +42,14 @@ pub(crate) enum Parsed<'a> {
 }
 
 impl Parsed<'_> {
+    /// With what the device says about its checksum. Nothing is believed of a fragment, which has none of its own.
+    pub(crate) fn believing(mut self, integrity: Integrity) -> Self {
+        if let Parsed::Whole(packet) = &mut self {
+            packet.verified = integrity.covers(packet);
+        }
+        self
+    }
+
     /// Source, destination and protocol.
     pub(crate) fn ends(&self) -> (IpAddr, IpAddr, IpProtocol) {
         match self {

@@ -149,6 +149,7 @@ pub(crate) fn parse<'a>(bytes: &'a [u8], counters: &mut Counters) -> Option<Pars
         payload,
         protocol_at: 9,
         to_many: packet.dst_addr().is_multicast() || packet.dst_addr().is_broadcast(),
+        verified: false,
     }))
 }
 

@@ -24,6 +24,7 @@ extern crate self as netd_stack;
 mod acd;
 mod arp;
 mod bucket;
+mod checksum;
 mod config;
 mod counters;
 mod dhcp;
@@ -62,7 +63,7 @@ pub use config::{
 };
 pub use counters::Counters;
 pub use dhcp::{Lease, LeaseHint};
-pub use egress::Egress;
+pub use egress::{Egress, Integrity, Left};
 pub use error::Error;
 pub use events::{FlowId, ListenerId, PingId, Ready, UdpId};
 pub use icmp::{IcmpError, PingReply};

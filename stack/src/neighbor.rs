@@ -152,6 +152,12 @@ impl Neighbors {
         Resolution::Wait(Some(Request { target, to: None }))
     }
 
+    /// Whether a packet to `target` could leave at once.
+    pub(crate) fn is_known(&self, target: IpAddr) -> bool {
+        let state = self.entries.get(&target).map(|neighbor| &neighbor.state);
+        state.is_some_and(|state| !matches!(state, State::Incomplete { .. } | State::Failed))
+    }
+
     /// Makes room: the least recently used entry goes, one that never answered before one that did. Linear, but only when
     /// the table is full, and the table is small.
     fn evict(&mut self, counters: &mut Counters) {

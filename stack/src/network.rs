@@ -7,9 +7,10 @@ use std::collections::VecDeque;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 
 use crate::acd::Tenure;
+use crate::checksum::{self, Rest};
 use crate::config::ConflictDetection;
 use crate::counters::Counters;
-use crate::egress::Egress;
+use crate::egress::{Egress, Left};
 use crate::error::Error;
 use crate::events::Events;
 use crate::fragment;
@@ -198,6 +199,33 @@ impl Network {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> bool,
     ) -> Sent {
+        self.send_unfinished(now, egress, (destination, Rest::Nothing), len, fill)
+    }
+
+    /// The longest packet to `destination` that can leave now for the device to cut; `None` where its neighbour's address would have to be
+    /// waited for, or no device is on the way.
+    pub(crate) fn long_packet_len<E: Egress>(&self, egress: &E, destination: IpAddr) -> Option<usize> {
+        let frame_len = egress.long_frame_len(destination.is_ipv6())?;
+        if self.is_own(destination) {
+            return None;
+        }
+        match self.next_hop(destination)? {
+            NextHop::Everybody(_) => None,
+            NextHop::Unicast(target) => {
+                self.neighbors.is_known(target).then(|| frame_len - ETHERNET_HEADER_LEN)
+            }
+        }
+    }
+
+    /// Like [`send_packet`](Self::send_packet), for a packet of which `fill` leaves something to be done.
+    pub(crate) fn send_unfinished<E: Egress>(
+        &mut self,
+        now: Instant,
+        egress: &mut E,
+        (destination, rest): (IpAddr, Rest),
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> bool,
+    ) -> Sent {
         if self.is_own(destination) {
             return self.loop_back(len, fill);
         }
@@ -207,12 +235,12 @@ impl Network {
         };
         let protocol = if destination.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
         let target = match hop {
-            NextHop::Everybody(mac) => return self.transmit(egress, mac, protocol, len, fill),
+            NextHop::Everybody(mac) => return self.emit(egress, (mac, protocol, rest), len, fill),
             NextHop::Unicast(target) => target,
         };
         match self.neighbors.resolve(now, target, &mut self.timers, &mut self.counters) {
             Resolution::Known(mac, probe) => {
-                let sent = self.transmit(egress, mac, protocol, len, fill);
+                let sent = self.emit(egress, (mac, protocol, rest), len, fill);
                 if let Some(request) = probe {
                     self.send_request(egress, request);
                 }
@@ -221,6 +249,9 @@ impl Network {
             Resolution::Wait(request) => {
                 let mut packet = vec![0; len];
                 if fill(&mut packet) {
+                    if rest != Rest::Nothing {
+                        checksum::complete(&mut packet);
+                    }
                     self.neighbors.enqueue(target, packet, &mut self.counters);
                 }
                 if let Some(request) = request {
@@ -235,7 +266,7 @@ impl Network {
         }
     }
 
-    /// Keeps a packet that is for ourselves until the next poll.
+    /// Keeps a packet that is for ourselves until the next poll. Nobody computes or verifies its checksum.
     fn loop_back(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> Sent {
         let mut packet = vec![0; len];
         if !fill(&mut packet) {
@@ -247,6 +278,11 @@ impl Network {
         }
         self.counters.packets_looped += 1;
         Sent::Queued
+    }
+
+    /// Whether a payload of so many bytes reaches `destination` in one packet.
+    pub(crate) fn fits(&mut self, now: Instant, destination: IpAddr, payload_len: usize) -> bool {
+        ip::header_len(destination) + payload_len <= self.path_mtu(now, destination) || self.is_own(destination)
     }
 
     /// Sends an IP packet: header by us, payload of `payload_len` bytes by `fill`. What is larger than the path's MTU leaves in
@@ -261,7 +297,7 @@ impl Network {
     ) -> Sent {
         let destination = header.destination;
         let header_len = ip::header_len(destination);
-        if header_len + payload_len <= self.path_mtu(now, destination) || self.is_own(destination) {
+        if self.fits(now, destination, payload_len) {
             return self.send_packet(now, egress, destination, header_len + payload_len, |packet| {
                 ip::emit_header(packet, &header);
                 fill(&mut packet[header_len..]);
@@ -309,14 +345,34 @@ impl Network {
         payload_len: usize,
         fill: impl FnOnce(&mut [u8]) -> bool,
     ) -> Sent {
+        self.emit(egress, (destination, protocol, Rest::Nothing), payload_len, fill)
+    }
+
+    /// Writes a frame into one of the device's buffers, and does the rest of it, or leaves that to the device.
+    fn emit<E: Egress>(
+        &mut self,
+        egress: &mut E,
+        (destination, protocol, rest): (Mac, EthernetProtocol, Rest),
+        payload_len: usize,
+        fill: impl FnOnce(&mut [u8]) -> bool,
+    ) -> Sent {
         let source = self.mac;
         let len = ETHERNET_HEADER_LEN + payload_len;
-        let sent = egress.transmit(len, |buffer| {
+        let device_completes = egress.completes_checksums();
+        let sent = egress.transmit_leaving(len, |buffer| {
             let mut frame = EthernetFrame::new_unchecked(&mut *buffer);
             frame.set_src_addr(EthernetAddress(source));
             frame.set_dst_addr(EthernetAddress(destination));
             frame.set_ethertype(protocol);
-            fill(&mut buffer[ETHERNET_HEADER_LEN..])
+            let packet = &mut buffer[ETHERNET_HEADER_LEN..];
+            fill(packet).then(|| match rest {
+                Rest::Nothing => Left::Nothing,
+                Rest::Checksum | Rest::Segments { .. } if device_completes => checksum::leave(packet, rest),
+                Rest::Checksum | Rest::Segments { .. } => {
+                    checksum::complete(packet);
+                    Left::Nothing
+                }
+            })
         });
         if !sent {
             self.counters.drop_transmit_full += 1;

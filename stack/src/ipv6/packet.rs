@@ -42,6 +42,7 @@ pub(crate) fn parse<'a>(bytes: &'a [u8], counters: &mut Counters) -> Option<Pars
             payload: behind,
             protocol_at: chain.protocol_at,
             to_many: destination.is_multicast(),
+            verified: false,
         }));
     };
     Some(Parsed::Fragment(Fragment {

@@ -7,7 +7,7 @@ use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
 use super::Stack;
 use crate::dhcp;
 use crate::dhcp6;
-use crate::egress::Egress;
+use crate::egress::{Egress, Integrity};
 use crate::fragment::Fragment;
 use crate::icmp::{self, Refusal, Report};
 use crate::ip::{Packet, Parsed};
@@ -17,8 +17,18 @@ use crate::time::Instant;
 use crate::{ipv4, ipv6, udp};
 
 impl Stack {
-    /// Handles a frame from the device; replies that cannot wait leave through `egress`.
+    /// Handles a frame from a device that says nothing about it; replies that cannot wait leave through `egress`.
     pub fn handle_frame<E: Egress>(&mut self, now: Instant, frame: &[u8], egress: &mut E) {
+        self.handle_received(now, (frame, Integrity::Unknown), egress);
+    }
+
+    /// Handles a frame with what the device says about its checksum. Joined segments of TCP are frames like others.
+    pub fn handle_received<E: Egress>(
+        &mut self,
+        now: Instant,
+        (frame, integrity): (&[u8], Integrity),
+        egress: &mut E,
+    ) {
         if self.failed {
             return;
         }
@@ -44,17 +54,24 @@ impl Stack {
                     self.address_taken(now, address, egress);
                 }
             }
-            EthernetProtocol::Ipv4 => self.handle_ipv4(now, payload, for_us, egress),
+            EthernetProtocol::Ipv4 => self.handle_ipv4(now, (payload, integrity), for_us, egress),
             EthernetProtocol::Ipv6 if self.network.ipv6.is_enabled() => {
-                self.handle_ipv6(now, payload, for_us, egress);
+                self.handle_ipv6(now, (payload, integrity), for_us, egress);
             }
             EthernetProtocol::Ipv6 | EthernetProtocol::Unknown(_) => counters.drop_ethertype_unknown += 1,
         }
     }
 
     /// `for_us`: the frame was sent to our hardware address and not to a group's.
-    fn handle_ipv4<E: Egress>(&mut self, now: Instant, bytes: &[u8], for_us: bool, egress: &mut E) {
+    fn handle_ipv4<E: Egress>(
+        &mut self,
+        now: Instant,
+        (bytes, integrity): (&[u8], Integrity),
+        for_us: bool,
+        egress: &mut E,
+    ) {
         let Some(parsed) = ipv4::parse(bytes, &mut self.network.counters) else { return };
+        let parsed = parsed.believing(integrity);
         if let Parsed::Whole(packet) = &parsed
             && self.handle_dhcp(now, packet, egress)
         {
@@ -90,8 +107,15 @@ impl Stack {
         true
     }
 
-    fn handle_ipv6<E: Egress>(&mut self, now: Instant, bytes: &[u8], for_us: bool, egress: &mut E) {
+    fn handle_ipv6<E: Egress>(
+        &mut self,
+        now: Instant,
+        (bytes, integrity): (&[u8], Integrity),
+        for_us: bool,
+        egress: &mut E,
+    ) {
         let Some(parsed) = ipv6::parse(bytes, &mut self.network.counters) else { return };
+        let parsed = parsed.believing(integrity);
         let (source, destination, protocol) = parsed.ends();
         if !self.accepts_v6(source, destination, for_us, protocol) {
             return;
@@ -138,19 +162,24 @@ impl Stack {
         let network = &mut self.network;
         let whole = self.reassembly.add(now, fragment, &mut network.timers, &mut network.counters);
         if let Some(bytes) = whole {
-            self.dispatch_whole(now, &bytes, egress);
+            self.dispatch_whole(now, (&bytes, Integrity::Unknown), egress);
         }
     }
 
     /// Reads a packet that we put together or sent to ourselves, and hands it on.
-    fn dispatch_whole<E: Egress>(&mut self, now: Instant, bytes: &[u8], egress: &mut E) {
+    fn dispatch_whole<E: Egress>(
+        &mut self,
+        now: Instant,
+        (bytes, integrity): (&[u8], Integrity),
+        egress: &mut E,
+    ) {
         let counters = &mut self.network.counters;
         let parsed = match bytes.first().map(|first| first >> 4) {
             Some(6) => ipv6::parse(bytes, counters),
             _ => ipv4::parse(bytes, counters),
         };
         // A fragment within fragments is nobody's honest packet.
-        if let Some(Parsed::Whole(packet)) = parsed {
+        if let Some(Parsed::Whole(packet)) = parsed.map(|parsed| parsed.believing(integrity)) {
             self.dispatch(now, &packet, egress);
         }
     }
@@ -159,7 +188,8 @@ impl Stack {
     pub(super) fn deliver_looped<E: Egress>(&mut self, now: Instant, egress: &mut E) {
         for _ in 0..self.network.looped.len() {
             let Some(bytes) = self.network.looped.pop() else { break };
-            self.dispatch_whole(now, &bytes, egress);
+            // It never left us, and its checksum was never computed.
+            self.dispatch_whole(now, (&bytes, Integrity::Verified), egress);
         }
     }
 
@@ -182,6 +212,7 @@ impl Stack {
             payload,
             protocol_at: 0,
             to_many: key.destination.is_multicast(),
+            verified: false,
         };
         self.icmp.refuse(now, &packet, Refusal::ReassemblyTime, &mut self.network, egress);
     }

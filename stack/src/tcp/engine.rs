@@ -7,6 +7,7 @@
 //! Every entry is contained: a panic below costs one connection (the caller drops it on [`Fault`]) and the `Interface`, which is
 //! made anew.
 
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -29,7 +30,15 @@ pub(crate) const RECEIVE_BUFFER: usize = 65_535;
 /// Octets that a connection holds for its peer: one full window of a peer that does not scale.
 pub(crate) const SEND_BUFFER: usize = 65_536;
 
-/// Interfaces kept, each 2.6 KiB: both families and a few path MTUs. One more replaces the oldest, and may be made again.
+/// The longest IPv4 packet, and the MTU of the interface for segments that the device cuts.
+const LONG_MTU: usize = 65_535;
+/// Octets of a TCP header without options.
+const TCP_HEADER_LEN: usize = 20;
+/// The MSS of a peer that tells none (RFC 9293, 3.7.1), and the least that the engine believes.
+const PEER_MSS_DEFAULT: u16 = 536;
+const PEER_MSS_MIN: u16 = 48;
+
+/// Interfaces kept, each 2.6 KiB: both families, a few path MTUs and the one for long packets. One more replaces the oldest, and may be made again.
 const INTERFACES_MAX: usize = 8;
 /// Sockets kept for later connections, each with up to 128 KiB of touched buffers: as many as one listener may have handshakes.
 const SPARES_MAX: usize = 64;
@@ -42,8 +51,11 @@ pub(crate) struct Fault;
 pub(crate) trait PacketSink {
     /// Whether a packet can go now.
     fn ready(&self) -> bool;
-    /// Lends a buffer of `len` bytes. `fill` may stay uncalled, when there is none.
-    fn send(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> bool);
+    /// The longest packet that can go now if the device cuts it.
+    fn long_packet_len(&self) -> Option<usize>;
+    /// Lends a buffer of `len` bytes. `fill` may stay uncalled, when there is none. It leaves the checksum, and what carries more than
+    /// `segment_len` octets is to be cut.
+    fn send(&mut self, len: usize, segment_len: usize, fill: impl FnOnce(&mut [u8]) -> bool);
 }
 
 /// One TCP connection.
@@ -54,6 +66,8 @@ pub(crate) struct Connection {
     tuple: Tuple,
     /// The largest packet towards the peer.
     mtu: usize,
+    /// The largest segment that the peer takes.
+    peer_mss: usize,
 }
 
 pub(crate) struct Engine {
@@ -110,7 +124,7 @@ impl Engine {
     /// Takes back a connection that nobody needs any more. Its socket serves a later one: making and clearing 128 KiB of buffers
     /// costs more than everything else that a short connection needs.
     pub(crate) fn retire(&mut self, connection: Connection) {
-        let Connection { mut sockets, handle, guard: _, tuple: _, mtu: _ } = connection;
+        let Connection { mut sockets, handle, guard: _, tuple: _, mtu: _, peer_mss: _ } = connection;
         if self.spares.len() < SPARES_MAX {
             // Closes it without a reset, which would need to be driven once more.
             sockets.get_mut::<Socket<'_>>(handle).abort();
@@ -145,9 +159,10 @@ impl Engine {
             | Verdict::DropAcknowledgement
             | Verdict::DropAfterFin => return Ok(verdict),
         };
+        let segment_len = connection.segment_len();
         let Connection { sockets, guard, mtu, .. } = &mut *connection;
         self.contain(*mtu, |interface| {
-            let mut port = Port { received: Some(packet), sink, guard, sent: false, mtu: 0 };
+            let mut port = Port { received: Some(packet), sink, guard, sent: false, segment_len, mtu: 0 };
             interface.poll_ingress_single(now.to_engine(), &mut port, sockets);
         })?;
         connection.after_ingress(before, segment);
@@ -173,15 +188,24 @@ impl Engine {
     }
 
     /// Lets the connection send at most one packet; true if it did.
+    ///
+    /// Where the device cuts segments, the packet is as long as what may be sent. smoltcp's own segmentation offload knows IPv4 only: it
+    /// drops an IPv6 packet beyond the interface's MTU. So a connection that has data to send is driven through another interface, with
+    /// the MTU of the longest packet there is ([`LONG_MTU`]); a handshake never is, since its MSS comes from that MTU. What the pieces
+    /// may hold we remember ourselves. The alternatives are worse: to join the engine's packets again below it would copy them, and to
+    /// cut in software what the engine wrote too long is what a device without this offload is spared by its ordinary interface.
     pub(crate) fn egress<S: PacketSink>(
         &mut self,
         now: Instant,
         connection: &mut Connection,
         sink: &mut S,
     ) -> Result<bool, Fault> {
+        let segment_len = connection.segment_len();
+        let long = connection.has_text() && sink.long_packet_len().is_some_and(|len| len >= LONG_MTU);
         let Connection { sockets, guard, mtu, .. } = connection;
-        self.contain(*mtu, |interface| {
-            let mut port = Port { received: None, sink, guard, sent: false, mtu: 0 };
+        let mtu = if long { LONG_MTU } else { *mtu };
+        self.contain(mtu, |interface| {
+            let mut port = Port { received: None, sink, guard, sent: false, segment_len, mtu: 0 };
             interface.poll_egress(now.to_engine(), &mut port, sockets);
             port.sent
         })
@@ -257,7 +281,8 @@ impl Connection {
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
         socket.set_hop_limit(Some(ip::TTL));
-        Connection { sockets, handle, guard: Guard::default(), tuple, mtu }
+        let peer_mss = PEER_MSS_DEFAULT.into();
+        Connection { sockets, handle, guard: Guard::default(), tuple, mtu, peer_mss }
     }
 
     fn socket(&self) -> &Socket<'static> {
@@ -332,6 +357,19 @@ impl Connection {
         taken
     }
 
+    /// Octets of data in a packet towards the peer, without options of TCP.
+    fn segment_len(&self) -> usize {
+        let headers = ip::header_len(self.tuple.remote.0) + TCP_HEADER_LEN;
+        self.mtu.saturating_sub(headers).min(self.peer_mss)
+    }
+
+    /// Whether there may be data to send or to send again: the handshake is over, and not everything is acknowledged.
+    fn has_text(&self) -> bool {
+        use State::{CloseWait, Closing, Established, FinWait1, LastAck};
+        self.unacknowledged() > 0
+            && matches!(self.state(), Established | FinWait1 | Closing | CloseWait | LastAck)
+    }
+
     /// Lowers the size of packets towards the peer; what is retransmitted is cut anew.
     pub(crate) fn lower_mtu(&mut self, mtu: usize) {
         self.mtu = self.mtu.min(mtu);
@@ -362,6 +400,7 @@ impl Connection {
         let synchronized = matches!(state, State::SynReceived | State::Established);
         if !self.guard.is_synchronized() && segment.syn && before != state && synchronized {
             self.guard.synchronize(segment.seq);
+            self.peer_mss = segment.mss.unwrap_or(PEER_MSS_DEFAULT).max(PEER_MSS_MIN).into();
         }
         if matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait) {
             self.guard.set_fin_received();
@@ -377,7 +416,8 @@ fn fresh_interface(mtu: usize, seed: u64) -> Interface {
     let mut config = Config::new(HardwareAddress::Ip);
     config.random_seed = seed;
     let mut guard = Guard::default();
-    let mut port = Port { received: None, sink: &mut Nowhere, guard: &mut guard, sent: false, mtu };
+    let mut port =
+        Port { received: None, sink: &mut Nowhere, guard: &mut guard, sent: false, segment_len: 0, mtu };
     let mut interface = Interface::new(config, &mut port, smoltcp::time::Instant::ZERO);
     // Addresses are checked before a packet comes here, and a lease that goes must not take connections with it.
     interface.set_any_ip(true);
@@ -429,6 +469,7 @@ struct Port<'a, S> {
     sink: &'a mut S,
     guard: &'a mut Guard,
     sent: bool,
+    segment_len: usize,
     /// Only read when an interface is made.
     mtu: usize,
 }
@@ -439,6 +480,7 @@ struct Transmit<'a, S> {
     sink: &'a mut S,
     guard: &'a mut Guard,
     sent: &'a mut bool,
+    segment_len: usize,
 }
 
 struct Nowhere;
@@ -448,7 +490,11 @@ impl PacketSink for Nowhere {
         false
     }
 
-    fn send(&mut self, _len: usize, _fill: impl FnOnce(&mut [u8]) -> bool) {}
+    fn long_packet_len(&self) -> Option<usize> {
+        None
+    }
+
+    fn send(&mut self, _len: usize, _segment_len: usize, _fill: impl FnOnce(&mut [u8]) -> bool) {}
 }
 
 impl<S: PacketSink> Device for Port<'_, S> {
@@ -463,20 +509,26 @@ impl<S: PacketSink> Device for Port<'_, S> {
 
     fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received<'_>, Transmit<'_, S>)> {
         let received = Received(self.received.take()?);
-        Some((received, Transmit { sink: self.sink, guard: self.guard, sent: &mut self.sent }))
+        let Port { sink, guard, sent, segment_len, .. } = self;
+        Some((received, Transmit { sink, guard, sent, segment_len: *segment_len }))
     }
 
     fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Transmit<'_, S>> {
-        self.sink.ready().then_some(Transmit { sink: self.sink, guard: self.guard, sent: &mut self.sent })
+        let Port { sink, guard, sent, segment_len, .. } = self;
+        sink.ready().then_some(Transmit { sink, guard, sent, segment_len: *segment_len })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = self.mtu;
-        // Verified before the flow was looked up.
+        // Verified before the flow was looked up; that of a segment is filled where it leaves.
         capabilities.checksum.ipv4 = Checksum::Tx;
-        capabilities.checksum.tcp = Checksum::Tx;
+        capabilities.checksum.tcp = Checksum::None;
+        if self.mtu == LONG_MTU {
+            capabilities.segmentation.tcpv4 = NonZeroUsize::new(LONG_MTU);
+            capabilities.segmentation.tcpv6 = NonZeroUsize::new(LONG_MTU);
+        }
         capabilities
     }
 }
@@ -492,7 +544,7 @@ impl<S: PacketSink> TxToken for Transmit<'_, S> {
         let mut emit = Some(f);
         let mut emitted = None;
         let guard = &mut *self.guard;
-        self.sink.send(len, |buffer| {
+        self.sink.send(len, self.segment_len, |buffer| {
             let Some(emit) = emit.take() else { return false };
             // The buffer belongs to a driver: give it back in order before a panic goes on.
             let result = catch_unwind(AssertUnwindSafe(|| emit(buffer)));

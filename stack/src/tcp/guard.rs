@@ -16,7 +16,7 @@
 //!
 //! On the way out it mends one thing: the sequence number of a bare ACK during a retransmission.
 
-use smoltcp::wire::{IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber};
+use smoltcp::wire::{TcpPacket, TcpSeqNumber};
 
 use super::engine::SEND_BUFFER;
 use super::segment::Segment;
@@ -106,16 +106,8 @@ impl Guard {
             return;
         }
         let header_len = ip::own_header_len(packet);
-        let (source, destination): (IpAddress, IpAddress) = if header_len == ip::IPV6_HEADER_LEN {
-            let header = Ipv6Packet::new_unchecked(&packet[..]);
-            (header.src_addr().into(), header.dst_addr().into())
-        } else {
-            let header = Ipv4Packet::new_unchecked(&packet[..]);
-            (header.src_addr().into(), header.dst_addr().into())
-        };
         let mut tcp = TcpPacket::new_unchecked(&mut packet[header_len..]);
         tcp.set_seq_number(TcpSeqNumber(highest as i32));
-        tcp.fill_checksum(&source, &destination);
     }
 
     fn observe(&mut self, packet: &[u8]) {

@@ -32,6 +32,7 @@ use self::segment::Bare;
 pub(crate) use self::segment::Tuple;
 use self::sequence::SequenceNumbers;
 use crate::bucket::Bucket;
+use crate::checksum::Rest;
 use crate::config::Limits;
 use crate::egress::Egress;
 use crate::events::{FlowId, ListenerId, Ready};
@@ -79,8 +80,13 @@ impl<E: Egress> PacketSink for FlowSink<'_, E> {
         self.egress.ready()
     }
 
-    fn send(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
-        self.network.send_packet(self.now, self.egress, self.destination, len, fill);
+    fn long_packet_len(&self) -> Option<usize> {
+        self.network.long_packet_len(self.egress, self.destination)
+    }
+
+    fn send(&mut self, len: usize, segment_len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+        let to = (self.destination, Rest::Segments { segment_len });
+        self.network.send_unfinished(self.now, self.egress, to, len, fill);
     }
 }
 

@@ -2,9 +2,10 @@
 
 use core::net::IpAddr;
 
-use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
+use smoltcp::phy::{Checksum, ChecksumCapabilities};
+use smoltcp::wire::{IpProtocol, TcpControl, TcpOption, TcpPacket, TcpRepr, TcpSeqNumber};
 
+use crate::checksum::Rest;
 use crate::egress::Egress;
 use crate::ip;
 use crate::network::Network;
@@ -26,13 +27,15 @@ pub(crate) struct Segment {
     pub(crate) fin: bool,
     pub(crate) rst: bool,
     pub(crate) payload_len: u32,
+    /// The largest segment that its sender takes, as a SYN says.
+    pub(crate) mss: Option<u16>,
 }
 
 impl Segment {
     /// Reads and verifies a segment; `None` if it is malformed or its checksum is wrong.
     pub(crate) fn parse(packet: &ip::Packet<'_>) -> Option<Segment> {
         let tcp = TcpPacket::new_checked(packet.payload).ok()?;
-        if !tcp.verify_checksum(&ip::wire(packet.source), &ip::wire(packet.destination)) {
+        if !packet.verified && !tcp.verify_checksum(&ip::wire(packet.source), &ip::wire(packet.destination)) {
             return None;
         }
         let contradictory = u8::from(tcp.syn()) + u8::from(tcp.fin()) + u8::from(tcp.rst()) > 1;
@@ -59,6 +62,7 @@ impl Segment {
             fin: tcp.fin(),
             rst: tcp.rst(),
             payload_len: tcp.payload().len() as u32,
+            mss: if tcp.syn() { mss(tcp.options()) } else { None },
         }
     }
 
@@ -66,6 +70,18 @@ impl Segment {
     pub(crate) fn len(&self) -> u32 {
         self.payload_len + u32::from(self.syn) + u32::from(self.fin)
     }
+}
+
+/// The MSS among the options of a SYN (RFC 9293, 3.7.1).
+fn mss(mut options: &[u8]) -> Option<u16> {
+    while !options.is_empty() {
+        match TcpOption::parse(options).ok()? {
+            (_, TcpOption::EndOfList) => return None,
+            (_, TcpOption::MaxSegmentSize(mss)) => return Some(mss),
+            (rest, _) => options = rest,
+        }
+    }
+    None
 }
 
 /// Both ends of a connection.
@@ -120,13 +136,16 @@ impl Bare {
         let (source, destination) = (tuple.local.0, tuple.remote.0);
         let header = ip::Header::new(source, destination, IpProtocol::Tcp);
         let header_len = ip::header_len(destination);
-        network.send_packet(now, egress, destination, header_len + HEADER_LEN, |buffer| {
+        let mut capabilities = ChecksumCapabilities::default();
+        capabilities.tcp = Checksum::None;
+        let to = (destination, Rest::Checksum);
+        network.send_unfinished(now, egress, to, header_len + HEADER_LEN, |buffer| {
             ip::emit_header(buffer, &header);
             repr.emit(
                 &mut TcpPacket::new_unchecked(&mut buffer[header_len..]),
                 &ip::wire(source),
                 &ip::wire(destination),
-                &ChecksumCapabilities::default(),
+                &capabilities,
             );
             true
         });

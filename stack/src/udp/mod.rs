@@ -5,9 +5,10 @@ mod options;
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
 
-use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::phy::{Checksum, ChecksumCapabilities};
 use smoltcp::wire::{IpProtocol, UdpPacket, UdpRepr};
 
+use crate::checksum::Rest;
 use crate::config::Limits;
 use crate::egress::Egress;
 use crate::error::Error;
@@ -220,9 +221,20 @@ impl Udp {
         let source_port = socket.port;
         let ports = UdpRepr { src_port: source_port, dst_port: to.port() };
         let header = Header { ttl, ecn: options.ecn & 3, ..Header::new(source, to.ip(), IpProtocol::Udp) };
-        let sent = network.send_ip(now, egress, header, HEADER_LEN + payload.len(), |buffer| {
-            emit(buffer, ports, (source, to.ip()), payload);
-        });
+        let ends = (source, to.ip());
+        let datagram_len = HEADER_LEN + payload.len();
+        let sent = if network.fits(to.ip(), datagram_len) {
+            let header_len = ip::header_len(to.ip());
+            let to = (to.ip(), Rest::Checksum);
+            network.send_unfinished(now, egress, to, header_len + datagram_len, |packet| {
+                ip::emit_header(packet, &header);
+                emit_with(&mut packet[header_len..], ports, ends, payload, Checksum::None);
+                true
+            })
+        } else {
+            // Each fragment leaves alone: none of them could have a device complete the checksum of all.
+            network.send_ip(now, egress, header, datagram_len, |buffer| emit(buffer, ports, ends, payload))
+        };
         if many && sent != Sent::NoRoute {
             // RFC 1112, 7.1: members on this host hear it too.
             let meta = UdpMeta { from: (source, source_port).into(), ttl, ecn: options.ecn & 3 };
@@ -335,26 +347,37 @@ pub(crate) fn parse<'a>(packet: &ip::Packet<'a>) -> Option<(UdpRepr, &'a [u8])> 
     let udp = UdpPacket::new_checked(packet.payload).ok()?;
     let (source, destination) = (ip::wire(packet.source), ip::wire(packet.destination));
     // RFC 8200, 8.1: over IPv6 the checksum is not optional.
-    if packet.source.is_ipv6() && udp.checksum() == 0 {
+    if packet.source.is_ipv6() && udp.checksum() == 0 && !packet.verified {
         return None;
     }
-    let ports = UdpRepr::parse(&udp, &source, &destination, &ChecksumCapabilities::default()).ok()?;
+    let mut capabilities = ChecksumCapabilities::default();
+    if packet.verified {
+        capabilities.udp = Checksum::None;
+    }
+    let ports = UdpRepr::parse(&udp, &source, &destination, &capabilities).ok()?;
     Some((ports, udp.payload()))
 }
 
 /// Writes header and payload into a buffer of exactly their length.
-pub(crate) fn emit(
+pub(crate) fn emit(buffer: &mut [u8], ports: UdpRepr, ends: (IpAddr, IpAddr), payload: &[u8]) {
+    emit_with(buffer, ports, ends, payload, Checksum::Both);
+}
+
+fn emit_with(
     buffer: &mut [u8],
     ports: UdpRepr,
     (source, destination): (IpAddr, IpAddr),
     payload: &[u8],
+    checksum: Checksum,
 ) {
+    let mut capabilities = ChecksumCapabilities::default();
+    capabilities.udp = checksum;
     ports.emit(
         &mut UdpPacket::new_unchecked(buffer),
         &ip::wire(source),
         &ip::wire(destination),
         payload.len(),
         |space| space.copy_from_slice(payload),
-        &ChecksumCapabilities::default(),
+        &capabilities,
     );
 }
