@@ -119,6 +119,7 @@ def ours():
         "SetUdpOptions": {"id": 1, "broadcast": True, "ttl": 3, "join": "224.0.0.251"},
         "Outcome": {"id": 7},
         "SetLogLevel": {"filter": "debug"},
+        "SetOffload": {"name": "rx_tso4", "on": False},
         "GetStatus": {},
     }
     for method, fields in parameters.items():

@@ -31,8 +31,11 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// The daemon's state: device, addresses, devnet switch, traffic
     Status,
-    /// The device: function, isolation, features, queues
-    Device,
+    /// The device: function, isolation, features, offloads, queues
+    Device {
+        #[command(subcommand)]
+        command: Option<Device>,
+    },
     /// The interfaces: addresses, routes, lease
     Interfaces,
     /// The sockets of all clients
@@ -214,6 +217,26 @@ pub(crate) struct Learn {
     /// Stop after this many seconds; without it, at Enter or the end of standard input
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) seconds: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Device {
+    /// Switch one of its offloads, until netd ends
+    Offload {
+        /// Which, as `netctl device` lists them
+        name: String,
+        /// Whether it is to be used
+        state: Switch,
+    },
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    /// Use it
+    On,
+    /// Leave it alone
+    Off,
 }
 
 #[derive(Debug, Args)]

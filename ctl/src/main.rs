@@ -54,7 +54,10 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
         Command::Audit { command } => audit::run(connect, output, &command),
         Command::Policy { command } => policy::run(connect, output, &command),
         Command::Status => observe::status(&connect()?, output),
-        Command::Device => observe::device(&connect()?, output),
+        Command::Device { command: None } => observe::device(&connect()?, output),
+        Command::Device { command: Some(cli::Device::Offload { name, state }) } => {
+            operate::offload(&connect()?, output, &name, state == cli::Switch::On)
+        }
         Command::Interfaces => observe::interfaces(&connect()?, output),
         Command::Sockets(arguments) => observe::sockets(&connect()?, output, &arguments),
         Command::Neighbors => operate::neighbors(&connect()?, output),

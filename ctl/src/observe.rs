@@ -8,6 +8,7 @@ use netd_ipc::{
 
 use crate::cli;
 use crate::error::Error;
+use crate::operate::offloads_text;
 use crate::output::{Output, bytes, fields, list, name, or_dash, span, table};
 
 pub(crate) fn status(client: &Client, output: &Output) -> Result<ExitCode, Error> {
@@ -118,6 +119,10 @@ fn device_text(device: &Device) -> String {
             .collect();
         text.extend(table(["", ""], &rows).lines().skip(1).map(|line| format!("{line}\n")));
     }
+    if !device.offloads.is_empty() {
+        text.push('\n');
+        text.push_str(&offloads_text(&device.offloads));
+    }
     text.push('\n');
     let row = |queue: &Queue| {
         [
@@ -222,6 +227,11 @@ mod tests {
             "transport": "legacy", "poll": "adaptive", "spin_us": 50, "mac": "42:01:0a:00:00:05", "mtu": 1460, "link_up": true,
             "features": ["VIRTIO_NET_F_MAC", "VIRTIO_NET_F_STATUS"],
             "absent_features": [{ "name": "VIRTIO_NET_F_MQ", "reason": "one queue pair is used" }],
+            "offloads": [
+                { "name": "tx_checksum", "on": true, "switchable": true, "reason": "in use" },
+                { "name": "rx_tso4", "on": false, "switchable": false, "reason": "not offered by the device" },
+                { "name": "rx_checksum", "on": true, "switchable": false, "reason": "in use" },
+            ],
             "queues": [queue(0, "receive"), queue(1, "transmit")], "resets": 0, "backend": null,
         }))
         .unwrap()
@@ -244,6 +254,11 @@ features   VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS
 
 features not in use
   VIRTIO_NET_F_MQ  one queue pair is used
+
+OFFLOAD      STATE  REASON
+tx_checksum  on     in use
+rx_tso4      off    not offered by the device
+rx_checksum  on     in use (cannot be switched while the device runs)
 
 QUEUE  DIRECTION  SIZE  FRAMES    BYTES  INTERRUPTS
     0  receive     256      12  4.0 KiB           0

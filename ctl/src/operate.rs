@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use netd_ipc::{
-    AddressSource, Client, ClientUse, Clients, Copies, Interface, Neighbor, PollMode, QuotaUse, Statistics,
-    Table, TotalUse, Use,
+    AddressSource, Client, ClientUse, Clients, Copies, Interface, Neighbor, Offload, PollMode, QuotaUse,
+    Statistics, Table, TotalUse, Use,
 };
 use serde_json::json;
 
@@ -83,6 +83,27 @@ pub(crate) fn poll(client: &Client, output: &Output, arguments: &cli::Poll) -> R
         format!("netd's polling is {} now; before, it was {}\n", name(&mode), name(&previous))
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn offload(client: &Client, output: &Output, name: &str, on: bool) -> Result<ExitCode, Error> {
+    let device = client.set_offload(name, on)?;
+    output.result(&device.offloads, || offloads_text(&device.offloads))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every offload, whether it is used, and why.
+pub(crate) fn offloads_text(offloads: &[Offload]) -> String {
+    let row = |offload: &Offload| {
+        let state = if offload.on { "on" } else { "off" };
+        let fixed = if offload.switchable || !offload.on {
+            ""
+        } else {
+            " (cannot be switched while the device runs)"
+        };
+        [offload.name.clone(), state.to_owned(), format!("{}{fixed}", offload.reason)]
+    };
+    let rows: Vec<_> = offloads.iter().map(row).collect();
+    table(["OFFLOAD", "STATE", "REASON"], &rows)
 }
 
 fn neighbors_text(neighbors: &[Neighbor]) -> String {

@@ -119,6 +119,13 @@ pub enum Call {
     },
     /// `io.netd.GetAudit`
     GetAudit,
+    /// `io.netd.SetOffload`
+    SetOffload {
+        /// Its name in configuration.
+        name: String,
+        /// Whether it is to be used.
+        on: bool,
+    },
     /// `io.netd.Connect`
     Connect {
         /// The peer.
@@ -252,6 +259,9 @@ impl Call {
             },
             "io.netd.SetPollMode" => Call::SetPollMode { poll: fields.required("poll")? },
             "io.netd.GetAudit" => Call::GetAudit,
+            "io.netd.SetOffload" => {
+                Call::SetOffload { name: fields.required("name")?, on: fields.required("on")? }
+            }
             "io.netd.Connect" => fields.connect()?,
             "io.netd.Listen" => Call::Listen {
                 address: fields.optional("address")?,

@@ -130,6 +130,12 @@ fn device() -> Device {
         mtu: 1460,
         link_up: true,
         features: vec!["VIRTIO_NET_F_MAC".into()],
+        offloads: vec![Offload {
+            name: "tx_tso4".into(),
+            on: true,
+            switchable: true,
+            reason: "in use".into(),
+        }],
         absent_features: vec![AbsentFeature { name: "VIRTIO_NET_F_MQ".into(), reason: "one queue".into() }],
         queues: vec![Queue {
             index: 0,
@@ -303,6 +309,7 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
         ("ListNeighbors", json!({}), json!({ "neighbors": [neighbor()] })),
         ("GetStatistics", json!({}), json!({ "statistics": statistics() })),
         ("ListClients", json!({}), json!(clients())),
+        ("SetOffload", json!({ "name": "tx_tso4", "on": true }), json!({ "device": device() })),
         ("SetLogLevel", json!({ "filter": "info" }), json!({ "previous": "debug" })),
         ("ListRules", json!({ "from": 0 }), json!(rules())),
         (

@@ -224,12 +224,28 @@ pub struct Device {
     pub features: Vec<String>,
     /// Features not in use, with the reason.
     pub absent_features: Vec<AbsentFeature>,
+    /// What it does for the daemon.
+    pub offloads: Vec<Offload>,
     /// The queues.
     pub queues: Vec<Queue>,
     /// How often it was reset since the daemon started.
     pub resets: u64,
     /// The other side of a vhost-user device.
     pub backend: Option<VhostUserBackend>,
+}
+
+/// Something that the device does for the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Offload {
+    /// Its name in configuration.
+    pub name: String,
+    /// Whether it is in use.
+    pub on: bool,
+    /// Whether it can be switched while the device runs.
+    pub switchable: bool,
+    /// Why it is as it is.
+    pub reason: String,
 }
 
 /// Which side of a socket the daemon is.

@@ -73,6 +73,9 @@ with client.open("io.netd") as netd:
     assert call("ListDenials", subject=f"user:{os.getuid()}")["denials"] == []
     assert call("SetPollMode", poll="adaptive")["previous"]
     assert call("GetAudit")["audit"]["written"] >= 1
+    offloads = {o["name"]: o["on"] for o in call("SetOffload", name="tx_checksum", on=False)["device"]["offloads"]}
+    assert not offloads["tx_checksum"] and not offloads["tx_tso4"], offloads
+    fails("io.netd.InvalidInput", "SetOffload", name="warp", on=True)
     assert call("SetLogLevel", filter="info")["previous"]
 
 with open(interface_file, encoding="utf-8") as file:

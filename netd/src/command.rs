@@ -29,6 +29,13 @@ pub enum Command {
     Status,
     /// The device's state.
     Device,
+    /// Switches an offload of the device.
+    SetOffload {
+        /// Its name in configuration.
+        name: String,
+        /// Whether it is to be used.
+        on: bool,
+    },
     /// The interfaces with their addresses.
     Interfaces,
     /// Every client's sockets.
@@ -119,7 +126,7 @@ pub enum Command {
 pub enum Reply {
     /// To [`Command::Status`].
     Status(netd_ipc::Status),
-    /// To [`Command::Device`].
+    /// To [`Command::Device`] and [`Command::SetOffload`].
     Device(netd_ipc::Device),
     /// To [`Command::Interfaces`].
     Interfaces(Vec<netd_ipc::Interface>),

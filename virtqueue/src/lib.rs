@@ -28,6 +28,7 @@ pub use memory::{DmaArena, DmaMemory, DmaSegment, DmaSlice};
 pub use net::{
     BadHeader, Checksum, CommandInfo, DeviceInfo, NetDevice, OFFLOAD_BYTES, Offload, OffloadInfo, Options,
     Protocol, QueueCounters, QueueInfo, RxQueue, Segmentation, TxFrame, TxOffloads, TxQueue,
+    ones_complement_sum,
 };
 pub use ring::{Part, Position, Ring, RingAddresses, RingLayout, RingOptions, Used};
 pub use transport::legacy::LegacyPci;

@@ -218,6 +218,19 @@ impl Client {
         self.ask("ListClients", json!({}))
     }
 
+    /// Switches an offload of the device; returns the device as it is then.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that is none, `Unsupported` where the device cannot do that, `PolicyDenied` for anybody but root and the
+    /// daemon's own user.
+    pub fn set_offload(&self, name: &str, on: bool) -> Result<Device, Error> {
+        #[derive(Deserialize)]
+        struct Reply {
+            device: Device,
+        }
+        self.ask("SetOffload", json!({ "name": name, "on": on })).map(|reply: Reply| reply.device)
+    }
+
     /// Changes what the daemon logs; returns what it logged before.
     ///
     /// # Errors

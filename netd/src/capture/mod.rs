@@ -20,6 +20,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netd_ipc::passing;
+use netd_virtqueue::Checksum;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
 
@@ -88,22 +89,26 @@ impl Taps {
         Ok(())
     }
 
-    /// Offers a frame to every capture.
+    /// Offers a frame to every capture. A checksum that is left to somebody is in the copy as it will be on the wire, if the copy is whole.
     #[inline]
-    pub fn offer(&mut self, direction: Direction, frame: &[u8]) {
+    pub fn offer(&mut self, direction: Direction, frame: &[u8], checksum: Checksum) {
         if !self.0.is_empty() {
-            self.copy(direction, frame);
+            self.copy(direction, frame, checksum);
         }
     }
 
     #[cold]
-    fn copy(&mut self, direction: Direction, frame: &[u8]) {
+    fn copy(&mut self, direction: Direction, frame: &[u8], checksum: Checksum) {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         for tap in &self.0 {
             if !tap.filter.takes(frame) {
                 continue;
             }
-            let kept = frame.get(..tap.snap_bytes).unwrap_or(frame).into();
+            let mut kept: Box<[u8]> = frame.get(..tap.snap_bytes).unwrap_or(frame).into();
+            if kept.len() == frame.len() {
+                // One that lies elsewhere is left alone, as the stack will leave it.
+                let _ = checksum.complete(&mut kept);
+            }
             match tap.ring.try_send(Copy { at, direction, len: frame.len(), kept }) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => drop(tap.shared.lost.fetch_add(1, Ordering::Relaxed)),
@@ -222,9 +227,9 @@ mod tests {
     #[test]
     fn frames_that_fit_come_as_packets_cut_to_the_length_asked_for() {
         let (mut taps, mut client) = capture("udp", 20);
-        taps.offer(Direction::Received, &UDP_V4);
-        taps.offer(Direction::Sent, &ARP);
-        taps.offer(Direction::Sent, &UDP_V4);
+        taps.offer(Direction::Received, &UDP_V4, Checksum::Complete);
+        taps.offer(Direction::Sent, &ARP, Checksum::Complete);
+        taps.offer(Direction::Sent, &UDP_V4, Checksum::Complete);
         drop(taps);
         let mut all = Vec::new();
         client.read_to_end(&mut all).unwrap();
@@ -236,11 +241,27 @@ mod tests {
     }
 
     #[test]
+    fn checksum_left_to_the_device_is_complete_in_a_whole_copy_and_untouched_in_a_cut_one() {
+        let left = Checksum::Partial { start: 34, offset: 6 };
+        let mut complete = UDP_V4.to_vec();
+        left.complete(&mut complete).unwrap();
+        assert_ne!(complete, UDP_V4);
+        for (snap_bytes, expected) in [(100, &complete[..]), (41, &UDP_V4[..41])] {
+            let (mut taps, mut client) = capture("", snap_bytes);
+            taps.offer(Direction::Sent, &UDP_V4, left);
+            drop(taps);
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).unwrap();
+            assert_eq!(blocks(&all)[2].1[20..20 + expected.len()], *expected);
+        }
+    }
+
+    #[test]
     fn reader_that_stops_loses_frames_and_stops_nobody() {
         let (mut taps, client) = capture("", 2000);
         let frame = [0; 1500];
         let begun = std::time::Instant::now();
-        (0..20_000).for_each(|_| taps.offer(Direction::Sent, &frame));
+        (0..20_000).for_each(|_| taps.offer(Direction::Sent, &frame, Checksum::Complete));
         assert!(begun.elapsed() < Duration::from_secs(5));
         let lost = taps.0[0].shared.lost.load(Ordering::Relaxed);
         assert!(lost > 0 && lost < 20_000, "{lost}");

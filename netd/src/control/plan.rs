@@ -64,6 +64,7 @@ pub(super) fn plan(call: Call, caller: &Subject) -> Plan {
         Call::GetAudit => return Plan::Decided(Ask::Observe, Todo::GetAudit),
         Call::GetStatus => (Ask::Observe, Command::Status),
         Call::GetDevice => (Ask::Observe, Command::Device),
+        Call::SetOffload { name, on } => (Ask::Operate, Command::SetOffload { name, on }),
         Call::ListInterfaces => (Ask::Observe, Command::Interfaces),
         Call::ListSockets => (Ask::Observe, Command::Sockets),
         Call::ListNeighbors => (Ask::Observe, Command::Neighbors),

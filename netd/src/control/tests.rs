@@ -269,6 +269,7 @@ fn every_method_of_the_interface_file_is_served() {
             "Resolve" => json!({ "name": "a.example" }),
             "Outcome" | "SetTcpOptions" | "SetUdpOptions" => json!({ "id": 1 }),
             "SetPollMode" => json!({ "poll": "busy" }),
+            "SetOffload" => json!({ "name": "tx_tso4", "on": false }),
             // Answered by the control thread itself.
             "SetLogLevel" | "ListRules" | "Explain" | "ListDenials" | "GetAudit" => continue,
             _ => json!({}),

@@ -10,9 +10,9 @@ use netd_virtqueue::{NetDevice, Options, Switches, VhostUser, VhostUserOptions, 
 use crate::config::VhostUserDevice;
 use crate::device::{Error, random_mac};
 
-/// Memory for both rings and their frames: 256 receive buffers of 2 KiB and 256 transmit buffers of the largest MTU (9216) take 3 MiB, two
-/// rings of 1,024 entries 54 KiB.
-const MEMORY_BYTES: usize = 4 << 20;
+/// Memory for both rings and their frames: 256 receive buffers of 2 KiB and 240 transmit buffers of the largest MTU (9216) take 2.7 MiB, 16
+/// for long segments one MiB, two rings of 1,024 entries 54 KiB.
+const MEMORY_BYTES: usize = 6 << 20;
 
 /// The way to a backend, and the session with it.
 pub struct Backend {

@@ -3,6 +3,7 @@
 use netd_ipc::{ErrorKind, PollMode, RecordKind};
 use netd_stack::Instant;
 use netd_stack::dns::{Kind, Query};
+use netd_virtqueue::Error;
 
 use crate::command::{Command, Reply, Submission};
 use crate::device::Backend;
@@ -32,6 +33,18 @@ impl Worker {
             Command::Device => {
                 let device = report::device(about, slot, backend);
                 clients.completions.send(token, Reply::Device(device));
+            }
+            Command::SetOffload { name, on } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                let reply = match live.driver.set_offload(&name, on) {
+                    Ok(()) => {
+                        tracing::info!(uid = caller.1.uid, offload = %name, on, "an offload was switched");
+                        blueprint.offloads.insert(name, on);
+                        Reply::Device(report::device(about, slot, backend))
+                    }
+                    Err(error) => Reply::Failed(refusal(&error), error.to_string()),
+                };
+                clients.completions.send(token, reply);
             }
             Command::Interfaces => {
                 let interfaces = report::interfaces(slot, history, now);
@@ -110,6 +123,16 @@ fn set_poll(backend: &mut Backend, about: &mut About, mode: PollMode) -> Reply {
             Reply::Failed(ErrorKind::Unsupported, message.to_owned())
         }
         Err(error) => Reply::Failed(ErrorKind::Internal, error.to_string()),
+    }
+}
+
+/// Why an offload was not switched, in a word.
+fn refusal(error: &Error) -> ErrorKind {
+    match error {
+        Error::UnknownOffload { .. } => ErrorKind::InvalidInput,
+        Error::OffloadAbsent { .. } | Error::OffloadFixed { .. } => ErrorKind::Unsupported,
+        // The device did not take its doorbell: it is about to be reset.
+        _ => ErrorKind::DeviceUnavailable,
     }
 }
 

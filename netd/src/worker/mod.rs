@@ -35,6 +35,7 @@ mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,7 +59,7 @@ use crate::rules::Rules;
 use crate::store::Store;
 use crate::worker::clients::{Clients, Completions};
 use crate::worker::datagram::Gate;
-use crate::worker::egress::TxEgress;
+use crate::worker::egress::{TxEgress, integrity};
 use crate::worker::evidence::Evidence;
 use crate::worker::history::History;
 pub use crate::worker::port::Port;
@@ -172,7 +173,7 @@ impl Worker {
             descriptors_max,
         } = setup;
         let generation = rules.generation();
-        let blueprint = Blueprint { network, tables, dns, store };
+        let blueprint = Blueprint { network, tables, dns, store, offloads: BTreeMap::new() };
         let about = About { rules: Arc::clone(&rules), spin: Spin::new(mode), resets: 0, lost_in_flight: 0 };
         let slot = match bring_up(&mut backend, &blueprint, Instant::ZERO) {
             Ok(mut live) => {
@@ -300,9 +301,9 @@ impl Worker {
         let (rx, tx) = driver.queues();
         tx.reclaim();
         let mut egress = TxEgress(tx, taps);
-        let received = rx.poll(RX_BUDGET, |frame| {
-            egress.1.offer(Direction::Received, frame);
-            stack.handle_frame(now, frame, &mut egress);
+        let received = rx.receive(RX_BUDGET, |frame, offload| {
+            egress.1.offer(Direction::Received, frame, offload.checksum);
+            stack.handle_received(now, (frame, integrity(offload)), &mut egress);
         })?;
         let mut worked = received > 0;
         for event in events {

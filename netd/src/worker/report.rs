@@ -8,14 +8,14 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use netd_ipc::{
     AbsentFeature, Address, AddressSource, Copies, Device, DeviceState, Direction, Endpoint, Interface,
-    Isolation, Neighbor, Queue, Route, Socket, SocketKind, SocketRole, Statistics, Status, Table, Traffic,
+    Isolation, Neighbor, Offload, Queue, Route, Socket, SocketKind, SocketRole, Statistics, Status, Table, Traffic,
     Transport, Use, VhostUserBackend,
 };
 use netd_stack::{
     AddressInfo, AddressOrigin, AddressState, AddressStatus, Cidr, FlowState, Instant, Limits, Stack,
     TableInfo,
 };
-use netd_virtqueue::{DeviceInfo, QueueCounters, TransportKind, VhostUserRole};
+use netd_virtqueue::{DeviceInfo, OffloadInfo, QueueCounters, TransportKind, VhostUserRole};
 use serde::Serialize;
 
 use crate::config::Dns;
@@ -90,12 +90,18 @@ pub(super) fn device(about: &About, slot: &Slot, backend: &mut Backend) -> Devic
             .into_iter()
             .map(|choice| AbsentFeature { name: choice.name, reason: choice.reason.to_owned() })
             .collect(),
+        offloads: live.map(|live| live.driver.offloads().iter().map(offload).collect()).unwrap_or_default(),
         queues: live
             .map(|live| queues(live.driver.info(), live.driver.counters(), interrupts))
             .unwrap_or_default(),
         resets: about.resets,
         backend: backend.vhost_user().map(vhost_user),
     }
+}
+
+fn offload(info: &OffloadInfo) -> Offload {
+    let OffloadInfo { name, on, switchable, reason } = *info;
+    Offload { name: name.to_owned(), on, switchable, reason: reason.to_owned() }
 }
 
 pub(super) fn interfaces(slot: &Slot, history: &History, now: Instant) -> Vec<Interface> {
@@ -250,26 +256,24 @@ pub(super) fn neighbors(slot: &Slot) -> Vec<Neighbor> {
 pub(super) fn statistics(about: &About, slot: &Slot, clients: &Clients, now: Instant) -> Statistics {
     let live = slot.live();
     let Carried { received, sent } = clients.carried();
+    let (rx, tx) = live.map(|live| live.driver.counters()).unwrap_or_default();
     // Frames of a vhost-user backend are copied out of the memory that it shares, and into it.
-    let shared = live.filter(|live| live.driver.info().transport == TransportKind::VhostUser);
-    let (out_bytes, in_bytes) = shared.map_or((0, 0), |live| {
-        let (rx, tx) = live.driver.counters();
-        (rx.bytes, tx.bytes)
-    });
+    let shared = live.is_some_and(|live| live.driver.info().transport == TransportKind::VhostUser);
+    let in_bytes = if shared { tx.bytes } else { 0 };
     Statistics {
         uptime_seconds: now.as_micros() / 1_000_000,
         counters: live.map(|live| counters(about, live, clients)).unwrap_or_default(),
         dns: live.map(|live| resolver(&live.names)).unwrap_or_default(),
         received: Copies {
             carried_bytes: received.payload_bytes,
-            // What a client takes was copied once, from its frame to the socket's buffer.
-            user_copied_bytes: received.payload_bytes + out_bytes,
+            // What a client takes was copied once, from its frame to the socket's buffer; some frames were put together before.
+            user_copied_bytes: received.payload_bytes + rx.copied,
             kernel_copied_bytes: received.descriptor_bytes,
         },
         sent: Copies {
             carried_bytes: sent.payload_bytes,
             // Every byte of a frame is written once, in place: payload, headers, and again what is retransmitted.
-            user_copied_bytes: live.map_or(0, |live| live.driver.counters().1.bytes) + in_bytes,
+            user_copied_bytes: tx.bytes + in_bytes,
             kernel_copied_bytes: sent.descriptor_bytes,
         },
     }
@@ -387,6 +391,9 @@ fn counters(about: &About, live: &Live, clients: &Clients) -> BTreeMap<String, u
     let mut all = flatten(live.stack.counters());
     let (rx, tx) = live.driver.counters();
     all.insert("device_frames_merged".to_owned(), rx.merged);
+    all.insert("device_segments_joined".to_owned(), rx.segments_joined);
+    all.insert("device_segments_to_cut".to_owned(), tx.segments_joined);
+    all.insert("drop_device_header".to_owned(), rx.bad_headers);
     all.insert("device_doorbells".to_owned(), rx.doorbells + tx.doorbells);
     all.insert("worker_sleeps".to_owned(), about.spin.sleeps());
     all.insert("drop_device_transmit_full".to_owned(), tx.exhausted);

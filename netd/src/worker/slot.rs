@@ -1,5 +1,6 @@
 //! The device as far as it is there: in operation with a stack on it, or failed and waiting to be brought up again.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use netd_ipc::ErrorKind;
@@ -138,6 +139,8 @@ pub(super) struct Blueprint {
     pub(super) tables: Limits,
     pub(super) dns: Dns,
     pub(super) store: Store,
+    /// Offloads that were switched since the daemon started.
+    pub(super) offloads: BTreeMap<String, bool>,
 }
 
 impl Blueprint {
@@ -168,8 +171,13 @@ pub(super) fn size_flows(stack: &mut Stack, limits: &crate::limits::Limits) {
 
 /// Brings the device up, and a fresh stack on it: what the old one knew of connections and neighbours is void.
 pub(super) fn bring_up(backend: &mut Backend, blueprint: &Blueprint, now: Instant) -> Result<Live, Error> {
-    let Blueprint { network, tables, dns, store } = blueprint;
-    let driver = backend.bring_up()?;
+    let Blueprint { network, tables, dns, store, offloads } = blueprint;
+    let mut driver = backend.bring_up()?;
+    for (name, on) in offloads {
+        if let Err(error) = driver.set_offload(name, *on) {
+            tracing::warn!(%error, "an offload is not as it was switched before the device failed");
+        }
+    }
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|_| device::Error::Random)?;
     let mut mac = driver.info().mac.unwrap_or_default();

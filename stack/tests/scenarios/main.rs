@@ -11,6 +11,7 @@ mod hostile;
 mod ipv6;
 mod limits;
 mod link;
+mod offloads;
 mod rfc1122;
 mod rfc9293;
 mod several;

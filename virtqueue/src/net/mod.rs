@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use control::CommandInfo;
-pub use offload::{BadHeader, Checksum, OFFLOAD_BYTES, Offload, Protocol, Segmentation};
+pub use offload::{BadHeader, Checksum, OFFLOAD_BYTES, Offload, Protocol, Segmentation, ones_complement_sum};
 pub use rx::RxQueue;
 pub use switch::OffloadInfo;
 pub use tx::{TxFrame, TxOffloads, TxQueue};

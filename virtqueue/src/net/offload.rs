@@ -41,6 +41,31 @@ pub enum Checksum {
     },
 }
 
+/// The sum of RFC 1071 over `bytes`, not complemented.
+pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
+    let (pairs, rest) = bytes.as_chunks::<2>();
+    let pairs: u64 = pairs.iter().map(|pair| u64::from(u16::from_be_bytes(*pair))).sum();
+    let mut sum = pairs + rest.first().map_or(0, |last| u64::from(*last) << 8);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+impl Checksum {
+    /// Does what is left of a frame's checksum. `None`: it lies outside of the frame.
+    pub fn complete(self, frame: &mut [u8]) -> Option<()> {
+        let Checksum::Partial { start, offset } = self else { return Some(()) };
+        let covered = frame.get_mut(usize::from(start)..)?;
+        let checksum = !ones_complement_sum(covered);
+        // A sum of zero means in UDP that there is none; its other form says the same number (RFC 768).
+        let checksum = if checksum == 0 { 0xffff } else { checksum };
+        let offset = usize::from(offset);
+        covered.get_mut(offset..offset + 2)?.copy_from_slice(&checksum.to_be_bytes());
+        Some(())
+    }
+}
+
 /// What a long segment is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -174,6 +199,15 @@ mod tests {
             assert_eq!(Offload::decode(&bytes, 60), Err(BadHeader), "{bytes:?}");
         }
         assert!(Offload::decode(&[1, 0, 0, 0, 0, 0, 50, 0, 8, 0], 60).is_ok());
+    }
+
+    #[test]
+    fn sum_that_would_say_that_there_is_none_is_written_in_its_other_form() {
+        let mut frame = vec![0; 44];
+        frame[40..42].copy_from_slice(&[0xff, 0xff]);
+        assert_eq!(Checksum::Partial { start: 34, offset: 6 }.complete(&mut frame), Some(()));
+        assert_eq!(frame[40..42], [0xff, 0xff]);
+        assert_eq!(Checksum::Partial { start: 34, offset: 9 }.complete(&mut frame), None);
     }
 
     proptest! {
