@@ -28,6 +28,8 @@ pub const INTERFACE_NAME_MAX: usize = 15;
 pub struct TapLink {
     name: String,
     mtu: u16,
+    /// The kernel puts a header before each frame, and wants one.
+    offloads: bool,
     tap: Option<SyncDevice>,
     /// Whether the interface is up, as far as the last frame has shown.
     is_up: bool,
@@ -36,16 +38,18 @@ pub struct TapLink {
 }
 
 impl TapLink {
-    /// Attaches to the tap called `name`; one that does not exist is made, with this IP MTU, and goes with the link.
+    /// Attaches to the tap called `name`; one that does not exist is made, with this IP MTU, and goes with the link. Without `offloads`
+    /// every frame on it is as it would be on a wire, in both directions.
     ///
     /// # Errors
     ///
     /// When there is no such tap and it cannot be made, or it is another's.
-    pub fn open(name: &str, mtu: u16) -> Result<Self, Error> {
-        let tap = attach(name, mtu).map_err(|source| Error::Tap { interface: name.to_owned(), source })?;
+    pub fn open(name: &str, mtu: u16, offloads: bool) -> Result<Self, Error> {
+        let tap = attach(name, mtu, offloads).map_err(|source| Error::Tap { interface: name.to_owned(), source })?;
         Ok(Self {
             name: name.to_owned(),
             mtu,
+            offloads,
             tap: Some(tap),
             is_up: true,
             generation: 1,
@@ -72,9 +76,9 @@ pub fn is_interface_name(name: &str) -> bool {
     fits && name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'))
 }
 
-fn attach(name: &str, mtu: u16) -> io::Result<SyncDevice> {
+fn attach(name: &str, mtu: u16, offloads: bool) -> io::Result<SyncDevice> {
     let is_new = !exists(name)?;
-    let builder = DeviceBuilder::new().name(name).layer(Layer::L2).offload(true).inherit_enable_state();
+    let builder = DeviceBuilder::new().name(name).layer(Layer::L2).offload(offloads).inherit_enable_state();
     let tap = if is_new { builder.mtu(mtu).enable(true) } else { builder }.build_sync()?;
     tap.set_nonblocking(true)?;
     Ok(tap)
@@ -91,13 +95,15 @@ fn exists(name: &str) -> io::Result<bool> {
 
 impl Link for TapLink {
     fn carries_offloads(&self) -> bool {
-        true
+        self.offloads
     }
 
     fn send(&mut self, frame: &[u8], offload: &Offload) -> bool {
         // A link without an interface loses frames, like a cable without a plug, and so does one that is down (EIO).
         let Some(tap) = &self.tap else { return true };
-        match writev(tap, &[IoSlice::new(&offload.encode()), IoSlice::new(frame)]) {
+        let header = offload.encode();
+        let header = if self.offloads { &header[..] } else { &[] };
+        match writev(tap, &[IoSlice::new(header), IoSlice::new(frame)]) {
             Ok(_) => {
                 self.is_up = true;
                 true
@@ -112,12 +118,13 @@ impl Link for TapLink {
 
     fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, Offload)> {
         let mut header = [0; OFFLOAD_BYTES];
+        let header_len = if self.offloads { OFFLOAD_BYTES } else { 0 };
         loop {
-            let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
+            let mut parts = [IoSliceMut::new(&mut header[..header_len]), IoSliceMut::new(buffer)];
             match readv(self.tap.as_ref()?, &mut parts) {
                 Ok(len) => {
                     // The kernel's headers fit their frames; one that does not belongs to a frame that is none.
-                    let len = len.saturating_sub(OFFLOAD_BYTES);
+                    let len = len.saturating_sub(header_len);
                     if let Ok(offload) = Offload::decode(&header, len) {
                         return Some((len, offload));
                     }
@@ -138,7 +145,7 @@ impl Link for TapLink {
         if self.tap.is_some() || Instant::now() < self.retry_at {
             return;
         }
-        match attach(&self.name, self.mtu) {
+        match attach(&self.name, self.mtu, self.offloads) {
             Ok(tap) => {
                 self.tap = Some(tap);
                 self.is_up = true;
@@ -174,7 +181,7 @@ mod tests {
     #[test]
     fn interface_that_is_no_tap_is_refused_by_name() {
         // Whoever may make interfaces is told that lo is none of them; others, that they may not.
-        let error = TapLink::open("lo", 1500).err().map(|error| error.to_string());
+        let error = TapLink::open("lo", 1500, true).err().map(|error| error.to_string());
         assert!(error.as_ref().is_some_and(|error| error.contains("lo")), "{error:?}");
     }
 }

@@ -39,6 +39,8 @@ pub const DHCP: &str = "mode = \"dhcp\"\n";
 /// What is waited for comes within moments, or after some seconds of a server's own; the rest is room for a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
 const TAP: &str = "tap0";
+/// Checksums that are left to somebody else are wrong where they are captured, and tshark is to judge ours.
+const NO_OFFLOADS: &str = "features = { tx_checksum = false, rx_checksum = false }\n";
 const GRANTS: &str = "[[grant]]\nsubject = \"any\"\nallow = [\"net.tcp.connect\", \"net.tcp.listen\", \"net.udp.bind\", \
     \"net.udp.send\", \"net.icmp.ping\", \"net.dns.resolve\", \"net.capture\"]\n";
 
@@ -103,7 +105,7 @@ impl Tapped {
         let path = |name: &str| self.path(name).display().to_string();
         let configuration = format!(
             "[network.devnet]\nenabled = true\n\n\
-             [device]\nkind = \"software\"\nlink = {{ kind = \"tap\", interface = \"{TAP}\" }}\nmac = \"{MAC}\"\n\n\
+             [device]\nkind = \"software\"\nlink = {{ kind = \"tap\", interface = \"{TAP}\" }}\nmac = \"{MAC}\"\n{NO_OFFLOADS}\n\
              [address]\n{address}\n[ipc]\nsocket = \"{}\"\n\n[state]\ndirectory = \"{}\"\n\n{more}\n{GRANTS}",
             path("netd.sock"),
             path("state"),

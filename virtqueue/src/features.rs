@@ -193,6 +193,12 @@ impl Switches {
         SWITCHES.iter().map(|(name, _)| *name)
     }
 
+    /// Whether any offload may be used: the two checksums are what all the others need.
+    pub fn allow_offloads(&self) -> bool {
+        let checksums = Feature::CSUM.mask() | Feature::GUEST_CSUM.mask();
+        self.off & checksums != checksums
+    }
+
     /// Switches one feature off, or on again. `false`: there is none of that name.
     pub fn set(&mut self, name: &str, on: bool) -> bool {
         let Some((_, feature)) = SWITCHES.iter().find(|(known, _)| *known == name) else { return false };

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use netd_softdev::{FRAME_LEN_MAX, Link, create};
-use netd_virtqueue::{DmaMemory, RingAddresses, Transport as _, status};
+use netd_virtqueue::{DmaMemory, Offload, RingAddresses, Transport as _, status};
 use vm_memory::{Bytes as _, VolatileMemory as _};
 
 use crate::input::Input;
@@ -21,15 +21,18 @@ struct Drain {
 }
 
 impl Link for Drain {
-    fn send(&mut self, frame: &[u8]) -> bool {
+    fn carries_offloads(&self) -> bool {
+        true
+    }
+    fn send(&mut self, frame: &[u8], _: &Offload) -> bool {
         assert!(frame.len() <= FRAME_LEN_MAX);
         self.congested = !self.congested;
         self.congested
     }
-    fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, Offload)> {
         let len = self.waiting.pop()?.min(buffer.len());
         buffer[..len].fill(0x5a);
-        Some(len)
+        Some((len, Offload::NONE))
     }
     fn is_up(&self) -> bool {
         true

@@ -28,7 +28,9 @@ impl Software {
         let mac = mac.map_or_else(random_mac, Ok)?;
         let link: Box<dyn Link> = match link {
             config::Link::Socket { path } => Box::new(SocketLink::connect(path)?),
-            config::Link::Tap { interface } => Box::new(TapLink::open(interface, mtu)?),
+            config::Link::Tap { interface } => {
+                Box::new(TapLink::open(interface, mtu, switches.allow_offloads())?)
+            }
         };
         let (transport, memory, device) = create(mac, mtu, link)?;
         Ok(Self { transport, memory, device, switches })
