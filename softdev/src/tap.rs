@@ -45,7 +45,8 @@ impl TapLink {
     ///
     /// When there is no such tap and it cannot be made, or it is another's.
     pub fn open(name: &str, mtu: u16, offloads: bool) -> Result<Self, Error> {
-        let tap = attach(name, mtu, offloads).map_err(|source| Error::Tap { interface: name.to_owned(), source })?;
+        let tap = attach(name, mtu, offloads)
+            .map_err(|source| Error::Tap { interface: name.to_owned(), source })?;
         Ok(Self {
             name: name.to_owned(),
             mtu,

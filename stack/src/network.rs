@@ -281,7 +281,7 @@ impl Network {
     }
 
     /// Whether a payload of so many bytes reaches `destination` in one packet.
-    pub(crate) fn fits(&mut self, now: Instant, destination: IpAddr, payload_len: usize) -> bool {
+    pub(crate) fn fits(&self, now: Instant, destination: IpAddr, payload_len: usize) -> bool {
         ip::header_len(destination) + payload_len <= self.path_mtu(now, destination) || self.is_own(destination)
     }
 

@@ -23,7 +23,8 @@ const LEASE_LIMIT: Duration = Duration::from_secs(30);
 /// netd ends its sockets in order before it exits.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 const BRIDGE: &str = "br0";
-const TAP: &str = "tap0";
+/// The tap that the machine's NIC hangs on.
+pub const TAP: &str = "tap0";
 const CONFIGURATION: &str = "/etc/netd.toml";
 /// Where netd writes its proof.
 pub const PROVIDER: &str = "/run/netd/provider.json";
@@ -144,14 +145,18 @@ impl Lab {
     }
 }
 
-/// A configuration for a function; every client may do everything that the devnet switch lets through.
+/// A configuration for a function; every client may do everything that the devnet switch lets through. Every frame passes the tap as it
+/// would pass a wire.
 pub fn configuration(bdf: &str, devnet: bool) -> String {
     format!(
         "[network.devnet]\nenabled = {devnet}\n\n\
-         [device]\nkind = \"vfio\"\nfunction = \"{bdf}\"\npoll = \"busy\"\n\n\
+         [device]\nkind = \"vfio\"\nfunction = \"{bdf}\"\n{NO_OFFLOADS}poll = \"busy\"\n\n\
          [address]\nmode = \"dhcp\"\n\n{ANY_GRANT}"
     )
 }
+
+/// In a `[device]` table: checksums that are left to somebody else are wrong where they are captured.
+pub const NO_OFFLOADS: &str = "features = { tx_checksum = false, rx_checksum = false }\n";
 
 /// Everything to everyone.
 pub const ANY_GRANT: &str = "[[grant]]\nsubject = \"any\"\n\

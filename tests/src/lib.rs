@@ -19,6 +19,7 @@ pub mod hugefill;
 pub mod install;
 pub mod lab;
 pub mod netns;
+pub mod offloads;
 pub mod peers;
 pub mod process;
 pub mod rings;

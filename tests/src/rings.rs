@@ -20,7 +20,7 @@ pub fn ring_format_follows_the_offer_and_the_configuration() -> Result<()> {
     scenario(Twin::Viommu, &[], |lab| {
         lab.bind()?;
         let plain = configuration(lab.vm.bdf(0), true);
-        let switched = |keys: &str| plain.replace("poll =", &format!("features = {{ {keys} }}\npoll ="));
+        let switched = |keys: &str| plain.replace("features = {", &format!("features = {{ {keys},"));
         carries(lab, &plain, true, None)?;
         carries(lab, &switched("event_idx = false"), true, Some("VIRTIO_F_EVENT_IDX"))?;
         carries(lab, &switched("packed = false"), false, Some(PACKED))?;

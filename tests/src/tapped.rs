@@ -9,6 +9,7 @@ use crate::binaries::{self, Binaries};
 use crate::capture::{self, Allowed, Capture};
 use crate::embedded::UNPRIVILEGED_UID;
 use crate::error::{Attempt, Error, Result};
+use crate::lab::NO_OFFLOADS;
 use crate::netns::{Namespace, wait_for_path};
 use crate::process::{Background, run, wait_until};
 use crate::{ensure, install};
@@ -39,8 +40,6 @@ pub const DHCP: &str = "mode = \"dhcp\"\n";
 /// What is waited for comes within moments, or after some seconds of a server's own; the rest is room for a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
 const TAP: &str = "tap0";
-/// Checksums that are left to somebody else are wrong where they are captured, and tshark is to judge ours.
-const NO_OFFLOADS: &str = "features = { tx_checksum = false, rx_checksum = false }\n";
 const GRANTS: &str = "[[grant]]\nsubject = \"any\"\nallow = [\"net.tcp.connect\", \"net.tcp.listen\", \"net.udp.bind\", \
     \"net.udp.send\", \"net.icmp.ping\", \"net.dns.resolve\", \"net.capture\"]\n";
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use netd_softdev::{Impairment, SoftDevice, Wire, WireEnd, create};
 use netd_stack::{
-    Addressing, Cidr, Config, Egress, FlowId, Instant, Limits, ListenerId, Outcome, Stack, Static,
+    Addressing, Cidr, Config, Egress, FlowId, Instant, Integrity, Left, Limits, ListenerId, Outcome, Stack,
+    Static,
 };
-use netd_virtqueue::{NetDevice, Options, TxQueue};
+use netd_virtqueue::{Checksum, NetDevice, Offload, Options, Protocol, Segmentation, Switches, TxQueue};
 
 /// Seeds of each combination in the plain run, and with NETD_LONG set.
 const SEEDS: u64 = 200;
@@ -36,20 +37,53 @@ impl Egress for Tx<'_> {
     }
 
     fn transmit(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
-        let Some(mut frame) = self.0.lend(len) else { return false };
-        let filled = fill(frame.bytes());
-        if filled {
-            frame.send();
-        }
-        filled
+        self.transmit_leaving(len, |buffer| fill(buffer).then_some(Left::Nothing))
+    }
+
+    fn completes_checksums(&self) -> bool {
+        self.0.offloads().checksum
+    }
+
+    fn long_frame_len(&self, _: bool) -> Option<usize> {
+        self.0.long_frame_len().filter(|_| self.0.offloads().tso4)
+    }
+
+    fn transmit_leaving(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> Option<Left>) -> bool {
+        let long = len > self.0.frame_len_max();
+        let lent = if long { self.0.lend_long(len) } else { self.0.lend(len) };
+        let Some(mut frame) = lent else { return false };
+        let Some(left) = fill(frame.bytes()) else { return false };
+        let offload = match left {
+            Left::Nothing => Offload::NONE,
+            Left::Checksum { start, offset } => {
+                Offload { checksum: Checksum::Partial { start, offset }, segmentation: None }
+            }
+            Left::Segments { start, offset, header_len, segment_len, .. } => {
+                let segmentation = Segmentation { protocol: Protocol::Tcp4, header_len, segment_len };
+                let checksum = Checksum::Partial { start, offset };
+                Offload { checksum, segmentation: Some(segmentation) }
+            }
+        };
+        frame.send_for(&offload);
+        true
     }
 }
+
+/// Offloads that one side leaves alone, each pair of which meets every other over the seeds: what one side leaves to the device is
+/// joined, cut or completed for the other.
+const LEFT_ALONE: [&[&str]; 5] =
+    [&[], &["tx_checksum", "rx_checksum"], &["rx_tso4"], &["tx_tso4"], &["rx_checksum", "packed"]];
 
 impl Machine {
     fn new(host: u8, seed: u64, end: WireEnd) -> Machine {
         let mac = [2, 0, 0, 0, 0, host];
         let (transport, memory, device) = create(mac, 1500, end).unwrap();
-        let driver = NetDevice::bring_up(Box::new(transport), memory, &Options::default()).unwrap();
+        let mut switches = Switches::default();
+        let choice = if host == 1 { seed } else { seed / LEFT_ALONE.len() as u64 };
+        let alone = LEFT_ALONE[choice as usize % LEFT_ALONE.len()];
+        assert!(alone.iter().all(|name| switches.set(name, false)));
+        let options = Options { switches, ..Options::default() };
+        let driver = NetDevice::bring_up(Box::new(transport), memory, &options).unwrap();
         let fixed =
             Static { cidr: Cidr::new(address(host), 24).unwrap(), gateway: None, mtu: None, dns: Vec::new() };
         let mut secret = [host; 32];
@@ -70,7 +104,15 @@ impl Machine {
         let (rx, tx) = self.driver.queues();
         tx.reclaim();
         let mut egress = Tx(tx);
-        rx.poll(256, |frame| self.stack.handle_frame(now, frame, &mut egress)).unwrap();
+        rx.receive(256, |frame, offload| {
+            let integrity = match offload.checksum {
+                Checksum::Complete => Integrity::Unknown,
+                Checksum::Verified => Integrity::Verified,
+                Checksum::Partial { start, offset } => Integrity::Partial { start, offset },
+            };
+            self.stack.handle_received(now, (frame, integrity), &mut egress);
+        })
+        .unwrap();
         self.stack.poll(now, &mut egress);
         while self.stack.next_ready().is_some() {}
         tx.flush().unwrap();

@@ -10,7 +10,8 @@ use std::time::Duration;
 const SCENARIOS: [&str; 8] =
     ["judge", "inputs", "passt", "ends", "state", "vhost_user", "vhost_user_netd", "peers"];
 /// In virtual machines.
-const MACHINE_SCENARIOS: [&str; 6] = ["harness", "vm_inputs", "vm_viommu", "vm_rings", "vm_gce", "kill9"];
+const MACHINE_SCENARIOS: [&str; 7] =
+    ["harness", "vm_inputs", "vm_viommu", "vm_rings", "vm_offloads", "vm_gce", "kill9"];
 
 /// How long each fuzz target looks for something new, and how long with `--long`. With what building them takes, the stage is some
 /// six minutes on two quiet cores.

@@ -70,7 +70,10 @@ fn wrong_values_say_what_would_be_right() {
     for (text, part) in [
         (VFIO.replace("0000:00:03.0", "0000:00:3"), "function: "),
         (format!("{VFIO}poll = \"lazy\"\n"), "`busy`"),
-        (format!("{VFIO}features.warp = false\n"), "no switch is called 'warp': there are tx_checksum, tx_tso4, "),
+        (
+            format!("{VFIO}features.warp = false\n"),
+            "no switch is called 'warp': there are tx_checksum, tx_tso4, ",
+        ),
         (format!("{VFIO}[device.features]\npacked = 0\n"), "expected a boolean"),
         (format!("{software}mtu = 100\n"), "between 1280 and 9216"),
         (software.replace("path", "interface"), "a socket link needs a path"),

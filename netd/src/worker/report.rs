@@ -8,8 +8,8 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use netd_ipc::{
     AbsentFeature, Address, AddressSource, Copies, Device, DeviceState, Direction, Endpoint, Interface,
-    Isolation, Neighbor, Offload, Queue, Route, Socket, SocketKind, SocketRole, Statistics, Status, Table, Traffic,
-    Transport, Use, VhostUserBackend,
+    Isolation, Neighbor, Offload, Queue, Route, Socket, SocketKind, SocketRole, Statistics, Status, Table,
+    Traffic, Transport, Use, VhostUserBackend,
 };
 use netd_stack::{
     AddressInfo, AddressOrigin, AddressState, AddressStatus, Cidr, FlowState, Instant, Limits, Stack,

@@ -223,7 +223,7 @@ impl Udp {
         let header = Header { ttl, ecn: options.ecn & 3, ..Header::new(source, to.ip(), IpProtocol::Udp) };
         let ends = (source, to.ip());
         let datagram_len = HEADER_LEN + payload.len();
-        let sent = if network.fits(to.ip(), datagram_len) {
+        let sent = if network.fits(now, to.ip(), datagram_len) {
             let header_len = ip::header_len(to.ip());
             let to = (to.ip(), Rest::Checksum);
             network.send_unfinished(now, egress, to, header_len + datagram_len, |packet| {
