@@ -282,7 +282,8 @@ impl Network {
 
     /// Whether a payload of so many bytes reaches `destination` in one packet.
     pub(crate) fn fits(&self, now: Instant, destination: IpAddr, payload_len: usize) -> bool {
-        ip::header_len(destination) + payload_len <= self.path_mtu(now, destination) || self.is_own(destination)
+        ip::header_len(destination) + payload_len <= self.path_mtu(now, destination)
+            || self.is_own(destination)
     }
 
     /// Sends an IP packet: header by us, payload of `payload_len` bytes by `fill`. What is larger than the path's MTU leaves in
