@@ -4,7 +4,7 @@
 use crate::capture::Capture;
 use crate::ensure;
 use crate::error::{Attempt, Result};
-use crate::lab::{Lab, NO_OFFLOADS, TAP, configuration, host_run, scenario, scratch};
+use crate::lab::{Lab, NO_OFFLOADS, TAP, configuration, host_run, scenario_unjudged, scratch};
 use crate::netns::wait_for_path;
 use crate::peers::{Socat, file_of};
 use crate::process::{run, wait_until};
@@ -27,7 +27,7 @@ const SEGMENT_OCTETS: u32 = 1460;
 
 /// Bulk both ways with everything on, seen as long segments on the tap; and again with each offload switched off at run time.
 pub fn segments_cross_the_tap_uncut_until_they_are_switched_off(twin: Twin) -> Result<()> {
-    scenario(twin, |lab| {
+    scenario_unjudged(twin, |lab| {
         lab.bind()?;
         let netd =
             lab.launch(&configuration(lab.vm.bdf(0), true).replace(NO_OFFLOADS, ""))?.wait_for_lease()?;

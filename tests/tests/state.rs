@@ -5,6 +5,7 @@
 use netd_tests::binaries::Binaries;
 use netd_tests::capture::{self, Allowed, Capture};
 use netd_tests::embedded::private_directory;
+use netd_tests::lab::NO_OFFLOADS;
 use netd_tests::netns::Namespace;
 use netd_tests::peers::{Dnsmasq, OFFICE};
 use netd_tests::process::{Background, run, wait_until};
@@ -52,7 +53,7 @@ impl Lab {
     /// Writes the configuration, with `address` in its table.
     fn configure(&self, address: &str) -> Result<()> {
         let text = format!(
-            "[device]\nkind = \"software\"\nlink = {{ kind = \"tap\", interface = \"tap0\" }}\nmac = \"{}\"\n\
+            "[device]\nkind = \"software\"\nlink = {{ kind = \"tap\", interface = \"tap0\" }}\nmac = \"{}\"\n{NO_OFFLOADS}\
              [address]\n{address}\n[dns]\nhosts = {:?}\n[ipc]\nsocket = {:?}\n[state]\ndirectory = {:?}\n\
              [[grant]]\nsubject = \"any\"\nallow = [\"net.dns.resolve\"]\n[network.devnet]\nenabled = true\n",
             OFFICE.mac,
