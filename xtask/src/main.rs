@@ -7,8 +7,9 @@ mod checks;
 mod machine;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use netd_tests::demo;
+use netd_tests::fuzzing::{self, Effort};
 use netd_tests::vm::Twin;
-use netd_tests::{demo, fuzzing};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -135,7 +136,9 @@ fn main() -> ExitCode {
         }
         Task::Fuzz { targets, seconds, keep } => {
             let duration = Duration::from_secs(seconds);
-            fuzzing::Run { targets, duration, keep }.start().map(|()| ExitCode::SUCCESS)
+            fuzzing::Run { targets, effort: Effort::Explore(duration), keep }
+                .start()
+                .map(|()| ExitCode::SUCCESS)
         }
         Task::Vm { twin, command } => machine::run(twin.into(), &command),
     };
