@@ -9,13 +9,11 @@
 //! rule = "20-services.toml:4"     # if given, the place of the rule that decides: its end
 //! ```
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::capability::Capability;
-use crate::file::{FileError, position, wrong};
+use crate::file::{FileError, Places, position, wrong};
 use crate::request::Request;
 use crate::rule::Origin;
 use crate::subject::SubjectPattern;
@@ -67,23 +65,22 @@ enum Verdict {
 /// The first thing that is wrong, with its place.
 pub fn parse(name: &str, text: &str) -> Result<Vec<Expectation>, FileError> {
     let File { expect } = toml::from_str(text).map_err(|error| wrong(name, text, &error))?;
-    let file: Arc<str> = name.into();
-    expect.into_iter().map(|table| expectation(&file, text, table)).collect()
+    let places = Places::of(name, text);
+    expect.into_iter().map(|table| expectation(&places, text, table)).collect()
 }
 
-fn expectation(file: &Arc<str>, text: &str, table: Spanned<Table>) -> Result<Expectation, FileError> {
-    let origin = Origin { file: Arc::clone(file), line: position(text, table.span().start).0 };
+fn expectation(places: &Places, text: &str, table: Spanned<Table>) -> Result<Expectation, FileError> {
+    let (origin, start) = (places.origin(&table), table.span().start);
     let Table { subject, capability, target, decision, rule } = table.into_inner();
     let complain = |at: usize, error: crate::Error| {
         let (line, column) = position(text, at);
-        FileError { file: file.to_string(), line, column, message: error.to_string() }
+        FileError { file: origin.file.to_string(), line, column, message: error.to_string() }
     };
     let subject = patterns(subject.get_ref()).map_err(|error| complain(subject.span().start, error))?;
     let at = target.as_ref().map(|target| target.span().start);
     let target = target.map(Spanned::into_inner);
     if let Err(error) = Request::parse(capability, target.as_deref()) {
-        let line_of_table = text.lines().take(origin.line.saturating_sub(1)).map(|line| line.len() + 1).sum();
-        return Err(complain(at.unwrap_or(line_of_table), error));
+        return Err(complain(at.unwrap_or(start), error));
     }
     let allowed = matches!(decision, Verdict::Allow);
     Ok(Expectation { origin, subject, capability, target, allowed, rule })

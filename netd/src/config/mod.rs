@@ -18,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use netd_ipc::PollMode;
+use netd_policy::file::Places;
 use netd_policy::{DenyTable, GrantTable, Policy, QuotaTable, Quotas};
 use netd_virtqueue::Switches;
 use serde::Deserialize;
@@ -242,9 +243,8 @@ impl Config {
             deny,
             quota,
         } = raw;
-        let file = path.to_string_lossy().into();
-        let mut rules = netd_policy::file::rules(&file, text, grant, deny);
-        let mut quotas = netd_policy::file::quotas(&file, text, quota);
+        let places = Places::of(&path.to_string_lossy(), text);
+        let (mut rules, mut quotas) = (places.rules(grant, deny), places.quotas(quota));
         let others = policy_files::load(path, policy.directory.as_deref())?;
         rules.extend(others.rules);
         quotas.extend(others.quotas);
