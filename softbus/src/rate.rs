@@ -1,48 +1,10 @@
-//! Bounds on how often: a token bucket, a sliding window, and a back-off.
+//! Bounds on how often: a sliding window and a back-off, beside the token bucket of `netd-time`.
 
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
 use crate::random::{Random, jittered};
 use crate::time::Instant;
-
-const TOKEN: u64 = 1_000_000;
-
-/// So many at once, so many per second.
-#[derive(Debug, Clone)]
-pub(crate) struct Bucket {
-    per_second: u32,
-    burst: u32,
-    /// Millionths of a token.
-    level: u64,
-    updated: Instant,
-}
-
-impl Bucket {
-    /// A full bucket.
-    pub(crate) fn new(per_second: u32, burst: u32) -> Bucket {
-        Bucket { per_second, burst, level: u64::from(burst) * TOKEN, updated: Instant::ZERO }
-    }
-
-    /// Takes a token if there is one.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let micros = now.as_micros().saturating_sub(self.updated.as_micros());
-        let gained = micros.saturating_mul(u64::from(self.per_second));
-        self.level = self.level.saturating_add(gained).min(u64::from(self.burst) * TOKEN);
-        self.updated = self.updated.max(now);
-        if self.level < TOKEN {
-            return false;
-        }
-        self.level -= TOKEN;
-        true
-    }
-
-    /// When the next token is there, as of the last `take`.
-    pub(crate) fn next(&self) -> Instant {
-        let missing = TOKEN.saturating_sub(self.level);
-        self.updated + Duration::from_micros(missing.div_ceil(u64::from(self.per_second.max(1))))
-    }
-}
 
 /// At most `limit` in any period: exact, where a bucket would admit up to twice as many.
 #[derive(Debug, Clone)]
@@ -99,16 +61,6 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bucket_empty_says_when_the_next_token_comes() {
-        let mut bucket = Bucket::new(10, 2);
-        assert!(bucket.take(Instant::ZERO) && bucket.take(Instant::ZERO));
-        assert!(!bucket.take(Instant::ZERO));
-        assert_eq!(bucket.next(), Instant::from_micros(100_000));
-        assert!(!bucket.take(Instant::from_micros(99_999)));
-        assert!(bucket.take(Instant::from_micros(100_000)));
-    }
 
     #[test]
     fn window_full_admits_exactly_its_limit_in_any_period() {

@@ -1,49 +1,8 @@
 //! The bus's time: a point that the caller supplies with every call that needs one.
 
-use core::fmt;
-use core::ops::Add;
 use core::time::Duration;
 
-/// Microseconds since a start that the caller chooses; it must never run backwards.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Instant(u64);
-
-impl Instant {
-    /// The start.
-    pub const ZERO: Instant = Instant(0);
-
-    /// The point `micros` microseconds after the start.
-    #[must_use]
-    pub const fn from_micros(micros: u64) -> Instant {
-        Instant(micros)
-    }
-
-    /// Microseconds since the start.
-    #[must_use]
-    pub const fn as_micros(self) -> u64 {
-        self.0
-    }
-
-    /// The time since `earlier`, or zero if `earlier` is later.
-    #[must_use]
-    pub const fn saturating_duration_since(self, earlier: Instant) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(earlier.0))
-    }
-}
-
-impl Add<Duration> for Instant {
-    type Output = Instant;
-
-    fn add(self, duration: Duration) -> Instant {
-        Instant(self.0.saturating_add(micros(duration)))
-    }
-}
-
-impl fmt::Debug for Instant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:06}s", self.0 / 1_000_000, self.0 % 1_000_000)
-    }
-}
+pub use netd_time::Instant;
 
 /// A duration in microseconds; what does not fit is as good as for ever.
 pub(crate) fn micros(duration: Duration) -> u64 {

@@ -23,7 +23,6 @@ extern crate self as netd_stack;
 
 mod acd;
 mod arp;
-mod bucket;
 mod checksum;
 mod config;
 mod counters;

@@ -4,9 +4,10 @@ use alloc::collections::VecDeque;
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use netd_time::Bucket;
+
 use super::config::{Config, UNICAST_MAX};
 use crate::random::{Random, jittered};
-use crate::rate::Bucket;
 use crate::time::Instant;
 
 /// Announcements after a start or a change, a second apart: one may be lost, and peers may be starting too (RFC 6762, 8.3 has it so).

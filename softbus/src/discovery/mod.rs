@@ -33,12 +33,14 @@ pub use event::Event;
 pub use packet::{Announcement, MAGIC, PACKET_BYTES_MAX, SERVICES_MAX, VERSION};
 pub use table::{ADDRESSES_MAX, Peer};
 
+use netd_time::Bucket;
+
 use crate::config::Checked;
 use crate::error::Error;
 use crate::key::PublicKey;
 use crate::name::DeviceId;
 use crate::random::Random;
-use crate::rate::{Bucket, Window};
+use crate::rate::Window;
 use crate::time::{Instant, micros};
 use announcer::Announcer;
 use event::Events;

@@ -6,13 +6,13 @@ mod quote;
 use core::fmt;
 use core::net::IpAddr;
 
+use netd_time::Bucket;
 use serde::Serialize;
 use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpProtocol};
 
 pub use self::echo::PingReply;
 use self::echo::Pings;
 pub(crate) use self::quote::Quote;
-use crate::bucket::Bucket;
 use crate::egress::Egress;
 use crate::ip::{self, Header, Packet};
 use crate::network::{Network, Sent};

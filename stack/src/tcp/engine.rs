@@ -22,7 +22,7 @@ use super::segment::{Segment, Tuple};
 use super::sequence::engine_seed_for;
 use crate::ip;
 use crate::random::Random;
-use crate::time::Instant;
+use crate::time::{EngineInstant as _, Instant};
 
 /// Octets that a connection holds for its owner. One short of 64 KiB: from there on the engine scales the window, rounds it
 /// up, and panics on the segment that believes it.

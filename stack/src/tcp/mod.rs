@@ -23,6 +23,8 @@ use std::collections::VecDeque;
 
 use smoltcp::socket::tcp::State;
 
+use netd_time::Bucket;
+
 use self::closing::Closing;
 use self::engine::{Engine, PacketSink};
 use self::flow::{Flow, Stage};
@@ -31,7 +33,6 @@ use self::listener::{Listener, Source};
 use self::segment::Bare;
 pub(crate) use self::segment::Tuple;
 use self::sequence::SequenceNumbers;
-use crate::bucket::Bucket;
 use crate::checksum::Rest;
 use crate::config::Limits;
 use crate::egress::Egress;
