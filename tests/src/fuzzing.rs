@@ -7,8 +7,8 @@
 //! Two corpora: `fuzz/corpus/TARGET` is committed, small, and only read; what an exploration finds is kept in the target directory, and
 //! the next one begins with it. [`Run::keep`] writes the smallest set of inputs that covers as much as both back to the first.
 //!
-//! What decides about a change must give the same answer twice, so [`Effort::Replay`] begins with the committed corpus alone and rolls
-//! known dice; what is new is for [`Effort::Explore`] to find.
+//! What decides about a change should give the same answer twice, so a [`Start::Known`] begins with the committed corpus alone and rolls
+//! known dice, and differs only in how far it gets; what is new is for a [`Start::Anywhere`] to find.
 
 use crate::error::{Attempt, Error, Result};
 use crate::process::describe;
@@ -43,18 +43,16 @@ const MEMORY_MIB_MAX: u32 = 1024;
 /// Lines of a failed run that are shown: the panic, the stack, and where the input was put.
 const LINES_SHOWN: usize = 60;
 
-/// The dice of [`Effort::Replay`].
+/// The dice of [`Start::Known`].
 const SEED: u32 = 1;
-/// A replay on a machine too slow for all of its inputs ends after this long. Where nothing else runs, the slowest target takes 10 s.
-const REPLAY_MAX: Duration = Duration::from_secs(40);
 
-/// How much is tried.
-#[derive(Clone, Copy, Debug)]
-pub enum Effort {
-    /// The committed corpus and this many inputs made of it, the same in each run.
-    Replay(u32),
-    /// Everything found so far, and what comes to mind for this long.
-    Explore(Duration),
+/// What a run begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The committed corpus and the same dice in each run.
+    Known,
+    /// Everything found so far, and dice of its own.
+    Anywhere,
 }
 
 /// What to run.
@@ -62,8 +60,10 @@ pub enum Effort {
 pub struct Run {
     /// These targets; all of them when empty.
     pub targets: Vec<String>,
-    /// What each of them does.
-    pub effort: Effort,
+    /// With what they begin.
+    pub start: Start,
+    /// How long each looks for something new.
+    pub duration: Duration,
     /// Keep, minimised, what was found in the committed corpus.
     pub keep: bool,
 }
@@ -84,8 +84,9 @@ impl Run {
             chosen.iter().map(|name| Target::new(name, &programs)).collect::<Result<_>>()?;
         for together in targets.chunks(thread::available_parallelism().map_or(1, NonZero::get)) {
             thread::scope(|scope| {
-                let run = |target| scope.spawn(move || Target::run(target, self.effort));
-                let runs: Vec<_> = together.iter().map(run).collect();
+                let explore =
+                    |target| scope.spawn(move || Target::explore(target, self.start, self.duration));
+                let runs: Vec<_> = together.iter().map(explore).collect();
                 runs.into_iter().try_for_each(|run| run.join().unwrap_or_else(|panic| resume_unwind(panic)))
             })?;
         }
@@ -158,21 +159,16 @@ impl Target {
         Ok(command)
     }
 
-    /// Everything that is known, then what comes to mind.
-    fn run(&self, effort: Effort) -> Result<()> {
+    /// Everything that is known, then what comes to mind, for as long as it may take.
+    fn explore(&self, start: Start, duration: Duration) -> Result<()> {
         let mut command = self.command()?;
-        command.arg("-print_final_stats=1");
+        command.arg(format!("-max_total_time={}", duration.as_secs().max(1))).arg("-print_final_stats=1");
         // The first corpus that is named gets what is found.
         let forgotten = tempfile::tempdir().attempt(|| "make a temporary directory".to_owned())?;
-        match effort {
-            Effort::Replay(runs) => {
-                command.arg(format!("-seed={SEED}")).arg(format!("-runs={runs}"));
-                command.arg(format!("-max_total_time={}", REPLAY_MAX.as_secs())).arg(forgotten.path());
-            }
-            Effort::Explore(duration) => {
-                command.arg(format!("-max_total_time={}", duration.as_secs().max(1))).arg(&self.found);
-            }
-        }
+        match start {
+            Start::Known => command.arg(format!("-seed={SEED}")).arg(forgotten.path()),
+            Start::Anywhere => command.arg(&self.found),
+        };
         let output = finish(command.arg(&self.committed))?;
         let value = |name: &str| {
             let line = output.lines().find_map(|line| line.strip_prefix(name));

@@ -8,7 +8,7 @@ mod machine;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use netd_tests::demo;
-use netd_tests::fuzzing::{self, Effort};
+use netd_tests::fuzzing::{self, Start};
 use netd_tests::vm::Twin;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -136,7 +136,7 @@ fn main() -> ExitCode {
         }
         Task::Fuzz { targets, seconds, keep } => {
             let duration = Duration::from_secs(seconds);
-            fuzzing::Run { targets, effort: Effort::Explore(duration), keep }
+            fuzzing::Run { targets, start: Start::Anywhere, duration, keep }
                 .start()
                 .map(|()| ExitCode::SUCCESS)
         }
