@@ -29,6 +29,7 @@ mod request;
 mod rule;
 mod subject;
 mod target;
+mod trust;
 
 pub use capability::Capability;
 pub use decide::{Decision, Denial, Policy, Rule};
@@ -39,6 +40,7 @@ pub use quota::{Bound, QuotaTable, Quotas, Resource, shares};
 pub use request::Request;
 pub use rule::{DenyTable, Effect, GrantTable, Origin, RuleConfig};
 pub use subject::{Subject, SubjectPattern};
+pub use trust::{Pin, Pins, TimePolicy};
 
 /// A rule that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +96,14 @@ pub enum Error {
         /// Which.
         origin: Origin,
     },
+    /// A pin cannot be read.
+    #[error(
+        "'{0}' is not a pin: expected \"sha256/\" and the digest in base64, as from `openssl x509 -in FILE -pubkey -noout | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64`"
+    )]
+    Pin(String),
+    /// No key would be right.
+    #[error("no host could satisfy '{0}' without pins: give at least one, or remove the pattern")]
+    NoPins(String),
     /// Both scopes at once.
     #[error(
         "{origin}: 'to' and 'hosts' in one rule: a request names its peer by address or by name, so write two rules"
