@@ -20,19 +20,31 @@ pub enum Capability {
     IcmpPing,
     /// `net.dns.resolve`
     DnsResolve,
+    /// `net.http.fetch`: what answers a URL.
+    HttpFetch,
+    /// `net.http.devnet`: fetching from real servers at all.
+    HttpDevnet,
+    /// `net.tls.validate`: looking at a server's certificates.
+    TlsValidate,
+    /// `net.trust.manage`: installing and removing roots.
+    TrustManage,
     /// `net.capture`
     Capture,
 }
 
 impl Capability {
     /// All there are.
-    pub const ALL: [Capability; 7] = [
+    pub const ALL: [Capability; 11] = [
         Capability::TcpConnect,
         Capability::TcpListen,
         Capability::UdpBind,
         Capability::UdpSend,
         Capability::IcmpPing,
         Capability::DnsResolve,
+        Capability::HttpFetch,
+        Capability::HttpDevnet,
+        Capability::TlsValidate,
+        Capability::TrustManage,
         Capability::Capture,
     ];
 
@@ -45,18 +57,23 @@ impl Capability {
             Capability::UdpSend => "net.udp.send",
             Capability::IcmpPing => "net.icmp.ping",
             Capability::DnsResolve => "net.dns.resolve",
+            Capability::HttpFetch => "net.http.fetch",
+            Capability::HttpDevnet => "net.http.devnet",
+            Capability::TlsValidate => "net.tls.validate",
+            Capability::TrustManage => "net.trust.manage",
             Capability::Capture => "net.capture",
         }
     }
 
     /// Whether its requests name a peer by address.
     pub(crate) fn has_peer(self) -> bool {
-        matches!(self, Capability::TcpConnect | Capability::UdpSend | Capability::IcmpPing)
+        use Capability::{HttpFetch, IcmpPing, TcpConnect, TlsValidate, UdpSend};
+        matches!(self, TcpConnect | UdpSend | IcmpPing | HttpFetch | TlsValidate)
     }
 
     /// Whether its requests can name a host.
     pub(crate) fn has_names(self) -> bool {
-        matches!(self, Capability::DnsResolve)
+        matches!(self, Capability::DnsResolve | Capability::HttpFetch | Capability::TlsValidate)
     }
 
     pub(crate) fn names() -> String {

@@ -41,8 +41,20 @@ pub enum Rule {
     Observe,
     /// Changing how netd runs is for root and for the user that netd runs as.
     Operator,
+    /// Speaking for others is for the user that netd-services runs as.
+    Representative,
     /// No grant: what nothing allows is denied.
     Default,
+}
+
+impl Rule {
+    /// Where it stands, if it is a file's.
+    pub fn origin(&self) -> Option<&Origin> {
+        match self {
+            Rule::Written { effect: _, subject: _, origin } => Some(origin),
+            Rule::Devnet | Rule::Observe | Rule::Operator | Rule::Representative | Rule::Default => None,
+        }
+    }
 }
 
 impl fmt::Display for Rule {
@@ -52,6 +64,7 @@ impl fmt::Display for Rule {
             Rule::Written { effect, subject, origin } => write!(f, "{origin} ({effect}, {subject})"),
             Rule::Observe => f.write_str("observe"),
             Rule::Operator => f.write_str("operators only"),
+            Rule::Representative => f.write_str("netd-services only"),
             Rule::Default => f.write_str("deny by default"),
         }
     }
@@ -104,6 +117,8 @@ pub struct Policy {
     devnet_enabled: bool,
     /// The user that netd runs as.
     operator: Option<u32>,
+    /// The user that netd-services runs as.
+    representative: Option<u32>,
     rules: Vec<(Origin, RuleConfig, Who)>,
     grants: Index,
     denials: Index,
@@ -135,13 +150,19 @@ impl Policy {
         };
         let grants = Index::new(Covering::Whole, entries(Effect::Grant));
         let denials = Index::new(Covering::Part, entries(Effect::Deny));
-        Ok(Policy { devnet_enabled, operator: None, rules, grants, denials, quotas: Quotas::default() })
+        Ok(Policy { devnet_enabled, operator: None, representative: None, rules, grants, denials, quotas: Quotas::default() })
     }
 
     /// Lets this user, beside root, change how netd runs: the one that it runs as.
     #[must_use]
     pub fn with_operator(self, uid: u32) -> Policy {
         Policy { operator: Some(uid), ..self }
+    }
+
+    /// Lets this user ask for decisions about others: the one that netd-services runs as.
+    #[must_use]
+    pub fn with_representative(self, uid: u32) -> Policy {
+        Policy { representative: Some(uid), ..self }
     }
 
     /// The same with these quotas.
@@ -170,6 +191,7 @@ impl Policy {
         let Some(capability) = request.capability() else {
             return match request {
                 Request::Operate => self.decide_operate(subject),
+                Request::Represent => self.decide_represent(subject),
                 _ => Decision::Allow { rule: Rule::Observe },
             };
         };
@@ -201,6 +223,19 @@ impl Policy {
         }
         let reason =
             format!("{}: only root and the user that netd runs as may, not {subject}", Request::Operate);
+        Decision::Deny { error: Denial::PolicyDenied, reason, rule }
+    }
+
+    fn decide_represent(&self, subject: &Subject) -> Decision {
+        let rule = Rule::Representative;
+        if self.representative == Some(subject.uid) {
+            return Decision::Allow { rule };
+        }
+        let who = self.representative.map_or_else(|| "nobody".to_owned(), |uid| format!("only uid {uid}"));
+        let reason = format!(
+            "{}: {who} may ('[services] user' in netd.toml names netd-services' user), not {subject}",
+            Request::Represent
+        );
         Decision::Deny { error: Denial::PolicyDenied, reason, rule }
     }
 

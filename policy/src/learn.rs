@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::authority::{Authority, Host};
 use crate::capability::Capability;
 use crate::host::HostPattern;
 use crate::port::PortRange;
@@ -61,6 +62,8 @@ struct Asked {
     /// Of our own.
     ports: BTreeSet<u16>,
     hosts: BTreeSet<String>,
+    /// By name and port.
+    services: BTreeMap<String, BTreeSet<u16>>,
     /// Something that only a rule without limits allows.
     everything: bool,
 }
@@ -80,13 +83,25 @@ impl Asked {
                 self.ports.extend(EPHEMERAL);
             }
             Request::Resolve { name: Some(name) } => drop(self.hosts.insert(name.to_string())),
-            Request::Resolve { name: None } | Request::Capture => self.everything = true,
-            Request::Observe | Request::Operate => {}
+            Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => self.add_authority(peer),
+            Request::Resolve { name: None }
+            | Request::FetchReal
+            | Request::ManageTrust
+            | Request::Capture => self.everything = true,
+            Request::Represent | Request::Observe | Request::Operate => {}
         }
     }
 
+    fn add_authority(&mut self, peer: &Authority) {
+        let ports = match &peer.host {
+            Host::Name(name) => self.services.entry(name.to_string()).or_default(),
+            Host::Address(address) => self.peers.entry(address.to_canonical()).or_default(),
+        };
+        ports.insert(peer.port);
+    }
+
     fn scopes(self) -> Vec<Scope> {
-        let Asked { peers, ports, hosts, everything } = self;
+        let Asked { peers, ports, hosts, services, everything } = self;
         if everything {
             return vec![(None, None, None)];
         }
@@ -105,6 +120,11 @@ impl Asked {
         if !hosts.is_empty() {
             scopes.push((None, None, Some(hosts)));
         }
+        let mut by_ports = BTreeMap::<BTreeSet<u16>, Vec<HostPattern>>::new();
+        for (host, ports) in services {
+            by_ports.entry(ports).or_default().extend(host.parse().ok());
+        }
+        scopes.extend(by_ports.into_iter().map(|(ports, hosts)| (ranges(&ports), None, Some(hosts))));
         scopes
     }
 }

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+mod authority;
 mod capability;
 mod decide;
 pub mod expect;
@@ -31,6 +32,7 @@ mod subject;
 mod target;
 mod trust;
 
+pub use authority::{Authority, FIXTURE_HOST, Host};
 pub use capability::Capability;
 pub use decide::{Decision, Denial, Policy, Rule};
 pub use host::{HostName, HostPattern};

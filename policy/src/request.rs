@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::authority::{Authority, Host};
 use crate::capability::Capability;
 use crate::host::HostName;
 use crate::index::{Ports, Target};
@@ -43,8 +44,24 @@ pub enum Request {
         /// The name; none if it is not a host's, such as the address of a reverse look-up.
         name: Option<HostName>,
     },
+    /// Fetching over HTTP.
+    Fetch {
+        /// From whom.
+        from: Authority,
+    },
+    /// Fetching from real servers, whoever they are.
+    FetchReal,
+    /// Looking at a server's certificates.
+    ValidateTls {
+        /// Whose.
+        of: Authority,
+    },
+    /// Installing and removing the roots that certificates are checked with.
+    ManageTrust,
     /// Copies of everybody's frames.
     Capture,
+    /// Asking for decisions about others, and having something recorded: what netd-services does for its clients.
+    Represent,
     /// Looking at netd's state.
     Observe,
     /// Changing how netd itself runs.
@@ -61,8 +78,12 @@ impl Request {
             Request::UdpSend { remote: _ } => Some(Capability::UdpSend),
             Request::Ping { to: _ } => Some(Capability::IcmpPing),
             Request::Resolve { name: _ } => Some(Capability::DnsResolve),
+            Request::Fetch { from: _ } => Some(Capability::HttpFetch),
+            Request::FetchReal => Some(Capability::HttpDevnet),
+            Request::ValidateTls { of: _ } => Some(Capability::TlsValidate),
+            Request::ManageTrust => Some(Capability::TrustManage),
             Request::Capture => Some(Capability::Capture),
-            Request::Observe | Request::Operate => None,
+            Request::Represent | Request::Observe | Request::Operate => None,
         }
     }
 
@@ -70,13 +91,17 @@ impl Request {
     pub(crate) fn ports(&self) -> Ports {
         match self {
             Request::TcpConnect { remote } | Request::UdpSend { remote } => Ports::One(remote.port()),
+            Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => Ports::One(peer.port),
             Request::TcpListen { port: Some(port) } | Request::UdpBind { port: Some(port) } => {
                 Ports::One(*port)
             }
             Request::TcpListen { port: None } | Request::UdpBind { port: None } => Ports::Choice(EPHEMERAL),
             Request::Ping { to: _ }
             | Request::Resolve { name: _ }
+            | Request::FetchReal
+            | Request::ManageTrust
             | Request::Capture
+            | Request::Represent
             | Request::Observe
             | Request::Operate => Ports::None,
         }
@@ -86,14 +111,22 @@ impl Request {
     pub(crate) fn target(&self) -> Target<'_> {
         match self {
             Request::Resolve { name: Some(name) } => Target::Name(name),
+            Request::Fetch { from: Authority { host: Host::Name(name), .. } }
+            | Request::ValidateTls { of: Authority { host: Host::Name(name), .. } } => Target::Name(name),
             _ => self.peer().map_or(Target::Nobody, Target::Address),
         }
     }
 
     /// Whether it makes netd send something where a client wants it: what the devnet switch is about.
     pub fn is_outbound(&self) -> bool {
-        // Names are asked of netd's own servers, and a name can carry anything to whoever serves its domain.
-        self.peer().is_some() || matches!(self, Request::Resolve { name: _ })
+        match self {
+            // The stub backend answers for one host, from files.
+            Request::Fetch { from } => !from.is_fixture(),
+            Request::FetchReal | Request::ValidateTls { of: _ } => true,
+            // Names are asked of netd's own servers, and a name can carry anything to whoever serves its domain.
+            Request::Resolve { name: _ } => true,
+            _ => self.peer().is_some(),
+        }
     }
 
     /// The peer that the client chose.
@@ -102,10 +135,14 @@ impl Request {
         match self {
             Request::TcpConnect { remote } | Request::UdpSend { remote } => Some(remote.ip().to_canonical()),
             Request::Ping { to } => Some(to.to_canonical()),
+            Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => peer.address(),
             Request::TcpListen { port: _ }
             | Request::UdpBind { port: _ }
             | Request::Resolve { name: _ }
+            | Request::FetchReal
+            | Request::ManageTrust
             | Request::Capture
+            | Request::Represent
             | Request::Observe
             | Request::Operate => None,
         }
@@ -126,7 +163,12 @@ impl fmt::Display for Request {
             Request::Ping { to } => write!(f, "echo request to {to}"),
             Request::Resolve { name: Some(name) } => write!(f, "resolving {name}"),
             Request::Resolve { name: None } => f.write_str("resolving what is no host's name"),
+            Request::Fetch { from } => write!(f, "fetching from {from}"),
+            Request::FetchReal => f.write_str("fetching from real servers"),
+            Request::ValidateTls { of } => write!(f, "looking at the certificates of {of}"),
+            Request::ManageTrust => f.write_str("changing the roots of trust"),
             Request::Capture => f.write_str("capturing frames"),
+            Request::Represent => f.write_str("asking for decisions about others"),
             Request::Observe => f.write_str("looking at netd's state"),
             Request::Operate => f.write_str("changing how netd runs"),
         }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::Error;
+use crate::authority::Authority;
 use crate::capability::Capability;
 use crate::request::Request;
 
@@ -18,7 +19,8 @@ impl Request {
     /// | net.tcp.listen, net.udp.bind | a port; none or `any` is one of netd's choice |
     /// | net.icmp.ping | an address |
     /// | net.dns.resolve | a name; none or `any` is what is no host's name, such as an address |
-    /// | net.capture | none |
+    /// | net.http.fetch, net.tls.validate | `example.org:443`, `192.0.2.1:443`, `[2001:db8::1]:443` |
+    /// | net.http.devnet, net.trust.manage, net.capture | none |
     ///
     /// # Errors
     /// A target of another form.
@@ -33,6 +35,10 @@ impl Request {
             let expected = "ADDRESS:PORT such as 192.0.2.1:443 or [2001:db8::1]:443";
             let remote = target.and_then(|text| text.parse::<SocketAddr>().ok());
             remote.filter(|remote| remote.port() != 0).ok_or_else(|| wrong(expected))
+        };
+        let authority = || {
+            let expected = "HOST:PORT such as example.org:443 or 192.0.2.1:443";
+            target.ok_or_else(|| wrong(expected)).and_then(str::parse::<Authority>)
         };
         let port = || match target.map(str::parse::<u16>) {
             None => Ok(None),
@@ -55,10 +61,14 @@ impl Request {
                 }
                 _ => Request::Resolve { name: None },
             },
-            Capability::Capture => match target {
-                None => Request::Capture,
-                Some(_) => return Err(wrong("no target")),
-            },
+            Capability::HttpFetch => Request::Fetch { from: authority()? },
+            Capability::TlsValidate => Request::ValidateTls { of: authority()? },
+            Capability::HttpDevnet | Capability::TrustManage | Capability::Capture if target.is_some() => {
+                return Err(wrong("no target"));
+            }
+            Capability::HttpDevnet => Request::FetchReal,
+            Capability::TrustManage => Request::ManageTrust,
+            Capability::Capture => Request::Capture,
         })
     }
 
@@ -69,7 +79,13 @@ impl Request {
             Request::TcpListen { port } | Request::UdpBind { port } => port.map(|port| port.to_string()),
             Request::Ping { to } => Some(to.to_string()),
             Request::Resolve { name } => name.as_ref().map(ToString::to_string),
-            Request::Capture | Request::Observe | Request::Operate => None,
+            Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => Some(peer.to_string()),
+            Request::FetchReal
+            | Request::ManageTrust
+            | Request::Capture
+            | Request::Represent
+            | Request::Observe
+            | Request::Operate => None,
         }
     }
 }

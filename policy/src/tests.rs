@@ -268,16 +268,6 @@ fn file_with_wrong_values_is_refused_with_line_and_what_would_be_right() {
     }
 }
 
-const CAPABILITIES: [Capability; 7] = [
-    Capability::TcpConnect,
-    Capability::TcpListen,
-    Capability::UdpBind,
-    Capability::UdpSend,
-    Capability::IcmpPing,
-    Capability::DnsResolve,
-    Capability::Capture,
-];
-
 fn any_host() -> impl Strategy<Value = HostName> {
     "[ab](\\.[ab]){0,2}\\.org".prop_map(|name| name.parse().expect("a name"))
 }
@@ -289,7 +279,7 @@ fn any_rule() -> impl Strategy<Value = RuleConfig> {
         (0u32..4).prop_map(SubjectPattern::Gid),
         Just(SubjectPattern::Unit("a.service".into())),
     ];
-    let capabilities = prop::collection::vec(prop::sample::select(CAPABILITIES.to_vec()), 1..4);
+    let capabilities = prop::collection::vec(prop::sample::select(Capability::ALL.to_vec()), 1..4);
     let range = prop_oneof![
         4 => (1u16..20, 0u16..20).prop_map(|(first, more)| (first, first + more)),
         1 => Just((443, 443)),
@@ -316,15 +306,14 @@ fn any_rule() -> impl Strategy<Value = RuleConfig> {
             (Some(hosts), grant) => RuleConfig {
                 effect: if grant { Effect::Grant } else { Effect::Deny },
                 subject,
-                capabilities: vec![Capability::DnsResolve],
+                capabilities: vec![Capability::DnsResolve, Capability::HttpFetch, Capability::TlsValidate],
                 ports,
                 to: None,
                 hosts: Some(hosts),
             },
             (None, grant) => {
                 let effect = if grant { Effect::Grant } else { Effect::Deny };
-                let peers = [Capability::TcpConnect, Capability::UdpSend, Capability::IcmpPing];
-                let to = to.filter(|_| capabilities.iter().all(|capability| peers.contains(capability)));
+                let to = to.filter(|_| capabilities.iter().all(|capability| capability.has_peer()));
                 RuleConfig { effect, subject, capabilities, ports, to, hosts: None }
             }
         })
@@ -360,7 +349,19 @@ fn any_request() -> impl Strategy<Value = Request> {
         prop::option::of(1u16..40).prop_map(|port| Request::TcpListen { port }),
         prop::option::of(1u16..40).prop_map(|port| Request::UdpBind { port }),
         prop::option::of(any_host()).prop_map(|name| Request::Resolve { name }),
+        any_authority().prop_map(|from| Request::Fetch { from }),
+        any_authority().prop_map(|of| Request::ValidateTls { of }),
+        Just(Request::FetchReal),
+        Just(Request::ManageTrust),
         Just(Request::Capture),
+    ]
+}
+
+fn any_authority() -> impl Strategy<Value = Authority> {
+    prop_oneof![
+        any_peer().prop_map(|peer| Authority { host: Host::Address(peer.ip()), port: peer.port() }),
+        (any_host(), 1u16..40).prop_map(|(name, port)| Authority { host: Host::Name(name), port }),
+        Just(Authority { host: FIXTURE_HOST.parse().expect("a name"), port: 80 }),
     ]
 }
 
@@ -385,7 +386,9 @@ fn allowed_by_reading(rules: &[RuleConfig], subject: &Subject, request: &Request
         SubjectPattern::User(_) | SubjectPattern::Group(_) => false,
     };
     let covers_place = |rule: &RuleConfig| match request {
-        Request::Resolve { name: Some(name) } => {
+        Request::Resolve { name: Some(name) }
+        | Request::Fetch { from: Authority { host: Host::Name(name), .. } }
+        | Request::ValidateTls { of: Authority { host: Host::Name(name), .. } } => {
             rule.to.is_none()
                 && rule.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|host| host.matches(name)))
         }
@@ -411,6 +414,10 @@ fn allowed_by_reading(rules: &[RuleConfig], subject: &Subject, request: &Request
     match request {
         Request::TcpConnect { remote } | Request::UdpSend { remote } => {
             let on = |rule: &RuleConfig| covers_port(rule, remote.port());
+            !of(Effect::Deny).any(on) && of(Effect::Grant).any(on)
+        }
+        Request::Fetch { from: Authority { port, .. } } | Request::ValidateTls { of: Authority { port, .. } } => {
+            let on = |rule: &RuleConfig| covers_port(rule, *port);
             !of(Effect::Deny).any(on) && of(Effect::Grant).any(on)
         }
         Request::TcpListen { port: Some(port) } | Request::UdpBind { port: Some(port) } => {
@@ -536,4 +543,36 @@ proptest! {
         let somebody_else = Subject { uid: subject.uid + 1, ..subject };
         prop_assert!(asked.iter().all(|request| !policy.decide(&somebody_else, request).is_allowed()));
     }
+}
+
+const FETCHES: &str = r#"
+[[grant]]
+subject = "user:alice"
+allow = ["net.http.fetch"]
+hosts = ["*.example.org", "fixture.local"]
+ports = ["80", "443"]
+"#;
+
+#[test]
+fn fetch_is_granted_by_name_and_port_and_that_of_fixtures_leaves_the_switch_alone() {
+    let fetch = |text: &str| Request::Fetch { from: text.parse().expect("an authority") };
+    let on = policy(true, FETCHES).unwrap();
+    assert!(on.decide(&subject(1000), &fetch("WWW.example.org.:443")).is_allowed());
+    for outside in ["example.org:443", "www.example.org:8080", "192.0.2.1:443", "www.example.org.evil.net:443"] {
+        assert!(!on.decide(&subject(1000), &fetch(outside)).is_allowed(), "{outside}");
+    }
+    assert!(!on.decide(&subject(1001), &fetch("www.example.org:443")).is_allowed());
+    assert!(!on.decide(&subject(1000), &Request::FetchReal).is_allowed());
+    let off = policy(false, FETCHES).unwrap();
+    assert!(off.decide(&subject(1000), &fetch("fixture.local:80")).is_allowed());
+    assert_eq!(off.decide(&subject(1000), &fetch("www.example.org:443")).rule(), &Rule::Devnet);
+}
+
+#[test]
+fn representing_is_for_one_user_and_not_even_for_root() {
+    let policy = policy(true, "").unwrap();
+    assert!(!policy.decide(&subject(0), &Request::Represent).is_allowed());
+    let policy = policy.with_representative(77);
+    assert_eq!(policy.decide(&subject(77), &Request::Represent).rule(), &Rule::Representative);
+    assert!(reason(policy.decide(&subject(0), &Request::Represent)).contains("only uid 77 may"));
 }

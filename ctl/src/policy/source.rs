@@ -56,10 +56,7 @@ impl Verdict {
             Decision::Allow { rule } => (format!("{request}: allowed by {rule}"), rule),
             Decision::Deny { error: _, reason, rule } => (reason, rule),
         };
-        let origin = match &rule {
-            Rule::Written { origin, .. } => Some(origin),
-            Rule::Devnet | Rule::Observe | Rule::Operator | Rule::Default => None,
-        };
+        let origin = rule.origin();
         Verdict {
             allowed,
             reason,

@@ -58,10 +58,7 @@ pub(super) struct Decided {
 impl Decided {
     pub(super) fn new(subject: &Subject, request: &Request, error: Option<Denial>, rule: &Rule) -> Decided {
         let Subject { uid, gid, pid, unit } = subject.clone();
-        let origin = match rule {
-            Rule::Written { origin, .. } => Some(origin),
-            Rule::Devnet | Rule::Observe | Rule::Operator | Rule::Default => None,
-        };
+        let origin = rule.origin();
         Decided {
             uid,
             gid,

@@ -73,10 +73,7 @@ pub(super) fn decision(request: &Request, decision: Decision) -> wire::Decision 
         Decision::Allow { rule } => (true, None, format!("{request}: allowed by {rule}"), rule),
         Decision::Deny { error, reason, rule } => (false, Some(kind(error)), reason, rule),
     };
-    let origin = match &rule {
-        Rule::Written { origin, .. } => Some(origin),
-        Rule::Devnet | Rule::Observe | Rule::Operator | Rule::Default => None,
-    };
+    let origin = rule.origin();
     wire::Decision {
         allowed,
         error,
