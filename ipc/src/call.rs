@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::datagram::PAYLOAD_BYTES_MAX;
-use crate::policy::Asker;
+use crate::policy::{Asker, TrustChange};
+use crate::server::Peer;
 use crate::types::{Endpoint, PollMode, RecordKind, TcpOptions, UdpOptions};
 
 /// The interface file.
@@ -28,6 +29,9 @@ pub const BACKLOG: usize = 128;
 pub const BACKLOG_MAX: usize = 4096;
 /// Payload of an echo request unless the client says otherwise: what ping(8) sends.
 pub const PING_BYTES: usize = 56;
+
+/// Longest text that has a record of its own: a certificate's subject and fingerprint, with room.
+pub const DETAIL_BYTES_MAX: usize = 1024;
 
 /// Most that is kept of a captured frame, and what is kept unless the client says otherwise: the longest frame.
 pub const SNAP_BYTES_MAX: usize = 65_535 + 14;
@@ -60,6 +64,9 @@ pub struct Response {
     /// Full name of the error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// More replies to this call follow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub continues: bool,
 }
 
 /// One call, understood.
@@ -104,6 +111,24 @@ pub enum Call {
         capability: String,
         /// About what.
         target: Option<String>,
+    },
+    /// `io.netd.Decide`
+    Decide {
+        /// For whom.
+        client: Peer,
+        /// With which right.
+        capability: String,
+        /// About what.
+        target: Option<String>,
+    },
+    /// `io.netd.RecordTrust`
+    RecordTrust {
+        /// On whose behalf.
+        client: Peer,
+        /// What changed.
+        change: TrustChange,
+        /// Which root.
+        detail: String,
     },
     /// `io.netd.ListDenials`
     ListDenials {
@@ -215,7 +240,11 @@ impl BadCall {
             BadCall::MethodNotFound(method) => ("MethodNotFound", json!({ "method": method })),
             BadCall::InvalidParameter(parameter) => ("InvalidParameter", json!({ "parameter": parameter })),
         };
-        Response { parameters: Some(parameters), error: Some(format!("org.varlink.service.{name}")) }
+        Response {
+            parameters: Some(parameters),
+            error: Some(format!("org.varlink.service.{name}")),
+            continues: false,
+        }
     }
 }
 
@@ -229,7 +258,7 @@ impl Call {
         if upgrade {
             return Err(BadCall::InvalidParameter("upgrade".to_owned()));
         }
-        let mut fields = Fields(parameters.unwrap_or_default());
+        let mut fields = Fields::new(parameters);
         let call = match method.as_str() {
             "org.varlink.service.GetInfo" => Call::GetInfo,
             "org.varlink.service.GetInterfaceDescription" => {
@@ -252,6 +281,16 @@ impl Call {
                 },
                 capability: fields.required("capability")?,
                 target: fields.optional("target")?,
+            },
+            "io.netd.Decide" => Call::Decide {
+                client: fields.required("client")?,
+                capability: fields.required("capability")?,
+                target: fields.optional("target")?,
+            },
+            "io.netd.RecordTrust" => Call::RecordTrust {
+                client: fields.required("client")?,
+                change: fields.required("change")?,
+                detail: fields.detail()?,
             },
             "io.netd.ListDenials" => Call::ListDenials {
                 subject: fields.required("subject")?,
@@ -317,17 +356,24 @@ fn not_found(method: String) -> BadCall {
 }
 
 /// Parameters that are taken out one by one, so that what is left over is unknown.
-struct Fields(Map<String, Value>);
+pub(crate) struct Fields(Map<String, Value>);
 
 impl Fields {
-    fn optional<T: for<'de> Deserialize<'de>>(&mut self, name: &str) -> Result<Option<T>, BadCall> {
+    pub(crate) fn new(parameters: Option<Map<String, Value>>) -> Fields {
+        Fields(parameters.unwrap_or_default())
+    }
+
+    pub(crate) fn optional<T: for<'de> Deserialize<'de>>(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<T>, BadCall> {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => T::deserialize(value).map(Some).map_err(|_| wrong(name)),
         }
     }
 
-    fn required<T: for<'de> Deserialize<'de>>(&mut self, name: &str) -> Result<T, BadCall> {
+    pub(crate) fn required<T: for<'de> Deserialize<'de>>(&mut self, name: &str) -> Result<T, BadCall> {
         self.optional(name)?.ok_or_else(|| wrong(name))
     }
 
@@ -369,6 +415,11 @@ impl Fields {
         Ok(self.optional("port")?.filter(|port| *port != 0))
     }
 
+    fn detail(&mut self) -> Result<String, BadCall> {
+        let detail: String = self.required("detail")?;
+        if detail.len() > DETAIL_BYTES_MAX { Err(wrong("detail")) } else { Ok(detail) }
+    }
+
     fn backlog(&mut self) -> Result<usize, BadCall> {
         match self.optional("backlog")?.unwrap_or(BACKLOG) {
             0 => Err(wrong("backlog")),
@@ -383,7 +434,7 @@ impl Fields {
         }
     }
 
-    fn finish(self) -> Result<(), BadCall> {
+    pub(crate) fn finish(self) -> Result<(), BadCall> {
         match self.0.into_iter().next() {
             None => Ok(()),
             Some((unknown, _)) => Err(BadCall::InvalidParameter(unknown)),

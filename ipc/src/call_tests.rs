@@ -285,6 +285,10 @@ fn rules() -> crate::policy::Rules {
     crate::policy::Rules { devnet_enabled: true, total: 1, rules: vec![rule] }
 }
 
+fn peer() -> crate::server::Peer {
+    crate::server::Peer { uid: 1, gid: 2, pid: 3, unit: Some("a.service".into()) }
+}
+
 fn denials() -> crate::policy::Denials {
     let denied = crate::policy::DeniedRequest {
         uid: 1000,
@@ -324,6 +328,12 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
             }),
         ),
         ("ListDenials", json!({ "subject": "user:1", "since": 1 }), json!(denials())),
+        (
+            "Decide",
+            json!({ "client": peer(), "capability": "net.http.fetch", "target": "a.example:443" }),
+            json!({ "decision": decision() }),
+        ),
+        ("RecordTrust", json!({ "client": peer(), "change": "dates_ignored", "detail": "a.pem" }), json!({})),
         ("SetPollMode", json!({ "poll": "busy" }), json!({ "previous": "adaptive" })),
         (
             "GetAudit",
@@ -447,7 +457,8 @@ fn interface_file_enums_read_back_into_the_types() {
     values::<StreamEnd>(&file, "StreamEnd", 9);
     values::<RecordKind>(&file, "RecordKind", 7);
     values::<SocketRole>(&file, "SocketRole", 2);
-    assert_eq!(file.enums.len(), 11);
+    values::<crate::policy::TrustChange>(&file, "TrustChange", 3);
+    assert_eq!(file.enums.len(), 12);
 }
 
 #[test]

@@ -184,7 +184,7 @@ pub enum Error {
     Io(#[source] io::Error),
 }
 
-fn list(tried: &[(PathBuf, String)]) -> String {
+pub(crate) fn list(tried: &[(PathBuf, String)]) -> String {
     let parts: Vec<String> = tried.iter().map(|(path, why)| format!("{} ({why})", path.display())).collect();
     parts.join(" or ")
 }

@@ -26,6 +26,8 @@ pub mod error;
 pub mod framing;
 pub mod passing;
 pub mod policy;
+pub mod server;
+pub mod services;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 pub mod types;

@@ -114,6 +114,18 @@ pub struct AuditReport {
     pub waiting: u64,
 }
 
+/// What changed about the roots of trust, in `RecordTrust`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrustChange {
+    /// A root was installed.
+    Added,
+    /// A root was removed.
+    Removed,
+    /// A certificate was accepted without regard to its dates.
+    DatesIgnored,
+}
+
 /// Who asks, for `Explain`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asker {

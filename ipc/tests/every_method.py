@@ -71,6 +71,9 @@ with client.open("io.netd") as netd:
     assert explained["decision"]["allowed"] and explained["decision"]["line"], explained
     fails("io.netd.InvalidInput", "Explain", uid=0, gid=0, capability="net.fly")
     assert call("ListDenials", subject=f"user:{os.getuid()}")["denials"] == []
+    own = {"uid": os.getuid(), "gid": os.getgid(), "pid": os.getpid()}
+    assert not call("Decide", client=own, capability="net.http.devnet")["decision"]["allowed"]
+    call("RecordTrust", client=own, change="added", detail="none, this is a test")
     assert call("SetPollMode", poll="adaptive")["previous"]
     assert call("GetAudit")["audit"]["written"] >= 1
     offloads = {o["name"]: o["on"] for o in call("SetOffload", name="tx_checksum", on=False)["device"]["offloads"]}

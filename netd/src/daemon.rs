@@ -103,7 +103,7 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
     let store = Store::open(&state_directory, device.keeps_its_mac())
         .map_err(|source| Error::State { path: state_directory.clone(), source })?;
     // The socket first: it tells a second daemon that it is one, before it touches the device.
-    let listener = control::listen(&socket, socket_mode)?;
+    let listener = netd_ipc::server::listen(&socket, socket_mode).map_err(control::Error::from)?;
     let backend = Backend::open(&device, features, &hugetlbfs, mode)?;
     let audit = Arc::new(Audit::default().with_log(Log::open(audit.setup(&state_directory))?));
     audit.started(&policy);

@@ -106,7 +106,9 @@ mod tests {
 
     #[test]
     fn authority_without_a_port_or_with_a_disguised_address_is_refused() {
-        for text in ["example.org", "example.org:0", "127.1:80", "0x7f000001:80", "[::1%1]:80", "::1:80", ":80"] {
+        for text in
+            ["example.org", "example.org:0", "127.1:80", "0x7f000001:80", "[::1%1]:80", "::1:80", ":80"]
+        {
             assert!(text.parse::<Authority>().is_err(), "{text}");
         }
     }

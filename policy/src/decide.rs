@@ -150,7 +150,15 @@ impl Policy {
         };
         let grants = Index::new(Covering::Whole, entries(Effect::Grant));
         let denials = Index::new(Covering::Part, entries(Effect::Deny));
-        Ok(Policy { devnet_enabled, operator: None, representative: None, rules, grants, denials, quotas: Quotas::default() })
+        Ok(Policy {
+            devnet_enabled,
+            operator: None,
+            representative: None,
+            rules,
+            grants,
+            denials,
+            quotas: Quotas::default(),
+        })
     }
 
     /// Lets this user, beside root, change how netd runs: the one that it runs as.

@@ -416,7 +416,8 @@ fn allowed_by_reading(rules: &[RuleConfig], subject: &Subject, request: &Request
             let on = |rule: &RuleConfig| covers_port(rule, remote.port());
             !of(Effect::Deny).any(on) && of(Effect::Grant).any(on)
         }
-        Request::Fetch { from: Authority { port, .. } } | Request::ValidateTls { of: Authority { port, .. } } => {
+        Request::Fetch { from: Authority { port, .. } }
+        | Request::ValidateTls { of: Authority { port, .. } } => {
             let on = |rule: &RuleConfig| covers_port(rule, *port);
             !of(Effect::Deny).any(on) && of(Effect::Grant).any(on)
         }
@@ -558,7 +559,9 @@ fn fetch_is_granted_by_name_and_port_and_that_of_fixtures_leaves_the_switch_alon
     let fetch = |text: &str| Request::Fetch { from: text.parse().expect("an authority") };
     let on = policy(true, FETCHES).unwrap();
     assert!(on.decide(&subject(1000), &fetch("WWW.example.org.:443")).is_allowed());
-    for outside in ["example.org:443", "www.example.org:8080", "192.0.2.1:443", "www.example.org.evil.net:443"] {
+    for outside in
+        ["example.org:443", "www.example.org:8080", "192.0.2.1:443", "www.example.org.evil.net:443"]
+    {
         assert!(!on.decide(&subject(1000), &fetch(outside)).is_allowed(), "{outside}");
     }
     assert!(!on.decide(&subject(1001), &fetch("www.example.org:443")).is_allowed());

@@ -2,7 +2,7 @@
 
 use netd_ipc::Client;
 use netd_ipc::policy::Asker;
-use netd_policy::{Capability, Decision, Policy, Request, Rule, Subject, SubjectPattern};
+use netd_policy::{Capability, Decision, Policy, Request, Subject, SubjectPattern};
 use nix::unistd::{Uid, User};
 use serde::Serialize;
 

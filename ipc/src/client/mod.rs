@@ -7,7 +7,7 @@
 //! short must not look complete; a program that takes the descriptor out (`AsFd`) and reads by itself has to follow the
 //! rule in `io.netd.varlink` on its own.
 
-mod connection;
+pub(crate) mod connection;
 mod endpoints;
 mod listener;
 mod message;
@@ -468,7 +468,7 @@ pub fn resolve(name: &str, deadline: Option<Instant>) -> Result<Vec<IpAddr>, Err
 #[derive(Deserialize)]
 struct Nothing {}
 
-fn what_happened(error: Errno) -> String {
+pub(crate) fn what_happened(error: Errno) -> String {
     match error {
         Errno::NOENT => "no such file".to_owned(),
         Errno::CONNREFUSED => "nobody listens there any more".to_owned(),
@@ -478,11 +478,11 @@ fn what_happened(error: Errno) -> String {
 }
 
 /// At least 1, so that a timeout below the resolution is no wrong parameter.
-fn milliseconds(timeout: Duration) -> u64 {
+pub(crate) fn milliseconds(timeout: Duration) -> u64 {
     u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
-fn pick(descriptors: &mut Vec<OwnedFd>, index: usize) -> Result<OwnedFd, Error> {
+pub(crate) fn pick(descriptors: &mut Vec<OwnedFd>, index: usize) -> Result<OwnedFd, Error> {
     if index >= descriptors.len() {
         let count = descriptors.len();
         return Err(Error::Protocol(format!(
@@ -492,7 +492,7 @@ fn pick(descriptors: &mut Vec<OwnedFd>, index: usize) -> Result<OwnedFd, Error> 
     Ok(descriptors.swap_remove(index))
 }
 
-fn named_error(name: String, parameters: Option<Value>) -> Error {
+pub(crate) fn named_error(name: String, parameters: Option<Value>) -> Error {
     let field = |field: &str| {
         let value = parameters.as_ref().and_then(|parameters| parameters.get(field));
         value.and_then(Value::as_str).unwrap_or_default().to_owned()

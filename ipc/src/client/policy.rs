@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::Client;
 use crate::error::Error;
-use crate::policy::{Asker, AuditReport, Denials, Explanation, Rules};
+use crate::policy::{Asker, AuditReport, Decision, Denials, Explanation, Rules, TrustChange};
+use crate::server::Peer;
 
 impl Client {
     /// The rules in force, all of them. They are read in several calls; a reload in between may show in the middle.
@@ -38,6 +39,30 @@ impl Client {
         let parameters =
             json!({ "uid": uid, "gid": gid, "unit": unit, "capability": capability, "target": target });
         self.ask("Explain", parameters)
+    }
+
+    /// Asks netd to decide for a client of the caller's; a denial is recorded as that client's. For the user that netd-services runs as.
+    ///
+    /// # Errors
+    /// `PolicyDenied` for everybody else, `InvalidInput` for a capability or target that is none, or the call failed.
+    pub fn decide(&self, client: &Peer, capability: &str, target: Option<&str>) -> Result<Decision, Error> {
+        #[derive(serde::Deserialize)]
+        struct Reply {
+            decision: Decision,
+        }
+        let parameters = json!({ "client": client, "capability": capability, "target": target });
+        self.ask("Decide", parameters).map(|reply: Reply| reply.decision)
+    }
+
+    /// Has a change of trust recorded in the audit, on behalf of a client of the caller's. For the user that netd-services runs as.
+    ///
+    /// # Errors
+    /// `PolicyDenied` for everybody else, or the call failed.
+    pub fn record_trust(&self, client: &Peer, change: TrustChange, detail: &str) -> Result<(), Error> {
+        #[derive(serde::Deserialize)]
+        struct Reply {}
+        let parameters = json!({ "client": client, "change": change, "detail": detail });
+        self.ask("RecordTrust", parameters).map(|_: Reply| ())
     }
 
     /// Where the audit is, and what became of its records.

@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use netd_ipc::policy::TrustChange;
 use netd_policy::{Denial, Policy, Request, Rule, Subject, SubjectPattern};
 
 pub use self::denied::Denied;
@@ -130,6 +131,13 @@ impl Audit {
         let unit = unit.as_deref().unwrap_or("-");
         tracing::warn!(target: "audit", uid, gid, pid, unit, %request, %rule, "cut");
         self.record(Event::Cut(Decided::new(subject, request, None, rule)));
+    }
+
+    /// Records a change of what is trusted. All of these are written: each was allowed to somebody.
+    pub fn trust(&self, subject: &Subject, change: TrustChange, detail: String) {
+        let Subject { uid, gid, pid, unit } = subject.clone();
+        tracing::info!(target: "audit", uid, gid, pid, unit = unit.as_deref().unwrap_or("-"), ?change, detail, "trust");
+        self.record(Event::Trust { uid, gid, pid, unit, change, detail });
     }
 
     /// Records the beginning.

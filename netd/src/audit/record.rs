@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use netd_ipc::policy::TrustChange;
 use netd_policy::{Denial, Effect, Origin, Request, Rule, RuleConfig, Subject};
 use serde::Serialize;
 
@@ -36,6 +37,8 @@ pub(super) enum Event {
     RulesChanged { added: usize, removed: usize },
     /// The devnet switch was turned.
     Devnet { enabled: bool },
+    /// A root of trust was installed or removed, or a certificate's dates were not looked at.
+    Trust { uid: u32, gid: u32, pid: u32, unit: Option<String>, change: TrustChange, detail: String },
     /// The log that was found could not be continued; it was set aside and this one begun.
     Broken { reason: String, set_aside: String },
 }

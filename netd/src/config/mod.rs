@@ -9,6 +9,7 @@ mod complaint;
 mod device;
 mod dns;
 mod network;
+mod services;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use self::dns::RawDns;
 pub use self::dns::{Dns, read_hosts};
 pub use self::network::Network;
 use self::network::{RawAddress, RawIpv6};
+use self::services::RawServices;
 use self::tables::{RawStack, RawTcp};
 use crate::limits::Limits;
 use crate::rules::Settings;
@@ -138,6 +140,8 @@ struct Raw {
     #[serde(default)]
     limits: Option<Spanned<Limits>>,
     #[serde(default)]
+    services: RawServices,
+    #[serde(default)]
     policy: RawPolicy,
     #[serde(default)]
     grant: Vec<Spanned<GrantTable>>,
@@ -238,6 +242,7 @@ impl Config {
             ipc,
             state,
             limits,
+            services,
             policy,
             grant,
             deny,
@@ -250,7 +255,8 @@ impl Config {
         quotas.extend(others.quotas);
         let policy = Policy::new(network.devnet.enabled, rules, names::user, names::group)?
             .with_quotas(Quotas::new(&quotas, names::user, names::group)?)
-            .with_operator(rustix::process::geteuid().as_raw());
+            .with_operator(rustix::process::geteuid().as_raw())
+            .with_representative(services::check(services).map_err(wrong)?);
         let (device, features, poll) = check_device(device).map_err(wrong)?;
         Ok(Self {
             policy,

@@ -259,3 +259,11 @@ fn commented_defaults_of_the_shipped_file_are_the_defaults() {
     let (with, without) = (Config::parse(&path, &opened).unwrap(), Config::parse(&path, &shipped).unwrap());
     assert_eq!((with.tables, with.limits, with.dns), (without.tables, without.limits, without.dns));
 }
+
+#[test]
+fn services_user_is_a_name_or_a_number_that_exists() {
+    assert!(parse(&format!("{VFIO}[services]\nuser = 1234\n")).is_ok());
+    assert!(parse(&format!("{VFIO}[services]\nuser = \"root\"\n")).is_ok());
+    let said = complaint(&format!("{VFIO}[services]\nuser = \"no-such-user\"\n"));
+    assert!(said.starts_with("netd.toml:5:8: there is no user 'no-such-user'"), "{said}");
+}

@@ -5,7 +5,7 @@
 //!         <── reply ────────────────────────────────────────────────────┘
 //! ```
 //!
-//! It never touches a packet and never blocks. A client is who the kernel says it is ([`subject`]); its request becomes
+//! It never touches a packet and never blocks. A client is who the kernel says it is ([`netd_ipc::server::Peer`]); its request becomes
 //! a typed call, `policy` decides on it, denials are audited ([`crate::audit`]), and the rest goes to the worker as a
 //! [`Submission`](crate::command::Submission). Answers of the worker come back through the poll's waker.
 //!
@@ -15,16 +15,15 @@
 use std::io;
 use std::path::PathBuf;
 
+use netd_ipc::server::ListenError;
+
 mod connection;
-mod listen;
 mod plan;
 mod policy;
 mod reply;
 mod server;
 mod share;
-mod subject;
 
-pub use listen::{default_path, listen};
 pub use server::{Setup, run};
 
 /// The token of the waker: the worker's after it queued completions, and whoever set the shutdown flag.
@@ -33,24 +32,9 @@ pub const WAKER: mio::Token = mio::Token(0);
 /// What keeps the control thread from starting or going on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A live daemon has the path.
-    #[error("another netd is serving at {}: stop it first, or give this one another path with '[ipc] socket'", .0.display())]
-    AlreadyServing(PathBuf),
-    /// Something else has the path.
-    #[error("{} exists and is not a socket: remove it, or choose another path with '[ipc] socket'", .0.display())]
-    NotASocket(PathBuf),
-    /// A step of making the socket failed.
-    #[error("cannot {step} {}: {source}{hint}", path.display())]
-    Listen {
-        /// What was done.
-        step: &'static str,
-        /// To what.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-        /// What may help, or nothing.
-        hint: &'static str,
-    },
+    /// There is no socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// There is no path to listen at.
     #[error("no path for the socket: XDG_RUNTIME_DIR is not set, so give one with '[ipc] socket'")]
     NoDefaultPath,
@@ -60,6 +44,18 @@ pub enum Error {
     /// The thread that closes descriptors did not start.
     #[error("the thread that closes descriptors did not start: {0}")]
     Thread(#[source] io::Error),
+}
+
+/// Where the socket is unless the configuration says otherwise: `/run/netd/netd.sock` for root, else
+/// `$XDG_RUNTIME_DIR/netd/netd.sock`.
+///
+/// # Errors
+/// Not root, and no `XDG_RUNTIME_DIR`.
+pub fn default_path() -> Result<PathBuf, Error> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from(netd_ipc::SYSTEM_SOCKET));
+    }
+    netd_ipc::user_socket().ok_or(Error::NoDefaultPath)
 }
 
 #[cfg(test)]

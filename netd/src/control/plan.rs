@@ -2,7 +2,8 @@
 
 use netd_ipc::ErrorKind;
 use netd_ipc::call::{BadCall, Call};
-use netd_ipc::policy::Asker;
+use netd_ipc::policy::{Asker, TrustChange};
+use netd_ipc::server::Peer;
 use netd_policy::{Subject, SubjectPattern};
 
 use super::policy::{self, Wrong};
@@ -31,6 +32,10 @@ pub(super) enum Todo {
     /// Here.
     Explain { asker: Asker, capability: String, target: Option<String> },
     /// Here.
+    Decide { client: Peer, capability: String, target: Option<String> },
+    /// Here.
+    RecordTrust { client: Peer, change: TrustChange, detail: String },
+    /// Here.
     ListDenials { who: SubjectPattern, since: u64 },
 }
 
@@ -49,6 +54,12 @@ pub(super) fn plan(call: Call, caller: &Subject) -> Plan {
         Call::ListRules { from } => return Plan::Decided(Ask::Observe, Todo::ListRules { from }),
         Call::Explain { asker, capability, target } => {
             return Plan::Decided(Ask::Observe, Todo::Explain { asker, capability, target });
+        }
+        Call::Decide { client, capability, target } => {
+            return Plan::Decided(Ask::Represent, Todo::Decide { client, capability, target });
+        }
+        Call::RecordTrust { client, change, detail } => {
+            return Plan::Decided(Ask::Represent, Todo::RecordTrust { client, change, detail });
         }
         Call::ListDenials { subject, since } => {
             let who = match policy::whose(&subject) {

@@ -4,8 +4,9 @@
 
 use netd_ipc::ErrorKind;
 use netd_ipc::policy::{self as wire, Asker, Denials, DeniedRequest, Explanation};
+use netd_ipc::server::Peer;
 use netd_policy::{
-    Capability, Decision, Denial, Origin, Policy, Request, Rule, RuleConfig, Subject, SubjectPattern,
+    Capability, Decision, Denial, Origin, Policy, Request, RuleConfig, Subject, SubjectPattern,
 };
 
 use crate::audit::Audit;
@@ -47,6 +48,35 @@ fn rule_of(origin: &Origin, rule: &RuleConfig) -> wire::Rule {
     }
 }
 
+/// A client, as rules are written about it.
+pub(super) fn subject(peer: Peer) -> Subject {
+    let Peer { uid, gid, pid, unit } = peer;
+    Subject { uid, gid, pid, unit }
+}
+
+/// Decides for a client of netd-services, and records a denial as if the client had asked here.
+pub(super) fn decide(
+    policy: &Policy,
+    audit: &Audit,
+    client: &Subject,
+    capability: &str,
+    target: Option<&str>,
+) -> Result<wire::Decision, Wrong> {
+    let request = parse(capability, target)?;
+    let said = policy.decide(client, &request);
+    if let Decision::Deny { error, reason: _, rule } = &said {
+        audit.denied(client, &request, *error, rule);
+    }
+    Ok(decision(&request, said))
+}
+
+fn parse(capability: &str, target: Option<&str>) -> Result<Request, Wrong> {
+    capability
+        .parse::<Capability>()
+        .and_then(|capability| Request::parse(capability, target))
+        .map_err(|error| Wrong(error.to_string()))
+}
+
 /// What would be decided for `asker`.
 pub(super) fn explain(
     policy: &Policy,
@@ -56,10 +86,7 @@ pub(super) fn explain(
 ) -> Result<Explanation, Wrong> {
     let Asker { uid, gid, unit } = asker;
     let subject = Subject { uid, gid, pid: 0, unit };
-    let request = capability
-        .parse::<Capability>()
-        .and_then(|capability| Request::parse(capability, target))
-        .map_err(|error| Wrong(error.to_string()))?;
+    let request = parse(capability, target)?;
     Ok(Explanation {
         decision: decision(&request, policy.decide(&subject, &request)),
         with_devnet_on: decision(&request, policy.decide_with_devnet_on(&subject, &request)),

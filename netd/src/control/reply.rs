@@ -56,6 +56,7 @@ pub(super) fn failed(kind: ErrorKind, message: &str) -> Message {
     of_response(&Response {
         parameters: Some(json!({ "message": message })),
         error: Some(format!("io.netd.{kind}")),
+        continues: false,
     })
 }
 

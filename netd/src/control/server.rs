@@ -13,6 +13,7 @@ use mio::{Events, Interest, Token};
 use netd_ipc::ErrorKind;
 use netd_ipc::call::{BadCall, Call, Request};
 use netd_ipc::passing;
+use netd_ipc::server::Peer;
 use netd_policy::{Decision, Subject};
 
 use super::connection::{Connection, Gone, Outstanding};
@@ -20,7 +21,7 @@ use super::plan::{Plan, Todo, plan};
 use super::policy::{self, Wrong};
 use super::reply::{self, Message};
 use super::share::{Held, Share, idle_client};
-use super::{Error, WAKER, subject};
+use super::{Error, WAKER};
 use crate::audit::Audit;
 use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
 use crate::disposal::Disposal;
@@ -209,8 +210,8 @@ impl<P: WorkerPort> Server<P> {
     }
 
     fn admit(&mut self, stream: UnixStream) {
-        let subject = match subject::of_peer(&stream) {
-            Ok(subject) => subject,
+        let subject = match Peer::of(&stream) {
+            Ok(peer) => policy::subject(peer),
             Err(error) => return tracing::warn!(%error, "a client without credentials is turned away"),
         };
         let uid = subject.uid;
@@ -346,6 +347,21 @@ impl<P: WorkerPort> Server<P> {
                         Err(Wrong(message)) => reply::failed(ErrorKind::InvalidInput, &message),
                     },
                 );
+            }
+            Todo::Decide { client, capability, target } => {
+                let rules = self.rules.current();
+                let client = policy::subject(client);
+                return Answer::Now(
+                    match policy::decide(&rules.policy, &self.audit, &client, &capability, target.as_deref())
+                    {
+                        Ok(decision) => reply::returns(&serde_json::json!({ "decision": decision })),
+                        Err(Wrong(message)) => reply::failed(ErrorKind::InvalidInput, &message),
+                    },
+                );
+            }
+            Todo::RecordTrust { client, change, detail } => {
+                self.audit.trust(&policy::subject(client), change, detail);
+                return Answer::Now(reply::returns(&serde_json::json!({})));
             }
             Todo::ListDenials { who, since } => {
                 let rules = self.rules.current();

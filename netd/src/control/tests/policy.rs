@@ -74,6 +74,28 @@ fn denials_are_remembered_and_only_ones_own_are_told() {
     assert_eq!(client.denials("user:root", None).unwrap_err().kind(), Some(ErrorKind::InvalidInput));
 }
 
+#[test]
+fn decisions_for_others_are_theirs_and_for_one_user_to_ask() {
+    let grant =
+        "[[grant]]\nsubject = \"user:4000\"\nallow = [\"net.http.fetch\"]\nhosts = [\"*.example.org\"]\n";
+    let control = Control::with_rules(true, grant);
+    let client = control.client();
+    let peer = |uid| netd_ipc::server::Peer { uid, gid: 1, pid: 7, unit: None };
+    let decide = |uid, target: &str| client.decide(&peer(uid), "net.http.fetch", Some(target));
+    let allowed = decide(4000, "a.example.org:443").unwrap();
+    assert_eq!((allowed.allowed, allowed.line), (true, Some(1)));
+    let denied = decide(4001, "a.example.org:443").unwrap();
+    assert_eq!((denied.allowed, denied.error), (false, Some(ErrorKind::PolicyDenied)));
+    let remembered = client.denials("user:4001", None).unwrap().denials;
+    assert_eq!(remembered[0].target.as_deref(), Some("a.example.org:443"), "it is that client's denial");
+    assert_eq!(decide(1, "nowhere").unwrap_err().kind(), Some(ErrorKind::InvalidInput));
+    client.record_trust(&peer(4000), netd_ipc::policy::TrustChange::Added, "a root").unwrap();
+    control.rules.replace(policy_of(true, grant).with_representative(u32::MAX), Limits::default());
+    assert_eq!(decide(4000, "a.example.org:443").unwrap_err().kind(), Some(ErrorKind::PolicyDenied));
+    let recorded = client.record_trust(&peer(4000), netd_ipc::policy::TrustChange::Removed, "a root");
+    assert_eq!(recorded.unwrap_err().kind(), Some(ErrorKind::PolicyDenied));
+}
+
 fn any_rule() -> impl Strategy<Value = String> {
     let ports = prop_oneof![Just(""), Just("ports = [\"80\"]\n"), Just("ports = [\"81-443\"]\n")];
     let peers = prop_oneof![Just(""), Just("to = [\"192.0.2.0/31\"]\n"), Just("to = [\"192.0.2.2/32\"]\n")];

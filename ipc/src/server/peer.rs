@@ -9,18 +9,34 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use netd_policy::Subject;
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
-/// The subject at the other end of a connected Unix socket.
-///
-/// # Errors
-/// The kernel does not say.
-pub(super) fn of_peer(socket: impl AsFd) -> Result<Subject, Errno> {
-    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-    let pid = credentials.pid.as_raw_nonzero().get().unsigned_abs();
-    let uid = credentials.uid.as_raw();
-    Ok(Subject { uid, gid: credentials.gid.as_raw(), pid, unit: unit(Path::new("/proc"), pid, uid) })
+/// Who a client is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Process id when it connected.
+    pub pid: u32,
+    /// systemd unit, if the process runs in one below system.slice.
+    pub unit: Option<String>,
+}
+
+impl Peer {
+    /// Who is at the other end of a connected Unix socket.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn of(socket: impl AsFd) -> Result<Peer, Errno> {
+        let credentials = rustix::net::sockopt::socket_peercred(socket)?;
+        let pid = credentials.pid.as_raw_nonzero().get().unsigned_abs();
+        let uid = credentials.uid.as_raw();
+        Ok(Peer { uid, gid: credentials.gid.as_raw(), pid, unit: unit(Path::new("/proc"), pid, uid) })
+    }
 }
 
 /// The systemd system unit of process `pid`, provided that it belongs to `uid` and stays the same process meanwhile.
@@ -59,9 +75,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_peer_is_this_process() {
+    fn peer_of_a_pair_is_this_process() {
         let (a, _b) = UnixStream::pair().unwrap();
-        let subject = of_peer(&a).unwrap();
+        let subject = Peer::of(&a).unwrap();
         assert_eq!(subject.pid, std::process::id());
         assert_eq!(subject.uid, rustix::process::geteuid().as_raw());
         assert_eq!(subject.gid, rustix::process::getegid().as_raw());

@@ -8,18 +8,27 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
-use super::Error;
-
-/// Where the socket is unless the configuration says otherwise: `/run/netd/netd.sock` for root, else
-/// `$XDG_RUNTIME_DIR/netd/netd.sock`.
-///
-/// # Errors
-/// Not root, and no `XDG_RUNTIME_DIR`.
-pub fn default_path() -> Result<PathBuf, Error> {
-    if rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from(netd_ipc::SYSTEM_SOCKET));
-    }
-    netd_ipc::user_socket().ok_or(Error::NoDefaultPath)
+/// Why there is no socket to listen at.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// A live daemon has the path.
+    #[error("another daemon is serving at {}: stop it first, or give this one another path with '[ipc] socket'", .0.display())]
+    AlreadyServing(PathBuf),
+    /// Something else has the path.
+    #[error("{} exists and is not a socket: remove it, or choose another path with '[ipc] socket'", .0.display())]
+    NotASocket(PathBuf),
+    /// A step of making the socket failed.
+    #[error("cannot {step} {}: {source}{hint}", path.display())]
+    Failed {
+        /// What was done.
+        step: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+        /// What may help, or nothing.
+        hint: &'static str,
+    },
 }
 
 /// Listens at `path`, with this mode: 0660 lets the group of the daemon in and nobody else.
@@ -28,10 +37,10 @@ pub fn default_path() -> Result<PathBuf, Error> {
 ///
 /// # Errors
 /// A live daemon answers at `path`, something else is there, or the file system says no.
-pub fn listen(path: &Path, mode: u32) -> Result<UnixListener, Error> {
+pub fn listen(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
     let failed = |step, hint| {
         let path = path.to_owned();
-        move |source: io::Error| Error::Listen { step, path, source, hint }
+        move |source: io::Error| ListenError::Failed { step, path, source, hint }
     };
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).map_err(failed("make the directory of", ""))?;
@@ -59,19 +68,21 @@ fn lock(directory: &Path) -> io::Result<std::os::fd::OwnedFd> {
     Ok(handle)
 }
 
-fn remove_stale(path: &Path) -> Result<(), Error> {
-    let failed = |step| move |source| Error::Listen { step, path: path.to_owned(), source, hint: "" };
+fn remove_stale(path: &Path) -> Result<(), ListenError> {
+    let failed = |step| move |source| ListenError::Failed { step, path: path.to_owned(), source, hint: "" };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("look at")(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => return Err(Error::NotASocket(path.to_owned())),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(ListenError::NotASocket(path.to_owned()));
+        }
         Ok(_) => {}
     }
     match UnixStream::connect(path) {
         // A full backlog is a live daemon as well, merely a busy one.
-        Ok(_) => Err(Error::AlreadyServing(path.to_owned())),
+        Ok(_) => Err(ListenError::AlreadyServing(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(Error::AlreadyServing(path.to_owned()))
+            Err(ListenError::AlreadyServing(path.to_owned()))
         }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(failed("remove the stale socket"))
@@ -99,7 +110,10 @@ mod tests {
         let path = directory.path().join("netd.sock");
         let _first = listen(&path, 0o660).unwrap();
         let message = listen(&path, 0o660).unwrap_err().to_string();
-        assert!(message.starts_with(&format!("another netd is serving at {}", path.display())), "{message}");
+        assert!(
+            message.starts_with(&format!("another daemon is serving at {}", path.display())),
+            "{message}"
+        );
         UnixStream::connect(&path).unwrap();
     }
 
