@@ -1,0 +1,176 @@
+//! Calls of `io.netd.services`, parsed into types that cannot be wrong.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::call::{BadCall, Fields, Request, TIMEOUT_MAX};
+
+/// The interface file.
+pub const INTERFACE: &str = include_str!("../../io.netd.services.varlink");
+
+/// Longest URL: what servers and caches are advised to take at least (RFC 9110, 4.1), and nobody is known to need more.
+pub const URL_BYTES_MAX: usize = 8000;
+/// Longest validator: an ETag is some 40 bytes.
+const VALIDATOR_BYTES_MAX: usize = 1024;
+
+/// One call, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// `org.varlink.service.GetInfo`
+    GetInfo,
+    /// `org.varlink.service.GetInterfaceDescription`
+    GetInterfaceDescription {
+        /// Of which interface.
+        interface: String,
+    },
+    /// `io.netd.services.Fetch`
+    Fetch {
+        /// Of what; not yet understood.
+        url: String,
+        /// How.
+        options: FetchOptions,
+    },
+}
+
+/// How something is fetched. What is not given is up to netd-services.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchOptions {
+    /// The rest from this byte on ...
+    pub from: Option<u64>,
+    /// ... if the resource is still this one.
+    pub validator: Option<String>,
+    /// The server may compress.
+    pub compressed: bool,
+    /// Most bytes of the body.
+    pub size_max: Option<u64>,
+    /// For connecting, names and TLS included.
+    pub connect: Option<Duration>,
+    /// From the request to the whole head of the answer.
+    pub first_byte: Option<Duration>,
+    /// For each KiB of the body.
+    pub idle: Option<Duration>,
+}
+
+impl Call {
+    /// Understands a request.
+    ///
+    /// # Errors
+    /// The method does not exist, or a parameter is wrong: the first that is.
+    pub fn parse(request: Request) -> Result<Call, BadCall> {
+        let Request { method, parameters, oneway: _, more: _, upgrade } = request;
+        if upgrade {
+            return Err(BadCall::InvalidParameter("upgrade".to_owned()));
+        }
+        let mut fields = Fields::new(parameters);
+        let call = match method.as_str() {
+            "org.varlink.service.GetInfo" => Call::GetInfo,
+            "org.varlink.service.GetInterfaceDescription" => {
+                Call::GetInterfaceDescription { interface: fields.required("interface")? }
+            }
+            "io.netd.services.Fetch" => {
+                Call::Fetch { url: text(&mut fields, "url", URL_BYTES_MAX)?, options: options(&mut fields)? }
+            }
+            _ => return Err(not_found(method)),
+        };
+        fields.finish()?;
+        Ok(call)
+    }
+}
+
+fn options(fields: &mut Fields) -> Result<FetchOptions, BadCall> {
+    let from = fields.optional("from")?;
+    let validator = match from {
+        // Without one, nobody could say whether the two halves belong together.
+        Some(_) => Some(text(fields, "validator", VALIDATOR_BYTES_MAX)?),
+        None => fields.optional("validator")?,
+    };
+    Ok(FetchOptions {
+        from,
+        validator,
+        compressed: fields.optional("compressed")?.unwrap_or(false),
+        size_max: fields.optional("size_max")?,
+        connect: timeout(fields, "connect_ms")?,
+        first_byte: timeout(fields, "first_byte_ms")?,
+        idle: timeout(fields, "idle_ms")?,
+    })
+}
+
+fn text(fields: &mut Fields, name: &str, most: usize) -> Result<String, BadCall> {
+    let text: String = fields.required(name)?;
+    if text.len() > most { Err(BadCall::InvalidParameter(name.to_owned())) } else { Ok(text) }
+}
+
+fn timeout(fields: &mut Fields, name: &str) -> Result<Option<Duration>, BadCall> {
+    match fields.optional(name)?.map(Duration::from_millis) {
+        Some(timeout) if timeout.is_zero() || timeout > TIMEOUT_MAX => {
+            Err(BadCall::InvalidParameter(name.to_owned()))
+        }
+        timeout => Ok(timeout),
+    }
+}
+
+fn not_found(method: String) -> BadCall {
+    match method.rsplit_once('.') {
+        Some(("io.netd.services" | "org.varlink.service", _)) | None => BadCall::MethodNotFound(method),
+        Some((interface, _)) => BadCall::InterfaceNotFound(interface.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(method: &str, parameters: &serde_json::Value) -> Result<Call, BadCall> {
+        Call::parse(serde_json::from_value(json!({ "method": method, "parameters": parameters })).unwrap())
+    }
+
+    #[test]
+    fn parse_of_fetch_takes_every_parameter_of_the_interface_file() {
+        let parameters = json!({
+            "url": "http://a.example/", "from": 5, "validator": "\"x\"", "compressed": true, "size_max": 9,
+            "connect_ms": 1, "first_byte_ms": 2, "idle_ms": 3,
+        });
+        let options = FetchOptions {
+            from: Some(5),
+            validator: Some("\"x\"".into()),
+            compressed: true,
+            size_max: Some(9),
+            connect: Some(Duration::from_millis(1)),
+            first_byte: Some(Duration::from_millis(2)),
+            idle: Some(Duration::from_millis(3)),
+        };
+        assert_eq!(
+            parse("io.netd.services.Fetch", &parameters),
+            Ok(Call::Fetch { url: "http://a.example/".into(), options })
+        );
+        let declared = INTERFACE.split_once("method Fetch(").unwrap().1.split_once(')').unwrap().0;
+        for line in declared.lines().filter_map(|line| line.trim().split_once(':')) {
+            assert!(parameters.get(line.0).is_some(), "{}", line.0);
+        }
+    }
+
+    #[test]
+    fn parse_of_nonsense_names_it() {
+        let wrong = |name: &str| Err(BadCall::InvalidParameter(name.to_owned()));
+        let fetch = |parameters: serde_json::Value| parse("io.netd.services.Fetch", &parameters);
+        assert_eq!(fetch(json!({})), wrong("url"));
+        assert_eq!(fetch(json!({ "url": "x".repeat(URL_BYTES_MAX + 1) })), wrong("url"));
+        assert_eq!(fetch(json!({ "url": "x", "from": 1 })), wrong("validator"));
+        assert_eq!(fetch(json!({ "url": "x", "idle_ms": 0 })), wrong("idle_ms"));
+        assert_eq!(fetch(json!({ "url": "x", "proxy": "y" })), wrong("proxy"));
+        let none = "io.netd.services.Fly";
+        assert_eq!(parse(none, &json!({})), Err(BadCall::MethodNotFound(none.to_owned())));
+        assert_eq!(parse("io.netd.Fly", &json!({})), Err(BadCall::InterfaceNotFound("io.netd".to_owned())));
+    }
+
+    #[test]
+    fn errors_are_those_of_the_interface_file() {
+        let declared: Vec<&str> =
+            INTERFACE.lines().filter_map(|line| line.strip_prefix("error ")?.split(' ').next()).collect();
+        let known: Vec<&str> = super::super::ErrorKind::ALL.map(super::super::ErrorKind::name).to_vec();
+        assert_eq!(declared, known);
+    }
+}

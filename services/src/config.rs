@@ -1,0 +1,246 @@
+//! services.toml: read, checked, and turned into types that cannot be wrong. Every key has a default.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// Where it is looked for unless told otherwise. It need not exist.
+pub const PATH_DEFAULT: &str = "/etc/netd/services.toml";
+
+/// Who may connect: policy decides what each may do, so everybody may ask.
+const SOCKET_MODE_DEFAULT: u32 = 0o666;
+/// A file longer than this is not a configuration.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Everything netd-services was told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect; none means the default of the user.
+    pub socket: Option<PathBuf>,
+    /// The socket's permission bits.
+    pub socket_mode: u32,
+    /// netd's socket; none means its default.
+    pub netd: Option<PathBuf>,
+    /// What clients may have.
+    pub limits: Limits,
+    /// How it fetches.
+    pub fetch: Fetch,
+}
+
+/// What clients may have of netd-services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections to its socket: each may hold one unfinished request of 64 KiB.
+    pub connections: usize,
+    /// Of one user.
+    pub connections_per_user: usize,
+    /// Fetches under way: each takes up to 2 MiB while it decompresses (8 MiB with zstd), so 32 fit 256 MiB.
+    pub fetches: usize,
+    /// Of one user.
+    pub fetches_per_user: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { connections: 256, connections_per_user: 32, fetches: 32, fetches_per_user: 8 }
+    }
+}
+
+/// How something is fetched, unless the client says less.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetch {
+    /// Where the stub backend's files are.
+    pub fixtures: PathBuf,
+    /// Most bytes of a body; a client may ask for less.
+    pub size_max: u64,
+    /// For connecting, names and TLS included.
+    pub connect: Duration,
+    /// From the request to the whole head of the answer.
+    pub first_byte: Duration,
+    /// For each KiB of the body, from the server and to the client.
+    pub idle: Duration,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Raw {
+    ipc: RawIpc,
+    netd: RawNetd,
+    limits: Limits,
+    fetch: RawFetch,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawIpc {
+    socket: Option<PathBuf>,
+    mode: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawNetd {
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawFetch {
+    fixtures: PathBuf,
+    size_max_mib: u64,
+    connect_seconds: Spanned<u64>,
+    first_byte_seconds: Spanned<u64>,
+    idle_seconds: Spanned<u64>,
+}
+
+impl Default for RawFetch {
+    fn default() -> RawFetch {
+        let seconds = |seconds| Spanned::new(0..0, seconds);
+        RawFetch {
+            fixtures: PathBuf::from("/usr/share/netd/fixtures"),
+            // 16 GiB: images of disks are fetched, and nobody fetches more without meaning it.
+            size_max_mib: 16 * 1024,
+            connect_seconds: seconds(30),
+            first_byte_seconds: seconds(60),
+            idle_seconds: seconds(60),
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file could not be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file says something that makes no sense.
+    #[error("{path}:{line}: {message}")]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file; the defaults if it is the default file and is not there.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place and what would be right.
+    pub fn load(path: &Path) -> Result<Config, Error> {
+        let read = |source| Error::Read { path: path.to_owned(), source };
+        let text = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path == Path::new(PATH_DEFAULT) => {
+                String::new()
+            }
+            Err(error) => return Err(read(error)),
+            Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
+                return Err(read(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 1 MiB")));
+            }
+            Ok(_) => fs::read_to_string(path).map_err(read)?,
+        };
+        Config::parse(path, &text)
+    }
+
+    /// Checks the text of a file called `path`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse(path: &Path, text: &str) -> Result<Config, Error> {
+        let wrong = |at: usize, message: String| {
+            let line = text.get(..at).unwrap_or(text).matches('\n').count() + 1;
+            Error::Wrong { path: path.to_owned(), line, message }
+        };
+        let raw: Raw = toml::from_str(text).map_err(|error| {
+            wrong(error.span().map_or(0, |span| span.start), error.message().trim_end().to_owned())
+        })?;
+        let Raw { ipc, netd, limits, fetch } = raw;
+        let Limits { connections, connections_per_user, fetches, fetches_per_user } = limits;
+        if [connections, connections_per_user, fetches, fetches_per_user].contains(&0) {
+            let message = "a bound of [limits] is 0, so nobody could do anything: give at least 1";
+            return Err(wrong(text.find("[limits]").unwrap_or(0), message.to_owned()));
+        }
+        let seconds = |key: &str, value: Spanned<u64>| match *value.get_ref() {
+            given @ 1..=600 => Ok(Duration::from_secs(given)),
+            given => {
+                let message = format!("{key} is {given}, and must be between 1 and 600");
+                Err(wrong(value.span().start, message))
+            }
+        };
+        let mode = match ipc.mode {
+            None => SOCKET_MODE_DEFAULT,
+            Some(mode) => u32::from_str_radix(mode.get_ref(), 8)
+                .ok()
+                .filter(|bits| *bits <= 0o777)
+                .ok_or_else(|| {
+                    let message = "mode must be octal permission bits such as \"0666\"";
+                    wrong(mode.span().start, message.to_owned())
+                })?,
+        };
+        Ok(Config {
+            socket: ipc.socket,
+            socket_mode: mode,
+            netd: netd.socket,
+            limits,
+            fetch: Fetch {
+                fixtures: fetch.fixtures,
+                size_max: fetch.size_max_mib.saturating_mul(1 << 20),
+                connect: seconds("connect_seconds", fetch.connect_seconds)?,
+                first_byte: seconds("first_byte_seconds", fetch.first_byte_seconds)?,
+                idle: seconds("idle_seconds", fetch.idle_seconds)?,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, Error> {
+        Config::parse(Path::new("services.toml"), text)
+    }
+
+    #[test]
+    fn empty_file_has_the_defaults_that_the_example_shows() {
+        let empty = format!("{:?}", parse("").unwrap());
+        let example = include_str!("../../configs/services.toml");
+        assert_eq!(format!("{:?}", parse(example).unwrap()), empty);
+        // What is commented out is what is in force.
+        let shown: String = example
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let mut shown = parse(&shown).unwrap();
+        assert_eq!(shown.socket.take(), Some(netd_ipc::services::SYSTEM_SOCKET.into()));
+        assert_eq!(shown.netd.take(), Some(netd_ipc::SYSTEM_SOCKET.into()));
+        assert_eq!(format!("{shown:?}"), empty);
+    }
+
+    #[test]
+    fn wrong_values_are_named_with_their_line() {
+        for (text, said) in [
+            ("[fetch]\nidle_seconds = 0\n", "services.toml:2: idle_seconds is 0"),
+            ("[ipc]\nmode = \"rw\"\n", "services.toml:2: mode must be octal"),
+            ("\n[limits]\nfetches = 0\n", "services.toml:2: a bound of [limits] is 0"),
+            ("[fetch]\nproxy = 1\n", "services.toml:2: unknown field `proxy`"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.starts_with(said), "{error}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The Varlink server: clients come, are told from each other, and are served one call at a time each.
+//!
+//! What one client can cost the others is bounded: connections and fetches by `[limits]`, requests by their length, replies by how long
+//! they may lie unread. Nothing that a client sent is closed on a thread that serves others, since closing a stranger's descriptor can
+//! block ([`disposal`]).
+
+mod connection;
+mod dispatch;
+mod disposal;
+mod share;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use netd_ipc::passing;
+use netd_ipc::server::Peer;
+use netd_ipc::services::ErrorKind;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub(crate) use self::connection::{Connection, Gone};
+use self::disposal::Disposal;
+pub(crate) use self::share::{Share, Shares};
+use crate::Failure;
+use crate::config::Config;
+use crate::fetch::Fetcher;
+use crate::netd::Netd;
+
+/// How long to wait after accept(2) failed, which it does when the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// How long calls under way may take to end once the server is told to.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What calls work with.
+#[derive(Debug)]
+pub(crate) struct Services {
+    pub(crate) netd: Netd,
+    pub(crate) fetcher: Fetcher,
+    /// Fetches under way.
+    pub(crate) fetches: Shares,
+}
+
+/// Serves clients until `stop` says true, and lets the calls under way end for a few seconds.
+///
+/// # Errors
+/// The listener cannot be watched, or a thread cannot be started; no client can cause that.
+pub async fn run(listener: UnixListener, config: Config, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+    let Config { socket: _, socket_mode: _, netd, limits, fetch } = config;
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let services = Arc::new(Services {
+        fetcher: Fetcher::new(fetch),
+        netd: Netd::new(netd),
+        fetches: Shares::new(
+            "fetches under way",
+            "[limits] fetches",
+            limits.fetches,
+            limits.fetches_per_user,
+        ),
+    });
+    let connections = Shares::new(
+        "connections to netd-services",
+        "[limits] connections",
+        limits.connections,
+        limits.connections_per_user,
+    );
+    let disposal = Disposal::start()?;
+    let mut clients = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Clients that are gone make room.
+            Some(_) = clients.join_next() => continue,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if let Some((connection, share)) = admit(stream, &connections, &disposal).await {
+                    clients.spawn(dispatch::serve(connection, share, Arc::clone(&services)));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a client; trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(GRACE, async { while clients.join_next().await.is_some() {} }).await;
+    clients.shutdown().await;
+    Ok(())
+}
+
+/// Finds out who a client is, and whether there is room for it.
+async fn admit(stream: UnixStream, shares: &Shares, disposal: &Disposal) -> Option<(Connection, Share)> {
+    let peer = match Peer::of(&stream) {
+        Ok(peer) => peer,
+        Err(error) => {
+            tracing::warn!(%error, "a client without credentials is turned away");
+            return None;
+        }
+    };
+    if let Err(error) = passing::take_urgent_inline(&stream) {
+        tracing::warn!(%error, uid = peer.uid, "a client's socket cannot be set up, and it is turned away");
+        return None;
+    }
+    let uid = peer.uid;
+    let mut connection = Connection::new(stream, peer, disposal.clone());
+    match shares.take(uid) {
+        Ok(share) => Some((connection, share)),
+        Err(message) => {
+            tracing::debug!(uid, "too many connections");
+            // The answer to the call that it is about to make. A new socket's buffer takes it, or the client sees the end alone.
+            let _ = connection.fail_now(&Failure::new(ErrorKind::QuotaExceeded, message));
+            None
+        }
+    }
+}
