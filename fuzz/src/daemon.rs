@@ -6,6 +6,7 @@ use std::path::Path;
 
 use netd::capture::{Direction, Filter, Taps};
 use netd::config::Config;
+use netd_virtqueue::Checksum;
 
 use crate::input::Input;
 
@@ -28,7 +29,7 @@ pub fn capture(data: &[u8]) {
     let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
     let mut taps = Taps::default();
     taps.add(0, filter, SNAP_BYTES, ours.into()).expect("a thread");
-    frames.iter().for_each(|frame| taps.offer(Direction::Received, frame));
+    frames.iter().for_each(|frame| taps.offer(Direction::Received, frame, Checksum::Complete));
     drop(taps);
     let mut stream = Vec::new();
     theirs.read_to_end(&mut stream).expect("the stream, to its end");

@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 use core::time::Duration;
 
-use netd_stack::{Addressing, Options, Stack};
+use netd_stack::{Addressing, Integrity, Options, Stack};
 
 use super::wire::mend;
 use super::{check, wait};
@@ -15,6 +15,10 @@ const FOR_US: u8 = 0x01;
 const MENDED: u8 = 0x02;
 const THEN_WAIT: u8 = 0x04;
 const THEN_USE: u8 = 0x08;
+/// The device says that the checksum is right, or (with `MENDED`) that it was never computed.
+const VOUCHED_FOR: u8 = 0x80;
+/// Where TCP begins in a frame of IPv4 without options, and where its checksum is.
+const CHECKSUM_OF_TCP: Integrity = Integrity::Partial { start: 34, offset: 16 };
 
 /// `first byte: bit 0 asks for DHCP`, then `{ flags u8, length u16, frame }`.
 pub fn frames(data: &[u8]) {
@@ -33,7 +37,12 @@ fn run(data: &[u8]) -> Option<()> {
         if flags & MENDED != 0 {
             mend(&mut frame);
         }
-        peer.frame(&frame);
+        let integrity = match flags & (VOUCHED_FOR | MENDED) {
+            VOUCHED_FOR => Integrity::Verified,
+            both if both == VOUCHED_FOR | MENDED => CHECKSUM_OF_TCP,
+            _ => Integrity::Unknown,
+        };
+        peer.stack.handle_received(peer.now, (&frame, integrity), &mut peer.queue);
         if flags & THEN_WAIT != 0 {
             wait(&mut peer, flags >> 4);
         }

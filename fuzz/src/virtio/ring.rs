@@ -1,8 +1,9 @@
 //! The device's side of a split ring: what an honest device does, and everything else that it can write.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use netd_virtqueue::NetDevice;
+use netd_virtqueue::{Checksum, NetDevice, Offload, Protocol, Segmentation};
 use vm_memory::{Bytes as _, MmapRegion, VolatileMemory as _};
 
 use super::FRAMES;
@@ -13,6 +14,16 @@ use crate::input::Input;
 const FRAME_LEN_MAX: usize = 65_562;
 /// The descriptor names a table of descriptors (virtio 1.3, 2.7.5.3).
 const DESC_F_INDIRECT: u16 = 4;
+/// A bit of the length: a segment for the device to cut.
+const LONG: u16 = 2;
+const CUT: Offload = Offload {
+    checksum: Checksum::Partial { start: 34, offset: 16 },
+    segmentation: Some(Segmentation {
+        protocol: Protocol::Tcp4,
+        header_len: 54,
+        segment_len: NonZeroU16::MIN.saturating_add(1447),
+    }),
+};
 const RX: usize = 0;
 const TX: usize = 1;
 
@@ -184,17 +195,18 @@ impl Device {
         let (_, tx) = driver.queues();
         let frames = usize::from(self.rings[TX].size.min(FRAMES));
         let fits = usize::from(len) <= tx.frame_len_max();
-        match tx.lend(len.into()) {
+        let long = tx.offloads().tso4 && len & LONG != 0;
+        match if long { tx.lend_long(len.into()) } else { tx.lend(len.into()) } {
             Some(mut frame) => {
                 frame.bytes().fill(0x5a);
                 // Every other loan is given back unsent.
                 if len & 1 == 0 {
-                    frame.send();
+                    frame.send_for(if long { &CUT } else { &Offload::NONE });
                     self.outstanding += 1;
                 }
             }
             // A legacy device's frame may take two entries.
-            None => assert!(self.lied || !fits || self.outstanding * 2 >= frames, "a buffer is lost"),
+            None => assert!(long || self.lied || !fits || self.outstanding * 2 >= frames, "a buffer is lost"),
         }
         let flushed = tx.flush();
         assert!(flushed.is_ok() || self.lied, "an honest device is called a liar: {flushed:?}");
