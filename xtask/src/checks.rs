@@ -33,36 +33,26 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"])?;
     announce("clippy");
     cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
+    // Always the whole workspace, even for one test: a part of it has other features, with which all it stands on is built once more.
+    announce("build");
+    cargo(&["build", "--workspace", "--all-targets", "--quiet"])?;
     announce("tests of the crates");
     let mut tests = cargo_command(&["test", "--workspace", "--quiet"]);
     if long {
         tests.env("NETD_LONG", "1");
     }
     run_to_success(tests)?;
-    // Some 15 seconds. They need root, to be several users.
-    announce("hostile users");
-    cargo(&[
-        "test",
-        "--quiet",
-        "--package",
-        "netd",
-        "--test",
-        "clients",
-        "--",
-        "--ignored",
-        "--test-threads=1",
-    ])?;
-    // Seconds, and a download once.
-    announce("sessions with Noise of others");
-    let peers = ["--package", "netd-softbus", "--test", "noise_peers", "--", "--ignored", "--test-threads=1"];
-    cargo(&[&["test", "--quiet"], &peers[..]].concat())?;
+    // Some 15 seconds, and seconds and a download once. The first need root, to be several users.
+    for (what, test) in [("hostile users", "clients"), ("sessions with Noise of others", "noise_peers")] {
+        announce(what);
+        cargo(&["test", "--workspace", "--quiet", "--test", test, "--", "--ignored", "--test-threads=1"])?;
+    }
     announce("models of the rings");
     run_to_success(models()?)?;
     announce("fuzz targets");
     let (start, duration) = if long { (Start::Anywhere, FUZZ_LONG) } else { (Start::Known, FUZZ) };
     fuzzing::Run { targets: Vec::new(), start, duration, keep: false }.start()?;
     announce("scenarios");
-    // Of the workspace, although they are all netd-tests': with the dependencies' features of the stage before, so that nothing is built again.
     let mut arguments = vec!["test", "--workspace"];
     let machines = if quick { &[][..] } else { &MACHINE_SCENARIOS };
     for scenario in SCENARIOS.iter().chain(machines) {
@@ -70,7 +60,9 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     }
     // One failure must not hide what the other machines would have said.
     arguments.extend(["--no-fail-fast", "--", "--include-ignored", "--test-threads=1"]);
-    cargo(&arguments)
+    let mut scenarios = cargo_command(&arguments);
+    scenarios.env(binaries::PREBUILT, binaries::target_directory()?.join("debug"));
+    run_to_success(scenarios)
 }
 
 /// loom's interleavings of a ring's two sides; a build of its own, since its atomics are others. Half a minute.
