@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
-mod bucket;
 pub mod capture;
 pub mod command;
 pub mod config;

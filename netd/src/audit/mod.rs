@@ -11,16 +11,16 @@ mod record;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use netd_ipc::policy::TrustChange;
 use netd_policy::{Denial, Policy, Request, Rule, Subject, SubjectPattern};
+use netd_time::Bucket;
 
 pub use self::denied::Denied;
 use self::denied::Memory;
 pub use self::log::Log;
 use self::record::{Decided, Event, Written};
-use crate::bucket::Bucket;
 
 /// The line on standard output that tells a test, or a person at the console, of a denial by the devnet switch.
 pub const DEVNET_MARKER: &str = "net: devnet off deny";
@@ -58,8 +58,8 @@ struct Rate {
 }
 
 impl Rate {
-    fn new(now: Duration) -> Rate {
-        Rate { bucket: Bucket::new(BURST, PER_SECOND, now), suppressed: 0 }
+    fn new() -> Rate {
+        Rate { bucket: Bucket::new(PER_SECOND, BURST), suppressed: 0 }
     }
 }
 
@@ -78,7 +78,7 @@ impl Default for Audit {
 impl Audit {
     /// An audit without a log, whose markers go to `console`.
     pub fn new(console: Box<dyn Write + Send>) -> Audit {
-        let (started, users, others) = (Instant::now(), HashMap::new(), Rate::new(Duration::ZERO));
+        let (started, users, others) = (Instant::now(), HashMap::new(), Rate::new());
         let state = State { started, users, others, suppressed: 0, memory: Memory::default(), console };
         Audit { state: Mutex::new(state), log: None }
     }
@@ -95,11 +95,11 @@ impl Audit {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
         state.memory.add(subject, request);
-        let now = state.started.elapsed();
+        let now = netd_time::Instant::ZERO + state.started.elapsed();
         let Subject { uid, gid, pid, unit } = subject;
         let room = state.users.len() < USERS_MAX || state.users.contains_key(uid);
         let rate = match room {
-            true => state.users.entry(*uid).or_insert_with(|| Rate::new(now)),
+            true => state.users.entry(*uid).or_insert_with(Rate::new),
             false => &mut state.others,
         };
         if !rate.bucket.take(now) {

@@ -179,14 +179,14 @@ fn vhost_user_device_needs_a_socket_and_takes_nothing_of_the_others() {
     assert!(said.contains("belongs to a device with kind = \"vhost-user\""), "{said}");
 }
 
-/// The files that are shipped are read by the code that reads an operator's.
+/// The files that are shipped are read by the code that reads an operator's; that of netd-services by netd-services.
 #[test]
 fn shipped_configurations_are_fine() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
     let mut count = 0;
     for entry in fs::read_dir(&directory).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_file() {
+        if path.is_file() && !path.ends_with("services.toml") {
             Config::load(&path).unwrap();
             count += 1;
         }

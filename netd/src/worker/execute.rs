@@ -76,7 +76,7 @@ impl Worker {
             }
             Command::BindUdp { address, port } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
-                clients.bind_udp(now, &mut live.stack, caller, (address, port));
+                clients.bind_udp(&mut live.stack, caller, (address, port));
             }
             Command::Ping { to, timeout, bytes } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
@@ -102,7 +102,7 @@ impl Worker {
                 clients.completions.send(token, set_poll(backend, about, mode));
             }
             Command::Capture { filter, snap_bytes } => {
-                clients.capture(now, taps, caller, (filter, snap_bytes));
+                clients.capture(taps, caller, (filter, snap_bytes));
             }
             Command::Cancel => {
                 if let Slot::Live(live) = slot {

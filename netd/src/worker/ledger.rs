@@ -5,13 +5,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::time::Duration;
 
 use netd_ipc::{ClientUse, TotalUse, Use};
 use netd_policy::{Quotas, Resource, Subject};
 use netd_stack::Instant;
+use netd_time::Bucket;
 
-use crate::bucket::Bucket;
 use crate::limits::{ClientLimits, Limits};
 use crate::worker::shares::Shares;
 
@@ -109,17 +108,12 @@ impl Ledger {
     }
 
     /// Charges one socket that can take this much memory.
-    pub(super) fn reserve(
-        &mut self,
-        now: Instant,
-        owner: &Subject,
-        memory_bytes: u64,
-    ) -> Result<(), Exceeded> {
+    pub(super) fn reserve(&mut self, owner: &Subject, memory_bytes: u64) -> Result<(), Exceeded> {
         let uid = owner.uid;
         let Limits { sockets, client, .. } = self.limits;
         let memory_max = self.limits.memory_bytes();
         let total = &mut self.total;
-        let account = account(&mut self.accounts, &self.limits, now, uid);
+        let account = account(&mut self.accounts, &self.limits, uid);
         let own = &mut account.holdings;
         let exceeded =
             |what, key, limit, everybody| Err(Exceeded::Limit(Limit { uid, what, key, limit, everybody }));
@@ -160,10 +154,10 @@ impl Ledger {
     }
 
     /// Charges one capture.
-    pub(super) fn reserve_capture(&mut self, now: Instant, uid: u32) -> Result<(), Exceeded> {
+    pub(super) fn reserve_capture(&mut self, uid: u32) -> Result<(), Exceeded> {
         let Limits { captures, client, .. } = self.limits;
         let total = &mut self.total;
-        let own = &mut account(&mut self.accounts, &self.limits, now, uid).holdings;
+        let own = &mut account(&mut self.accounts, &self.limits, uid).holdings;
         let exceeded = |limit: u32, everybody| {
             let (what, key) = ("captures", "captures");
             Err(Exceeded::Limit(Limit { uid, what, key, limit: limit.into(), everybody }))
@@ -194,8 +188,8 @@ impl Ledger {
         self.shares.connect(now, owner).map_err(Exceeded::Quota)?;
         let uid = owner.uid;
         let limit = self.limits.client.connects_per_second.into();
-        let account = account(&mut self.accounts, &self.limits, now, uid);
-        if account.connects.take(time(now)) {
+        let account = account(&mut self.accounts, &self.limits, uid);
+        if account.connects.take(now) {
             return Ok(());
         }
         account.refused_connects += 1;
@@ -206,12 +200,11 @@ impl Ledger {
     /// How many packets may be sent now; none also says when the next one may.
     pub(super) fn packets(&mut self, now: Instant, owner: &Subject) -> Result<u32, Instant> {
         let uid = owner.uid;
-        let account = account(&mut self.accounts, &self.limits, now, uid);
-        match account.packets.available(time(now)) {
+        let account = account(&mut self.accounts, &self.limits, uid);
+        match account.packets.available(now) {
             0 => {
                 account.throttled += 1;
-                let next = u64::try_from(account.packets.next_at().as_micros()).unwrap_or(u64::MAX);
-                Err(Instant::from_micros(next))
+                Err(account.packets.next())
             }
             count => self.shares.packets(now, owner, count),
         }
@@ -266,7 +259,7 @@ impl Ledger {
                 let [sockets, memory_bytes, captures] =
                     uses(&account.holdings, client.sockets, own_memory_max, client.captures);
                 let rate = |bucket: &mut Bucket, limit: u32, refused| {
-                    bucket.available(time(now));
+                    bucket.available(now);
                     Use { used: bucket.used().into(), limit: limit.into(), refused }
                 };
                 let connects =
@@ -300,14 +293,9 @@ impl Ledger {
     }
 }
 
-fn account<'a>(
-    accounts: &'a mut HashMap<u32, Account>,
-    limits: &Limits,
-    now: Instant,
-    uid: u32,
-) -> &'a mut Account {
+fn account<'a>(accounts: &'a mut HashMap<u32, Account>, limits: &Limits, uid: u32) -> &'a mut Account {
     let ClientLimits { connects_per_second, packets_per_second, .. } = limits.client;
-    let bucket = |rate| Bucket::new(rate, rate, time(now));
+    let bucket = |rate| Bucket::new(rate, rate);
     accounts.entry(uid).or_insert_with(|| Account {
         holdings: Holdings::default(),
         connects: bucket(connects_per_second),
@@ -315,10 +303,6 @@ fn account<'a>(
         refused_connects: 0,
         throttled: 0,
     })
-}
-
-fn time(now: Instant) -> Duration {
-    Duration::from_micros(now.as_micros())
 }
 
 #[cfg(test)]
@@ -340,27 +324,26 @@ mod tests {
     #[test]
     fn reserve_beyond_a_bound_names_it_and_leaves_the_others_their_share() {
         let mut ledger = Ledger::new(limits());
-        let now = Instant::ZERO;
-        ledger.reserve(now, &of(1), KIB).unwrap();
-        ledger.reserve(now, &of(1), KIB).unwrap();
-        let refused = ledger.reserve(now, &of(1), KIB).unwrap_err().to_string();
+        ledger.reserve(&of(1), KIB).unwrap();
+        ledger.reserve(&of(1), KIB).unwrap();
+        let refused = ledger.reserve(&of(1), KIB).unwrap_err().to_string();
         assert_eq!(refused, "user 1 has 2 sockets, the most that '[limits.client] sockets' allows");
-        ledger.reserve(now, &of(2), KIB).unwrap();
-        let refused = ledger.reserve(now, &of(3), KIB).unwrap_err().to_string();
+        ledger.reserve(&of(2), KIB).unwrap();
+        let refused = ledger.reserve(&of(3), KIB).unwrap_err().to_string();
         assert_eq!(refused, "all users together have 3 sockets, the most that '[limits] sockets' allows");
         ledger.release(&of(1), KIB);
-        ledger.reserve(now, &of(3), KIB).unwrap();
+        ledger.reserve(&of(3), KIB).unwrap();
     }
 
     #[test]
     fn reserve_counts_memory_and_release_gives_it_back() {
         let mut ledger = Ledger::new(limits());
         let now = Instant::ZERO;
-        ledger.reserve(now, &of(1), 1000 * KIB).unwrap();
-        let refused = ledger.reserve(now, &of(1), 100 * KIB).unwrap_err().to_string();
+        ledger.reserve(&of(1), 1000 * KIB).unwrap();
+        let refused = ledger.reserve(&of(1), 100 * KIB).unwrap_err().to_string();
         assert!(refused.contains("1 MiB of memory"), "{refused}");
         ledger.release(&of(1), 1000 * KIB);
-        ledger.reserve(now, &of(1), 100 * KIB).unwrap();
+        ledger.reserve(&of(1), 100 * KIB).unwrap();
         let report = ledger.report(now);
         assert_eq!(report.clients[0].memory_bytes.used, 100 * KIB);
         assert_eq!(report.clients[0].memory_bytes.refused, 1);

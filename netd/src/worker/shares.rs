@@ -9,8 +9,7 @@ use std::time::Duration;
 use netd_ipc::{QuotaUse, Use};
 use netd_policy::{Quotas, Resource, Subject, SubjectPattern, shares};
 use netd_stack::Instant;
-
-use crate::bucket::Bucket;
+use netd_time::Bucket;
 
 const MIB: u64 = 1 << 20;
 /// Shares remembered that hold nothing.
@@ -150,19 +149,17 @@ impl Shares {
         if self.quotas.is_empty() {
             return Ok(left);
         }
-        let time = Duration::from_micros(now.as_micros());
         for key in shares(subject) {
             let Some(bound) = self.quotas.bound(&key, resource) else { continue };
             let share = self.shares.entry(key.clone()).or_default();
-            let bucket =
-                share.rates.entry(resource).or_insert_with(|| Bucket::new(bound.limit, bound.limit, time));
-            match bucket.available(time) {
+            let bucket = share.rates.entry(resource).or_insert_with(|| Bucket::new(bound.limit, bound.limit));
+            match bucket.available(now) {
                 0 => {
-                    let next = u64::try_from(bucket.next_at().as_micros()).unwrap_or(u64::MAX);
+                    let next = bucket.next();
                     if resource != Resource::Connects {
                         *share.refused.entry(resource).or_default() += 1;
                     }
-                    return Err((key, Instant::from_micros(next)));
+                    return Err((key, next));
                 }
                 count => left = Some(left.map_or(count, |left| left.min(count))),
             }
@@ -172,14 +169,13 @@ impl Shares {
 
     /// Everything that a quota bounds, and its use.
     pub(super) fn report(&mut self, now: Instant) -> Vec<QuotaUse> {
-        let time = Duration::from_micros(now.as_micros());
         let mut all = Vec::new();
         for (key, share) in &mut self.shares {
             for resource in Resource::ALL {
                 let Some(bound) = self.quotas.bound(key, resource) else { continue };
                 let mut rate = || {
                     let bucket = share.rates.get_mut(&resource)?;
-                    bucket.available(time);
+                    bucket.available(now);
                     Some(bucket.used())
                 };
                 let used = match resource {

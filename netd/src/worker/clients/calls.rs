@@ -28,7 +28,7 @@ impl Clients {
     ) {
         let uid = owner.uid;
         let charged =
-            self.ledger.connect(now, &owner).and_then(|()| self.ledger.reserve(now, &owner, STREAM_BYTES));
+            self.ledger.connect(now, &owner).and_then(|()| self.ledger.reserve(&owner, STREAM_BYTES));
         if let Err(exceeded) = charged {
             return self.completions.send(token, quota(&exceeded));
         }
@@ -62,7 +62,7 @@ impl Clients {
             );
             return self.completions.send(token, Reply::Failed(ErrorKind::QuotaExceeded, limit));
         }
-        if let Err(exceeded) = self.ledger.reserve(now, &owner, LISTENER_BYTES) {
+        if let Err(exceeded) = self.ledger.reserve(&owner, LISTENER_BYTES) {
             return self.completions.send(token, quota(&exceeded));
         }
         let (id, local) = match stack.tcp_listen_on(address, port, backlog) {
@@ -91,12 +91,11 @@ impl Clients {
 
     pub(in crate::worker) fn bind_udp(
         &mut self,
-        now: Instant,
         stack: &mut Stack,
         (token, owner): (u64, Subject),
         (address, port): (Option<IpAddr>, Option<u16>),
     ) {
-        if let Err(exceeded) = self.ledger.reserve(now, &owner, self.datagrams_bytes) {
+        if let Err(exceeded) = self.ledger.reserve(&owner, self.datagrams_bytes) {
             return self.completions.send(token, quota(&exceeded));
         }
         let (udp, local) = match stack.udp_bind_on(address, port) {
@@ -152,12 +151,11 @@ impl Clients {
     /// Starts a capture.
     pub(in crate::worker) fn capture(
         &mut self,
-        now: Instant,
         taps: &mut Taps,
         (token, owner): (u64, Subject),
         (filter, snap_bytes): (Filter, usize),
     ) {
-        if let Err(exceeded) = self.ledger.reserve_capture(now, owner.uid) {
+        if let Err(exceeded) = self.ledger.reserve_capture(owner.uid) {
             return self.completions.send(token, quota(&exceeded));
         }
         let added = socketpair(SocketType::STREAM)

@@ -187,7 +187,7 @@ impl Clients {
                 return;
             }
             // They wait in the backlog for as long as their client may have no more sockets.
-            if self.ledger.reserve(now, &owner, STREAM_BYTES).is_err() {
+            if self.ledger.reserve(&owner, STREAM_BYTES).is_err() {
                 self.starved.insert(id);
                 return;
             }
