@@ -290,6 +290,9 @@ pub(crate) struct Connect {
     /// Seconds that connecting may take
     #[arg(short = 'w', long, default_value = "10", value_parser = seconds)]
     pub(crate) timeout: Duration,
+    /// Say which address it is, and which rule allows it
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use netd_ipc::{Client, ErrorKind, RecordKind, Resolved, Service};
+use netd_ipc::{Client, RecordKind, Resolved, Service};
 
 use crate::cli;
 use crate::error::Error;
@@ -35,26 +35,6 @@ impl Host {
             Host::Address(address) => Ok(vec![*address]),
             Host::Name(name) => Ok(client.resolve(name)?),
         }
-    }
-
-    /// Tries one address after the other, until something succeeds or fails for good.
-    pub(crate) fn try_each<T>(
-        &self,
-        client: &Client,
-        mut try_one: impl FnMut(IpAddr) -> Result<T, netd_ipc::Error>,
-    ) -> Result<T, Error> {
-        let mut last = None;
-        for address in self.addresses(client)? {
-            match try_one(address) {
-                Ok(done) => return Ok(done),
-                Err(error) => last = Some(error),
-            }
-        }
-        let nothing = || netd_ipc::Error::Refused {
-            kind: ErrorKind::NotFound,
-            message: "the name has no address".to_owned(),
-        };
-        Err(last.unwrap_or_else(nothing).into())
     }
 }
 

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netd_ipc::{Client, Outcome, StreamEnd, TcpStream};
+use netd_ipc::{Client, Grant, Outcome, StreamEnd, TcpStream};
 use serde_json::json;
 
 use crate::cli;
 use crate::error::Error;
+use crate::names::Host;
 use crate::output::Output;
 use crate::pipe::{self, Carried};
 
@@ -21,9 +22,16 @@ const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(60);
 const ACKNOWLEDGE_PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) fn connect(client: &Client, output: &Output, arguments: &cli::Connect) -> Result<ExitCode, Error> {
-    let cli::Connect { host, port, timeout } = arguments;
-    let stream =
-        host.try_each(client, |address| client.tcp_connect(SocketAddr::new(address, *port), Some(*timeout)))?;
+    let cli::Connect { host, port, timeout, verbose } = arguments;
+    let stream = match host {
+        Host::Address(address) => client.tcp_connect(SocketAddr::new(*address, *port), Some(*timeout))?,
+        Host::Name(name) => client.tcp_connect_host(name, *port, Some(*timeout))?,
+    };
+    if *verbose && let Some(Grant { rule, tls }) = stream.grant() {
+        let demand =
+            if tls.as_deref() == Some("required") { ", must begin with TLS for that name" } else { "" };
+        output.note(&format!("connected to {}, by {rule}{demand}", stream.peer_addr()));
+    }
     serve(client, output, &stream)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -59,6 +67,8 @@ fn serve(client: &Client, output: &Output, stream: &TcpStream) -> Result<(), Err
                 "id": stream.id(),
                 "local": stream.local_addr(),
                 "remote": stream.peer_addr(),
+                "rule": stream.grant().map(|grant| &grant.rule),
+                "tls": stream.grant().and_then(|grant| grant.tls.as_ref()),
                 "sent_bytes": sent_bytes,
                 "received_bytes": received_bytes,
                 "complete": result.is_ok(),

@@ -65,7 +65,7 @@ fn outcome(end: &str, receive_finished: bool) -> (Value, Vec<OwnedFd>) {
 fn stream_reply() -> Value {
     let local = json!({ "address": "192.0.2.5", "port": 50_000 });
     let remote = json!({ "address": "192.0.2.1", "port": 80 });
-    json!({ "parameters": { "id": 7, "local": local, "remote": remote, "descriptor": 0 } })
+    json!({ "parameters": { "id": 7, "local": local, "remote": remote, "rule": "a.toml:1 (grant, any)", "tls": "required", "descriptor": 0 } })
 }
 
 /// Runs netctl to its end, with this as standard input.
@@ -200,6 +200,18 @@ fn connect_whose_data_never_arrived_fails_although_the_answer_is_whole() {
     let output = netctl(&daemon, &["connect", "192.0.2.1", "80"], b"data");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("stopped answering"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn connect_told_to_says_which_address_it_is_and_which_rule_allows_it() {
+    let daemon = one_stream("finished", true, |socket| {
+        shutdown(&socket, Shutdown::Write).unwrap();
+        read_to_end(&socket);
+    });
+    let output = netctl(&daemon, &["connect", "-v", "www.example.org", "80"], b"");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let expected = "connected to 192.0.2.1:80, by a.toml:1 (grant, any), must begin with TLS for that name\n";
+    assert_eq!(text(&output.stderr), expected);
 }
 
 #[test]

@@ -201,21 +201,15 @@ class Client:
         return answer["addresses"] if kind == "addresses" else answer
 
     def connect(self, address, timeout=None):
-        """A Stream to (host, port). A host may be a name; its addresses are tried in turn. The timeout is for all of it."""
+        """A Stream to (host, port). A host may be a name, which netd resolves; the timeout is for all of it. What allowed the
+        connection is in its attribute "rule"; with "tls" required, it must begin with a ClientHello for that very name."""
         host, port = address[:2]
-        deadline = _deadline(timeout)
-        failure = _error("NotFound", f"'{host}' has no address")
-        for ip in self._addresses(host, timeout):
-            left = _left(deadline)
-            timeout_ms = None if left is None else min(max(1, int(left * 1000)), 600000)
-            try:
-                reply, descriptors = self.call("Connect", address=ip, port=port, timeout_ms=timeout_ms)
-            except Error as error:
-                failure = error
-                continue
-            ends = [(reply[end]["address"], reply[end]["port"]) for end in ("local", "remote")]
-            return Stream(self, descriptors[reply["descriptor"]], reply["id"], *ends)
-        raise failure
+        timeout_ms = None if timeout is None else min(max(1, int(timeout * 1000)), 600000)
+        reply, descriptors = self.call("Connect", address=host, port=port, timeout_ms=timeout_ms)
+        ends = [(reply[end]["address"], reply[end]["port"]) for end in ("local", "remote")]
+        stream = Stream(self, descriptors[reply["descriptor"]], reply["id"], *ends)
+        stream.rule, stream.tls = reply["rule"], reply.get("tls")
+        return stream
 
     def _addresses(self, host, timeout=None):
         try:
@@ -296,6 +290,7 @@ class Stream(_Socket):
     def __init__(self, client, descriptor, identity, local, remote):
         super().__init__(client, descriptor, local)
         self.id, self._remote = identity, remote
+        self.rule = self.tls = None
         self._write_shut = self._complete = False
 
     def getpeername(self):

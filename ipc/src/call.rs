@@ -1,6 +1,6 @@
 //! Calls: the methods of the interface with their parameters, parsed into types that cannot be wrong.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,15 @@ pub struct Response {
     /// More replies to this call follow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub continues: bool,
+}
+
+/// Whom to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// By address.
+    Address(IpAddr),
+    /// By name, as the client wrote it.
+    Name(String),
 }
 
 /// One call, understood.
@@ -154,7 +163,9 @@ pub enum Call {
     /// `io.netd.Connect`
     Connect {
         /// The peer.
-        remote: SocketAddr,
+        host: Host,
+        /// Its port.
+        port: u16,
         /// How long it may take.
         timeout: Duration,
     },
@@ -378,12 +389,17 @@ impl Fields {
     }
 
     fn connect(&mut self) -> Result<Call, BadCall> {
-        let address = self.peer_address()?;
+        let text: String = self.required("address")?;
+        let host = match text.parse() {
+            Ok(address) => Host::Address(reachable(address)?),
+            // Whether it is a name, the policy says, whose names these are.
+            Err(_) => Host::Name(text),
+        };
         let port: u16 = self.required("port")?;
         if port == 0 {
             return Err(wrong("port"));
         }
-        Ok(Call::Connect { remote: SocketAddr::new(address, port), timeout: self.timeout(CONNECT_TIMEOUT)? })
+        Ok(Call::Connect { host, port, timeout: self.timeout(CONNECT_TIMEOUT)? })
     }
 
     fn ping(&mut self) -> Result<Call, BadCall> {
@@ -395,13 +411,8 @@ impl Fields {
         Ok(Call::Ping { to: self.peer_address()?, timeout: self.timeout(PING_TIMEOUT)?, bytes })
     }
 
-    /// An address that a packet can be sent to. ::ffff:a.b.c.d is a.b.c.d (RFC 4291, 2.5.5.2).
     fn peer_address(&mut self) -> Result<IpAddr, BadCall> {
-        let address: IpAddr = self.required("address")?;
-        match address.to_canonical() {
-            address if address.is_unspecified() => Err(wrong("address")),
-            address => Ok(address),
-        }
+        reachable(self.required("address")?)
     }
 
     fn timeout(&mut self, default: Duration) -> Result<Duration, BadCall> {
@@ -442,12 +453,20 @@ impl Fields {
     }
 }
 
+/// An address that a packet can be sent to. ::ffff:a.b.c.d is a.b.c.d (RFC 4291, 2.5.5.2).
+fn reachable(address: IpAddr) -> Result<IpAddr, BadCall> {
+    match address.to_canonical() {
+        address if address.is_unspecified() => Err(wrong("address")),
+        address => Ok(address),
+    }
+}
+
 fn wrong(name: &str) -> BadCall {
     BadCall::InvalidParameter(name.to_owned())
 }
 
 /// What `Connect` returns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamReply {
     /// Names the stream in `Outcome`.
     pub id: u64,
@@ -455,6 +474,11 @@ pub struct StreamReply {
     pub local: Endpoint,
     /// The peer.
     pub remote: Endpoint,
+    /// What allowed it: a rule with its place.
+    pub rule: String,
+    /// Of a connection by name: `required` if it must begin with a ClientHello for that name, otherwise `any`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
     /// Index among the descriptors of the reply.
     pub descriptor: usize,
 }

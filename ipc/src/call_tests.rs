@@ -265,6 +265,7 @@ fn decision() -> crate::policy::Decision {
         error: Some(ErrorKind::PolicyDenied),
         reason: "no grant".into(),
         rule: "a.toml:1 (deny, any)".into(),
+        tls: Some("any".into()),
         file: Some("a.toml".into()),
         line: Some(1),
     }
@@ -279,6 +280,7 @@ fn rules() -> crate::policy::Rules {
         ports: some("443"),
         to: some("192.0.2.0/24"),
         hosts: some("*.example.org"),
+        tls: Some("required".into()),
         file: "a.toml".into(),
         line: 1,
     };
@@ -350,7 +352,14 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
         (
             "Connect",
             json!({ "address": "192.0.2.1", "port": 80, "timeout_ms": 1 }),
-            json!(StreamReply { id: 1, local: endpoint(), remote: endpoint(), descriptor: 0 }),
+            json!(StreamReply {
+                id: 1,
+                local: endpoint(),
+                remote: endpoint(),
+                rule: "a.toml:1 (grant, any)".into(),
+                tls: Some("required".into()),
+                descriptor: 0
+            }),
         ),
         ("Listen", json!({ "address": "192.0.2.1", "port": 80, "backlog": 1 }), bound.clone()),
         ("BindUdp", json!({ "address": "2001:db8::1", "port": 80 }), bound),
@@ -454,7 +463,7 @@ fn interface_file_enums_read_back_into_the_types() {
     values::<PollMode>(&file, "PollMode", 3);
     values::<Direction>(&file, "Direction", 2);
     values::<SocketKind>(&file, "SocketKind", 3);
-    values::<StreamEnd>(&file, "StreamEnd", 9);
+    values::<StreamEnd>(&file, "StreamEnd", 10);
     values::<RecordKind>(&file, "RecordKind", 7);
     values::<SocketRole>(&file, "SocketRole", 2);
     values::<crate::policy::TrustChange>(&file, "TrustChange", 3);
@@ -464,7 +473,8 @@ fn interface_file_enums_read_back_into_the_types() {
 #[test]
 fn parse_of_wrong_parameters_names_the_first() {
     for (method, parameters, field) in [
-        ("Connect", json!({ "address": "example.org", "port": 80 }), "address"),
+        ("Connect", json!({ "address": 1, "port": 80 }), "address"),
+        ("Connect", json!({ "address": "::", "port": 80 }), "address"),
         ("Connect", json!({ "address": "0.0.0.0", "port": 80 }), "address"),
         ("Connect", json!({ "address": "192.0.2.1", "port": 0 }), "port"),
         ("Connect", json!({ "address": "192.0.2.1", "port": 65536 }), "port"),
@@ -497,7 +507,15 @@ fn parse_of_unknown_names_tells_method_from_interface() {
 fn parse_fills_in_defaults_and_bounds() {
     assert_eq!(
         Call::parse(request("Connect", json!({ "address": "::ffff:192.0.2.1", "port": 80 }))),
-        Ok(Call::Connect { remote: "192.0.2.1:80".parse().unwrap(), timeout: CONNECT_TIMEOUT })
+        Ok(Call::Connect {
+            host: Host::Address("192.0.2.1".parse().unwrap()),
+            port: 80,
+            timeout: CONNECT_TIMEOUT
+        })
+    );
+    assert_eq!(
+        Call::parse(request("Connect", json!({ "address": "example.org", "port": 443 }))),
+        Ok(Call::Connect { host: Host::Name("example.org".into()), port: 443, timeout: CONNECT_TIMEOUT })
     );
     assert_eq!(
         Call::parse(request("Listen", json!({ "port": 0, "backlog": 1_000_000 }))),
@@ -537,8 +555,9 @@ proptest! {
         let value = json!({ "method": format!("io.netd.{method}"), "parameters": parameters });
         let Ok(request) = serde_json::from_value::<Request>(value) else { return Ok(()) };
         match Call::parse(request) {
-            Ok(Call::Connect { remote, timeout }) => {
-                prop_assert!(remote.port() != 0 && !timeout.is_zero() && timeout <= TIMEOUT_MAX);
+            Ok(Call::Connect { host, port, timeout }) => {
+                prop_assert!(!matches!(host, Host::Address(address) if address.is_unspecified()));
+                prop_assert!(port != 0 && !timeout.is_zero() && timeout <= TIMEOUT_MAX);
             }
             Ok(Call::Ping { bytes, timeout, .. }) => {
                 prop_assert!(bytes <= PAYLOAD_BYTES_MAX && !timeout.is_zero() && timeout <= TIMEOUT_MAX);

@@ -33,7 +33,7 @@ pub mod tokio;
 pub mod types;
 
 pub use client::{
-    Client, Event, Incoming, Received, SYSTEM_SOCKET, TcpListener, TcpStream, ToEndpoints, UdpSocket,
+    Client, Event, Grant, Incoming, Received, SYSTEM_SOCKET, TcpListener, TcpStream, ToEndpoints, UdpSocket,
     resolve, user_socket,
 };
 pub use error::{Error, ErrorKind};

@@ -20,6 +20,8 @@ pub struct Rule {
     pub to: Option<Vec<String>>,
     /// Names and patterns of them.
     pub hosts: Option<Vec<String>>,
+    /// `required` or `any`, if the rule says it.
+    pub tls: Option<String>,
     /// Where it stands.
     pub file: String,
     /// Its line, counted from 1.
@@ -50,6 +52,8 @@ pub struct Decision {
     pub reason: String,
     /// What it rests on: a rule with its place, or the devnet switch, or that nothing allows it.
     pub rule: String,
+    /// Of a connection by name that is allowed: `required` if it must begin with a ClientHello for the name, otherwise `any`.
+    pub tls: Option<String>,
     /// The file that the rule stands in.
     pub file: Option<String>,
     /// Its line, counted from 1.

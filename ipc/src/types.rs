@@ -564,6 +564,8 @@ pub enum StreamEnd {
     EngineFault,
     /// The device below it went away.
     DeviceUnavailable,
+    /// What the client sent first is not what the grant for the connection demands, and none of it was sent on.
+    PolicyDenied,
 }
 
 impl StreamEnd {
@@ -578,6 +580,7 @@ impl StreamEnd {
             StreamEnd::Aborted => Some(ErrorKind::Disconnected),
             StreamEnd::EngineFault => Some(ErrorKind::Internal),
             StreamEnd::DeviceUnavailable => Some(ErrorKind::DeviceUnavailable),
+            StreamEnd::PolicyDenied => Some(ErrorKind::PolicyDenied),
         }
     }
 }
@@ -594,6 +597,7 @@ impl fmt::Display for StreamEnd {
             StreamEnd::Aborted => "it was cut off on this side",
             StreamEnd::EngineFault => "a fault of netd",
             StreamEnd::DeviceUnavailable => "the device went away",
+            StreamEnd::PolicyDenied => "policy cut it: netd's audit says why",
         })
     }
 }

@@ -61,10 +61,13 @@ with client.open("io.netd") as netd:
     assert call("ListClients")["total"]["sockets"]["limit"] > 0
     assert call("Ping", address=peer, timeout_ms=20000, bytes=8)["bytes"] == 8
     assert call("Resolve", name=name)["addresses"] == [peer]
+    by_name = call("Connect", address=name, port=port, timeout_ms=20000)
+    assert by_name["remote"] == {"address": peer, "port": port} and by_name["tls"] == "any" and by_name["rule"], by_name
     fails("io.netd.NotFound", "Resolve", name="nobody.invalid")
     assert call("Capture", filter="tcp port 80")["descriptor"] == 0
     fails("io.netd.InvalidInput", "Capture", filter="tcp prot 80")
-    fails("org.varlink.service.InvalidParameter", "Connect", address="nowhere", port=1)
+    fails("io.netd.InvalidInput", "Connect", address="no where", port=1)
+    fails("org.varlink.service.InvalidParameter", "Connect", address="0.0.0.0", port=1)
     rules = call("ListRules")
     assert rules["devnet_enabled"] and rules["rules"][0]["effect"] in ("grant", "deny"), rules
     explained = call("Explain", uid=os.getuid(), gid=os.getgid(), capability="net.tcp.connect", target=f"{peer}:{port}")

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use netd_policy::Subject;
+use netd_policy::{HostName, Subject, Tls};
 
 use crate::capture::Filter;
 
@@ -51,6 +51,15 @@ pub enum Command {
         /// The peer.
         remote: SocketAddr,
         /// How long this may take.
+        timeout: Duration,
+    },
+    /// Opens a TCP connection to an address that a name has; completes likewise.
+    ConnectName {
+        /// The name.
+        name: HostName,
+        /// The port.
+        port: u16,
+        /// How long all of it may take.
         timeout: Duration,
     },
     /// Opens a TCP listener.
@@ -121,6 +130,16 @@ pub enum Command {
     Cancel,
 }
 
+/// Why a command failed: an error of the interface, and a sentence for the person who reads it.
+#[derive(Debug)]
+pub struct Failure(pub netd_ipc::ErrorKind, pub String);
+
+impl From<Failure> for Reply {
+    fn from(Failure(kind, message): Failure) -> Reply {
+        Reply::Failed(kind, message)
+    }
+}
+
 /// What a worker answers.
 #[derive(Debug)]
 pub enum Reply {
@@ -138,7 +157,7 @@ pub enum Reply {
     Statistics(netd_ipc::Statistics),
     /// To [`Command::Clients`]; the control thread adds its connections.
     Clients(netd_ipc::Clients),
-    /// To [`Command::Connect`]: an established connection.
+    /// To [`Command::Connect`] and [`Command::ConnectName`]: an established connection.
     Stream {
         /// Its id, never used twice. Ids begin at a random number, so that a client whose stream ended with a former
         /// daemon is told `InvalidSocket`, and not the outcome of somebody else's stream. Below 2^53, which every reader
@@ -148,6 +167,10 @@ pub enum Reply {
         local: SocketAddr,
         /// The peer.
         remote: SocketAddr,
+        /// What allowed it.
+        rule: String,
+        /// What it must begin with, if it was asked for by name.
+        tls: Option<Tls>,
         /// The client's end of a SOCK_STREAM socketpair.
         descriptor: OwnedFd,
     },

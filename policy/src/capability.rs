@@ -73,7 +73,8 @@ impl Capability {
 
     /// Whether its requests can name a host.
     pub(crate) fn has_names(self) -> bool {
-        matches!(self, Capability::DnsResolve | Capability::HttpFetch | Capability::TlsValidate)
+        use Capability::{DnsResolve, HttpFetch, TcpConnect, TlsValidate};
+        matches!(self, TcpConnect | DnsResolve | HttpFetch | TlsValidate)
     }
 
     pub(crate) fn names() -> String {

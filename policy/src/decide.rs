@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Error;
 use crate::capability::Capability;
-use crate::index::{Covering, Entry, Index, Lookup, Place, Ports, Target};
-use crate::port::PortRange;
+use crate::compile::{check, entries, resolve};
+use crate::index::{Covering, Index, Lookup, Ports, Target};
 use crate::quota::Quotas;
 use crate::request::Request;
 use crate::rule::{Effect, Origin, RuleConfig};
 use crate::subject::{Subject, SubjectPattern, Who};
+use crate::terms::Terms;
 
 /// Where clouds answer who a machine is, with credentials: whoever reaches it is the machine. The first is everybody's, the others are
 /// Google's and Amazon's over IPv6.
@@ -21,7 +22,7 @@ const METADATA: [IpAddr; 3] = [
 ];
 
 /// HTTP/3's port: a way around whatever is said of TCP, so a grant must mean it.
-const QUIC: u16 = 443;
+pub(crate) const QUIC: u16 = 443;
 
 /// What a decision rests on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub enum Rule {
     Operator,
     /// Speaking for others is for the user that netd-services runs as.
     Representative,
+    /// A name answered with an address that is not everybody's, and grants for names do not hold for these.
+    PrivateAnswer,
     /// No grant: what nothing allows is denied.
     Default,
 }
@@ -52,7 +55,12 @@ impl Rule {
     pub fn origin(&self) -> Option<&Origin> {
         match self {
             Rule::Written { effect: _, subject: _, origin } => Some(origin),
-            Rule::Devnet | Rule::Observe | Rule::Operator | Rule::Representative | Rule::Default => None,
+            Rule::Devnet
+            | Rule::Observe
+            | Rule::Operator
+            | Rule::Representative
+            | Rule::Default
+            | Rule::PrivateAnswer => None,
         }
     }
 }
@@ -65,6 +73,7 @@ impl fmt::Display for Rule {
             Rule::Observe => f.write_str("observe"),
             Rule::Operator => f.write_str("operators only"),
             Rule::Representative => f.write_str("netd-services only"),
+            Rule::PrivateAnswer => f.write_str("addresses that are not public are not granted by name"),
             Rule::Default => f.write_str("deny by default"),
         }
     }
@@ -86,6 +95,8 @@ pub enum Decision {
     Allow {
         /// Because of this.
         rule: Rule,
+        /// On these terms.
+        terms: Terms,
     },
     /// It may not.
     Deny {
@@ -104,9 +115,17 @@ impl Decision {
         matches!(self, Decision::Allow { .. })
     }
 
+    /// On what terms it is allowed, if it is.
+    pub fn terms(&self) -> Option<Terms> {
+        match self {
+            Decision::Allow { terms, .. } => Some(*terms),
+            Decision::Deny { .. } => None,
+        }
+    }
+
     /// What it rests on.
     pub fn rule(&self) -> &Rule {
-        let (Decision::Allow { rule } | Decision::Deny { rule, .. }) = self;
+        let (Decision::Allow { rule, .. } | Decision::Deny { rule, .. }) = self;
         rule
     }
 }
@@ -120,8 +139,10 @@ pub struct Policy {
     /// The user that netd-services runs as.
     representative: Option<u32>,
     rules: Vec<(Origin, RuleConfig, Who)>,
-    grants: Index,
-    denials: Index,
+    pub(crate) grants: Index,
+    /// Grants by name that demand TLS.
+    pub(crate) tls_grants: Index,
+    pub(crate) denials: Index,
     quotas: Quotas,
 }
 
@@ -144,18 +165,20 @@ impl Policy {
                 Ok((origin, rule, who))
             })
             .collect::<Result<Vec<_>, Error>>()?;
-        let entries = |effect: Effect| {
+        let entries = |effect: Effect, terms: Terms| {
             let of = rules.iter().enumerate().filter(|(_, (_, rule, _))| rule.effect == effect);
-            of.flat_map(|(number, (_, rule, who))| entries(number, rule, who)).collect()
+            of.flat_map(|(number, (_, rule, who))| entries(number, rule, who, terms)).collect()
         };
-        let grants = Index::new(Covering::Whole, entries(Effect::Grant));
-        let denials = Index::new(Covering::Part, entries(Effect::Deny));
+        let grants = Index::new(Covering::Whole, entries(Effect::Grant, Terms::Free));
+        let tls_grants = Index::new(Covering::Whole, entries(Effect::Grant, Terms::Tls));
+        let denials = Index::new(Covering::Part, entries(Effect::Deny, Terms::Free));
         Ok(Policy {
             devnet_enabled,
             operator: None,
             representative: None,
             rules,
             grants,
+            tls_grants,
             denials,
             quotas: Quotas::default(),
         })
@@ -200,7 +223,7 @@ impl Policy {
             return match request {
                 Request::Operate => self.decide_operate(subject),
                 Request::Represent => self.decide_represent(subject),
-                _ => Decision::Allow { rule: Rule::Observe },
+                _ => Decision::Allow { rule: Rule::Observe, terms: Terms::Free },
             };
         };
         if !self.devnet_enabled && request.is_outbound() {
@@ -227,7 +250,7 @@ impl Policy {
     fn decide_operate(&self, subject: &Subject) -> Decision {
         let rule = Rule::Operator;
         if subject.uid == 0 || self.operator == Some(subject.uid) {
-            return Decision::Allow { rule };
+            return Decision::Allow { rule, terms: Terms::Free };
         }
         let reason =
             format!("{}: only root and the user that netd runs as may, not {subject}", Request::Operate);
@@ -237,7 +260,7 @@ impl Policy {
     fn decide_represent(&self, subject: &Subject) -> Decision {
         let rule = Rule::Representative;
         if self.representative == Some(subject.uid) {
-            return Decision::Allow { rule };
+            return Decision::Allow { rule, terms: Terms::Free };
         }
         let who = self.representative.map_or_else(|| "nobody".to_owned(), |uid| format!("only uid {uid}"));
         let reason = format!(
@@ -248,24 +271,47 @@ impl Policy {
     }
 
     fn decide_by_rules(&self, subject: &Subject, capability: Capability, request: &Request) -> Decision {
-        let mut lookup =
-            Lookup { subject, capability, ports: request.ports(), target: request.target(), named: false };
-        if let Some(rule) = self.denials.find(&lookup).and_then(|number| self.written(number)) {
-            let reason = format!("{request}: denied to {subject} by {rule}");
-            return Decision::Deny { error: Denial::PolicyDenied, reason, rule };
+        if let Request::TcpConnectName { name, port, address } = request {
+            return self.decide_by_name(subject, request, (name, *port), *address);
         }
-        lookup.named = request.peer().is_some_and(|peer| METADATA.contains(&peer));
-        if let Some(rule) = self.grants.find(&lookup).and_then(|number| self.written(number)) {
-            return Decision::Allow { rule };
+        let target = request.target();
+        self.decide_lookup(
+            request,
+            &Lookup { subject, capability, ports: request.ports(), target, named: false },
+        )
+    }
+
+    /// Denials, then grants that ask for nothing.
+    pub(crate) fn decide_lookup(&self, request: &Request, lookup: &Lookup<'_>) -> Decision {
+        if let Some(denied) = self.decide_denials(request, lookup) {
+            return denied;
         }
+        let named = matches!(lookup.target, Target::Address(peer) if METADATA.contains(&peer));
+        let lookup = Lookup { named, ..lookup.clone() };
+        match self.grants.find(&lookup).and_then(|number| self.written(number)) {
+            Some(rule) => Decision::Allow { rule, terms: Terms::Free },
+            None => self.not_granted(request, &lookup),
+        }
+    }
+
+    /// The denial that covers a request, if one does.
+    pub(crate) fn decide_denials(&self, request: &Request, lookup: &Lookup<'_>) -> Option<Decision> {
+        let rule = self.denials.find(lookup).and_then(|number| self.written(number))?;
+        let reason = format!("{request}: denied to {} by {rule}", lookup.subject);
+        Some(Decision::Deny { error: Denial::PolicyDenied, reason, rule })
+    }
+
+    /// Denied by default, and what is nearest to allowing it.
+    pub(crate) fn not_granted(&self, request: &Request, lookup: &Lookup<'_>) -> Decision {
+        let Lookup { subject, capability, .. } = lookup;
         let mut reason = format!("{request}: no grant allows {capability} here to {subject}");
-        if let Some(nearest) = self.nearest(&lookup) {
+        if let Some(nearest) = self.nearest(lookup) {
             reason.push_str(&format!("; {nearest}"));
         }
         Decision::Deny { error: Denial::PolicyDenied, reason, rule: Rule::Default }
     }
 
-    fn written(&self, number: usize) -> Option<Rule> {
+    pub(crate) fn written(&self, number: usize) -> Option<Rule> {
         let (origin, rule, _) = self.rules.get(number)?;
         let (effect, subject, origin) = (rule.effect, rule.subject.clone(), origin.clone());
         Some(Rule::Written { effect, subject, origin })
@@ -281,7 +327,9 @@ impl Policy {
         let number = self.rules.iter().position(|rule| near(&rule))?;
         let (_, rule, _) = self.rules.get(number)?;
         let but = if lookup.named {
-            "a cloud's metadata server must be named: to = [\"ADDRESS\"] with nothing but it"
+            "a cloud's metadata server must be named: to = [\"169.254.169.254/32\"], or whichever it is, alone"
+        } else if rule.hosts.is_some() && matches!(lookup.target, Target::Address(_)) {
+            "only by name: connect to the name, and netd finds the address"
         } else if !covers_target(rule, lookup.target) {
             "only towards others"
         } else if matches!(lookup.ports, Ports::One(QUIC)) && lookup.capability == Capability::UdpSend {
@@ -305,84 +353,4 @@ fn covers_target(rule: &RuleConfig, target: Target<'_>) -> bool {
                 && rule.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|host| host.matches(name)))
         }
     }
-}
-
-fn check(origin: &Origin, rule: &RuleConfig) -> Result<(), Error> {
-    let empty = |key, what| Err(Error::EmptyList { origin: origin.clone(), key, what });
-    if rule.capabilities.is_empty() {
-        return empty(rule.effect.key(), "the rule");
-    }
-    if rule.ports.as_ref().is_some_and(Vec::is_empty) {
-        return empty("ports", "the key to mean every port");
-    }
-    if rule.to.as_ref().is_some_and(Vec::is_empty) {
-        return empty("to", "the key to mean every peer");
-    }
-    if rule.hosts.as_ref().is_some_and(Vec::is_empty) {
-        return empty("hosts", "the key to mean every name");
-    }
-    if rule.to.is_some() && rule.hosts.is_some() {
-        return Err(Error::AddressesAndNames { origin: origin.clone() });
-    }
-    let without =
-        |has: fn(Capability) -> bool| rule.capabilities.iter().copied().find(|capability| !has(*capability));
-    if let (Some(_), Some(capability)) = (&rule.to, without(Capability::has_peer)) {
-        return Err(Error::NoPeer { origin: origin.clone(), capability });
-    }
-    if let (Some(_), Some(capability)) = (&rule.hosts, without(Capability::has_names)) {
-        return Err(Error::NoNames { origin: origin.clone(), capability });
-    }
-    Ok(())
-}
-
-fn resolve(
-    origin: &Origin,
-    subject: &SubjectPattern,
-    user: &impl Fn(&str) -> Option<u32>,
-    group: &impl Fn(&str) -> Option<u32>,
-) -> Result<Who, Error> {
-    let unknown =
-        |kind, name: &String| Error::UnknownName { origin: origin.clone(), kind, name: name.clone() };
-    Ok(match subject {
-        SubjectPattern::Any => Who::Any,
-        SubjectPattern::Uid(uid) => Who::Uid(*uid),
-        SubjectPattern::User(name) => Who::Uid(user(name).ok_or_else(|| unknown("user", name))?),
-        SubjectPattern::Gid(gid) => Who::Gid(*gid),
-        SubjectPattern::Group(name) => Who::Gid(group(name).ok_or_else(|| unknown("group", name))?),
-        SubjectPattern::Unit(name) => Who::Unit(name.clone()),
-    })
-}
-
-/// A rule in as many pieces as it names capabilities and places.
-fn entries(number: usize, rule: &RuleConfig, who: &Who) -> Vec<Entry> {
-    let places: Vec<Place> = match (&rule.to, &rule.hosts) {
-        (Some(to), _) => to.iter().copied().map(canonical).map(Place::Prefix).collect(),
-        (None, Some(hosts)) => hosts.iter().cloned().map(Place::Hosts).collect(),
-        (None, None) => vec![Place::Everywhere],
-    };
-    let pairs =
-        rule.capabilities.iter().flat_map(|capability| places.iter().map(move |place| (*capability, place)));
-    pairs
-        .map(|(capability, place)| {
-            let ranges = rule.ports.clone().unwrap_or_else(|| vec![PortRange::ALL]);
-            let ports = if rule.effect == Effect::Grant && capability == Capability::UdpSend {
-                ranges.into_iter().flat_map(|range| range.without(QUIC)).collect()
-            } else {
-                ranges
-            };
-            Entry { capability, who: who.clone(), place: place.clone(), ports, rule: number }
-        })
-        .collect()
-}
-
-/// A prefix of IPv4 addresses mapped into IPv6 is the prefix of the IPv4 addresses, as requests are.
-fn canonical(prefix: ipnet::IpNet) -> ipnet::IpNet {
-    let mapped = match prefix {
-        ipnet::IpNet::V6(prefix) if prefix.prefix_len() >= 96 => {
-            let length = prefix.prefix_len() - 96;
-            prefix.addr().to_ipv4_mapped().and_then(|address| ipnet::Ipv4Net::new(address, length).ok())
-        }
-        _ => None,
-    };
-    mapped.map_or(prefix, Into::into)
 }

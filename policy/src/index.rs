@@ -93,6 +93,8 @@ struct ByPlace {
     everywhere: PortIndex,
     /// One table for each prefix length in use.
     prefixes: Vec<(u8, HashMap<IpNet, PortIndex>)>,
+    /// What is said of any of the prefixes.
+    some_prefix: PortIndex,
     hosts: HashMap<String, PortIndex>,
     /// By the name after `*.`.
     below: HashMap<String, PortIndex>,
@@ -112,11 +114,24 @@ impl Index {
 
     /// The first rule, in the order of the files, of those that cover a request most specifically by subject.
     pub(crate) fn find(&self, lookup: &Lookup<'_>) -> Option<usize> {
+        self.find_by(lookup, ByPlace::find)
+    }
+
+    /// The same of rules that cover the request towards some prefix, whichever.
+    pub(crate) fn find_towards_some(&self, lookup: &Lookup<'_>) -> Option<usize> {
+        self.find_by(lookup, |by_place, covering, lookup| covered(&by_place.some_prefix, covering, lookup))
+    }
+
+    fn find_by(
+        &self,
+        lookup: &Lookup<'_>,
+        find: impl Fn(&ByPlace, Covering, &Lookup<'_>) -> Option<usize>,
+    ) -> Option<usize> {
         let by_subject = self.by_capability.get(&lookup.capability)?;
         let Subject { uid, gid, pid: _, unit } = lookup.subject;
         let unit = unit.as_ref().and_then(|unit| by_subject.unit.get(unit));
         let places = [unit, by_subject.uid.get(uid), by_subject.gid.get(gid), by_subject.any.as_ref()];
-        places.into_iter().flatten().find_map(|by_place| by_place.find(self.covering, lookup))
+        places.into_iter().flatten().find_map(|by_place| find(by_place, self.covering, lookup))
     }
 }
 
@@ -157,24 +172,21 @@ impl ByPlace {
             };
             ranges.extend(ports.into_iter().map(|range| (range, rule)));
         }
+        let towards_some: Ranges = prefixes.values().flat_map(HashMap::values).flatten().copied().collect();
         let mut prefixes: Vec<_> =
             prefixes.into_iter().map(|(length, table)| (length, compiled(table))).collect();
         prefixes.sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
         ByPlace {
             everywhere: PortIndex::new(&everywhere),
             prefixes,
+            some_prefix: PortIndex::new(&towards_some),
             hosts: compiled(hosts),
             below: compiled(below),
         }
     }
 
     fn find(&self, covering: Covering, lookup: &Lookup<'_>) -> Option<usize> {
-        let ports = |index: &PortIndex| match (&lookup.ports, covering) {
-            (Ports::None, _) => index.any(),
-            (Ports::One(port), _) => index.at(*port),
-            (Ports::Choice(choice), Covering::Whole) => index.whole(choice),
-            (Ports::Choice(choice), Covering::Part) => index.part(choice),
-        };
+        let ports = |index: &PortIndex| covered(index, covering, lookup);
         let placed = match lookup.target {
             Target::Nobody => None,
             Target::Address(address) => self.towards(address, lookup.named).find_map(ports),
@@ -192,6 +204,16 @@ impl ByPlace {
         let lengths =
             self.prefixes.iter().filter(move |(length, _)| *length <= bits && (!named || *length == bits));
         lengths.filter_map(move |(length, table)| table.get(&IpNet::new(address, *length).ok()?.trunc()))
+    }
+}
+
+/// The rule for the ports that are looked for.
+fn covered(index: &PortIndex, covering: Covering, lookup: &Lookup<'_>) -> Option<usize> {
+    match (&lookup.ports, covering) {
+        (Ports::None, _) => index.any(),
+        (Ports::One(port), _) => index.at(*port),
+        (Ports::Choice(choice), Covering::Whole) => index.whole(choice),
+        (Ports::Choice(choice), Covering::Part) => index.part(choice),
     }
 }
 

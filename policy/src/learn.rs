@@ -12,6 +12,7 @@ use crate::authority::{Authority, Host};
 use crate::capability::Capability;
 use crate::host::HostPattern;
 use crate::port::PortRange;
+use crate::reach::special;
 use crate::request::{EPHEMERAL, Request};
 use crate::rule::{Effect, RuleConfig};
 use crate::subject::SubjectPattern;
@@ -50,6 +51,8 @@ pub fn smallest_grants<'a>(
         ports,
         to,
         hosts,
+        // What a connection by name would begin with, nobody knows before it is there: what the port suggests.
+        tls: None,
     };
     grants.into_iter().map(rule).collect()
 }
@@ -61,9 +64,8 @@ struct Asked {
     peers: BTreeMap<IpAddr, BTreeSet<u16>>,
     /// Of our own.
     ports: BTreeSet<u16>,
-    hosts: BTreeSet<String>,
-    /// By name and port.
-    services: BTreeMap<String, BTreeSet<u16>>,
+    /// By name; resolving has no port.
+    hosts: BTreeMap<String, BTreeSet<u16>>,
     /// Something that only a rule without limits allows.
     everything: bool,
 }
@@ -82,7 +84,14 @@ impl Asked {
             Request::TcpListen { port: None } | Request::UdpBind { port: None } => {
                 self.ports.extend(EPHEMERAL);
             }
-            Request::Resolve { name: Some(name) } => drop(self.hosts.insert(name.to_string())),
+            Request::TcpConnectName { name, port, address } => {
+                self.hosts.entry(name.to_string()).or_default().insert(*port);
+                // A grant for a name does not hold for these.
+                if let Some(address) = address.filter(|address| special(*address).is_some()) {
+                    self.peers.entry(address.to_canonical()).or_default().insert(*port);
+                }
+            }
+            Request::Resolve { name: Some(name) } => drop(self.hosts.entry(name.to_string()).or_default()),
             Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => self.add_authority(peer),
             Request::Resolve { name: None }
             | Request::FetchReal
@@ -94,14 +103,14 @@ impl Asked {
 
     fn add_authority(&mut self, peer: &Authority) {
         let ports = match &peer.host {
-            Host::Name(name) => self.services.entry(name.to_string()).or_default(),
+            Host::Name(name) => self.hosts.entry(name.to_string()).or_default(),
             Host::Address(address) => self.peers.entry(address.to_canonical()).or_default(),
         };
         ports.insert(peer.port);
     }
 
     fn scopes(self) -> Vec<Scope> {
-        let Asked { peers, ports, hosts, services, everything } = self;
+        let Asked { peers, ports, hosts, everything } = self;
         if everything {
             return vec![(None, None, None)];
         }
@@ -115,14 +124,10 @@ impl Asked {
         if !ports.is_empty() {
             scopes.push((ranges(&ports), None, None));
         }
-        // A name that was asked for is a pattern of itself.
-        let hosts: Vec<HostPattern> = hosts.iter().filter_map(|host| host.parse().ok()).collect();
-        if !hosts.is_empty() {
-            scopes.push((None, None, Some(hosts)));
-        }
         let mut by_ports = BTreeMap::<BTreeSet<u16>, Vec<HostPattern>>::new();
-        for (host, ports) in services {
-            by_ports.entry(ports).or_default().extend(host.parse().ok());
+        for (host, ports) in hosts {
+            // A name that was asked for is a pattern of itself.
+            by_ports.entry(ports).or_default().extend(host.parse::<HostPattern>());
         }
         scopes.extend(by_ports.into_iter().map(|(ports, hosts)| (ranges(&ports), None, Some(hosts))));
         scopes

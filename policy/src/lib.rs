@@ -8,6 +8,9 @@
 //! 2. **Denials.** A request that one of them covers is denied, whatever the grants say.
 //! 3. **Grants.** Deny by default; a request passes when a grant covers its subject, its capability and its scope.
 //!
+//! A connection by name is decided twice: before the name is resolved, and for each address that it turns out to have (`by_name`).
+//! What its first bytes must be is read by [`hello`].
+//!
 //! Neither the order of rules nor the file that they stand in matters. Two things a grant must name to mean them: the
 //! metadata server of a cloud (a prefix that holds nothing else), and UDP port 443 (as a port of its own).
 //!
@@ -17,19 +20,24 @@
 
 pub mod audit;
 mod authority;
+mod by_name;
 mod capability;
+mod compile;
 mod decide;
 pub mod expect;
 pub mod file;
+pub mod hello;
 mod host;
 mod index;
 mod learn;
 mod port;
 mod quota;
+mod reach;
 mod request;
 mod rule;
 mod subject;
 mod target;
+mod terms;
 mod trust;
 
 pub use authority::{Authority, FIXTURE_HOST, Host};
@@ -42,6 +50,7 @@ pub use quota::{Bound, QuotaTable, Quotas, Resource, shares};
 pub use request::Request;
 pub use rule::{DenyTable, Effect, GrantTable, Origin, RuleConfig};
 pub use subject::{Subject, SubjectPattern};
+pub use terms::{Terms, Tls};
 pub use trust::{Pin, Pins, TimePolicy};
 
 /// A rule that cannot be understood.
@@ -77,6 +86,17 @@ pub enum Error {
         name: String,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// What a connection must begin with cannot be read.
+    #[error("'{0}' is not what a connection can be asked to begin with: expected \"required\" or \"any\"")]
+    Tls(String),
+    /// A demand that no connection would ever meet with.
+    #[error(
+        "{origin}: 'tls' is about connections by name: it needs 'hosts', and net.tcp.connect among what is allowed"
+    )]
+    TlsWithoutNames {
+        /// Which rule.
+        origin: Origin,
     },
     /// A list is there, and empty.
     #[error(

@@ -27,6 +27,16 @@ impl PortRange {
         (self.first..=self.last).contains(&port)
     }
 
+    /// `port` alone, if it is one of them.
+    pub(crate) fn only(self, port: u16) -> Option<PortRange> {
+        self.contains(port).then_some(PortRange { first: port, last: port })
+    }
+
+    /// What is left of them without `port`.
+    pub(crate) fn except(self, port: u16) -> impl Iterator<Item = PortRange> {
+        self.without(port).filter(move |range| !range.contains(port))
+    }
+
     /// What is left of them without `port`, unless it is the only one.
     pub(crate) fn without(self, port: u16) -> impl Iterator<Item = PortRange> {
         let whole = self.first == self.last || !self.contains(port);

@@ -19,6 +19,15 @@ pub enum Request {
         /// The peer.
         remote: SocketAddr,
     },
+    /// Opening a TCP connection to whatever address a name has.
+    TcpConnectName {
+        /// The name, as the client has it.
+        name: HostName,
+        /// The port.
+        port: u16,
+        /// The address that it turned out to have; none before it is resolved.
+        address: Option<IpAddr>,
+    },
     /// Accepting TCP connections.
     TcpListen {
         /// The port; none leaves the choice to netd.
@@ -72,7 +81,9 @@ impl Request {
     /// The right it takes; none for looking.
     pub fn capability(&self) -> Option<Capability> {
         match self {
-            Request::TcpConnect { remote: _ } => Some(Capability::TcpConnect),
+            Request::TcpConnect { remote: _ } | Request::TcpConnectName { .. } => {
+                Some(Capability::TcpConnect)
+            }
             Request::TcpListen { port: _ } => Some(Capability::TcpListen),
             Request::UdpBind { port: _ } => Some(Capability::UdpBind),
             Request::UdpSend { remote: _ } => Some(Capability::UdpSend),
@@ -92,9 +103,9 @@ impl Request {
         match self {
             Request::TcpConnect { remote } | Request::UdpSend { remote } => Ports::One(remote.port()),
             Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => Ports::One(peer.port),
-            Request::TcpListen { port: Some(port) } | Request::UdpBind { port: Some(port) } => {
-                Ports::One(*port)
-            }
+            Request::TcpConnectName { port, .. }
+            | Request::TcpListen { port: Some(port) }
+            | Request::UdpBind { port: Some(port) } => Ports::One(*port),
             Request::TcpListen { port: None } | Request::UdpBind { port: None } => Ports::Choice(EPHEMERAL),
             Request::Ping { to: _ }
             | Request::Resolve { name: _ }
@@ -110,8 +121,9 @@ impl Request {
     /// Whom it is about.
     pub(crate) fn target(&self) -> Target<'_> {
         match self {
-            Request::Resolve { name: Some(name) } => Target::Name(name),
-            Request::Fetch { from: Authority { host: Host::Name(name), .. } }
+            Request::Resolve { name: Some(name) }
+            | Request::TcpConnectName { name, .. }
+            | Request::Fetch { from: Authority { host: Host::Name(name), .. } }
             | Request::ValidateTls { of: Authority { host: Host::Name(name), .. } } => Target::Name(name),
             _ => self.peer().map_or(Target::Nobody, Target::Address),
         }
@@ -124,19 +136,20 @@ impl Request {
             Request::Fetch { from } => !from.is_fixture(),
             Request::FetchReal | Request::ValidateTls { of: _ } => true,
             // Names are asked of netd's own servers, and a name can carry anything to whoever serves its domain.
-            Request::Resolve { name: _ } => true,
+            Request::Resolve { name: _ } | Request::TcpConnectName { .. } => true,
             _ => self.peer().is_some(),
         }
     }
 
-    /// The peer that the client chose.
+    /// The address that the client chose.
     pub fn peer(&self) -> Option<IpAddr> {
         // ::ffff:10.0.0.1 is 10.0.0.1 (RFC 4291, 2.5.5.2), and must not slip past a scope written for the other form.
         match self {
             Request::TcpConnect { remote } | Request::UdpSend { remote } => Some(remote.ip().to_canonical()),
             Request::Ping { to } => Some(to.to_canonical()),
             Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => peer.address(),
-            Request::TcpListen { port: _ }
+            Request::TcpConnectName { .. }
+            | Request::TcpListen { port: _ }
             | Request::UdpBind { port: _ }
             | Request::Resolve { name: _ }
             | Request::FetchReal
@@ -157,6 +170,12 @@ impl fmt::Display for Request {
         };
         match self {
             Request::TcpConnect { remote } => write!(f, "TCP connection to {remote}"),
+            Request::TcpConnectName { name, port, address: None } => {
+                write!(f, "TCP connection to {name}:{port}")
+            }
+            Request::TcpConnectName { name, port, address: Some(address) } => {
+                write!(f, "TCP connection to {name}:{port} at {address}")
+            }
             Request::TcpListen { port } => on(f, "listening on TCP port", port),
             Request::UdpBind { port } => on(f, "binding UDP port", port),
             Request::UdpSend { remote } => write!(f, "UDP datagram to {remote}"),

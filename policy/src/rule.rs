@@ -11,6 +11,7 @@ use crate::capability::Capability;
 use crate::host::HostPattern;
 use crate::port::PortRange;
 use crate::subject::SubjectPattern;
+use crate::terms::Tls;
 
 /// What a rule does to the requests that it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +57,8 @@ pub struct RuleConfig {
     pub to: Option<Vec<IpNet>>,
     /// Names it is limited to, where the request has a name. Absent: every name.
     pub hosts: Option<Vec<HostPattern>>,
+    /// What connections by name must begin with. Absent: what [`Tls`] says of the port.
+    pub tls: Option<Tls>,
 }
 
 /// A `[[grant]]` table.
@@ -70,6 +73,8 @@ pub struct GrantTable {
     to: Option<Vec<IpNet>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hosts: Option<Vec<HostPattern>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tls: Option<Tls>,
 }
 
 /// A `[[deny]]` table.
@@ -88,15 +93,15 @@ pub struct DenyTable {
 
 impl From<GrantTable> for RuleConfig {
     fn from(table: GrantTable) -> RuleConfig {
-        let GrantTable { subject, allow, ports, to, hosts } = table;
-        RuleConfig { effect: Effect::Grant, subject, capabilities: allow, ports, to, hosts }
+        let GrantTable { subject, allow, ports, to, hosts, tls } = table;
+        RuleConfig { effect: Effect::Grant, subject, capabilities: allow, ports, to, hosts, tls }
     }
 }
 
 impl From<DenyTable> for RuleConfig {
     fn from(table: DenyTable) -> RuleConfig {
         let DenyTable { subject, deny, ports, to, hosts } = table;
-        RuleConfig { effect: Effect::Deny, subject, capabilities: deny, ports, to, hosts }
+        RuleConfig { effect: Effect::Deny, subject, capabilities: deny, ports, to, hosts, tls: None }
     }
 }
 
@@ -121,6 +126,9 @@ impl fmt::Display for RuleConfig {
         }
         if let Some(hosts) = &self.hosts {
             list(f, "hosts", hosts)?;
+        }
+        if let Some(tls) = self.tls {
+            writeln!(f, "tls = \"{tls}\"")?;
         }
         Ok(())
     }
@@ -159,4 +167,4 @@ macro_rules! serde_as_string {
     )*};
 }
 
-serde_as_string!(SubjectPattern, PortRange, Capability, HostPattern);
+serde_as_string!(SubjectPattern, PortRange, Capability, HostPattern, Tls);

@@ -9,13 +9,16 @@ use crate::request::Request;
 
 /// The target that leaves the choice to netd, or says that there is none.
 const ANY: &str = "any";
+/// Between a name with its port and an address that it has.
+const AT: char = '@';
 
 impl Request {
     /// The request for `capability` about `target`:
     ///
     /// | capability | target |
     /// | --- | --- |
-    /// | net.tcp.connect, net.udp.send | `192.0.2.1:443`, `[2001:db8::1]:443` |
+    /// | net.tcp.connect | an address or a name with a port: `192.0.2.1:443`, `[2001:db8::1]:443`, `example.org:443`; a name with an address that it turned out to have: `example.org:443@192.0.2.1` |
+    /// | net.udp.send | `192.0.2.1:443`, `[2001:db8::1]:443` |
     /// | net.tcp.listen, net.udp.bind | a port; none or `any` is one of netd's choice |
     /// | net.icmp.ping | an address |
     /// | net.dns.resolve | a name; none or `any` is what is no host's name, such as an address |
@@ -46,7 +49,7 @@ impl Request {
             Some(_) => Err(wrong("a port, or 'any' for one of netd's choice")),
         };
         Ok(match capability {
-            Capability::TcpConnect => Request::TcpConnect { remote: peer()? },
+            Capability::TcpConnect => connection(target.unwrap_or(ANY), wrong)?,
             Capability::UdpSend => Request::UdpSend { remote: peer()? },
             Capability::TcpListen => Request::TcpListen { port: port()? },
             Capability::UdpBind => Request::UdpBind { port: port()? },
@@ -76,6 +79,10 @@ impl Request {
     pub fn target_text(&self) -> Option<String> {
         match self {
             Request::TcpConnect { remote } | Request::UdpSend { remote } => Some(remote.to_string()),
+            Request::TcpConnectName { name, port, address: None } => Some(format!("{name}:{port}")),
+            Request::TcpConnectName { name, port, address: Some(address) } => {
+                Some(format!("{name}:{port}{AT}{address}"))
+            }
             Request::TcpListen { port } | Request::UdpBind { port } => port.map(|port| port.to_string()),
             Request::Ping { to } => Some(to.to_string()),
             Request::Resolve { name } => name.as_ref().map(ToString::to_string),
@@ -90,6 +97,25 @@ impl Request {
     }
 }
 
+/// A connection, to an address or by name.
+fn connection(target: &str, wrong: impl Fn(&'static str) -> Error) -> Result<Request, Error> {
+    let expected = "ADDRESS:PORT or NAME:PORT, such as 192.0.2.1:443, [2001:db8::1]:443 or example.org:443";
+    if let Ok(remote) = target.parse::<SocketAddr>() {
+        let usable = remote.port() != 0;
+        return if usable { Ok(Request::TcpConnect { remote }) } else { Err(wrong(expected)) };
+    }
+    let (name, address) = match target.split_once(AT) {
+        Some((name, address)) => {
+            let address = address.parse().map_err(|_| wrong("an IP address after the '@'"))?;
+            (name, Some(address))
+        }
+        None => (target, None),
+    };
+    let (name, port) = name.rsplit_once(':').ok_or_else(|| wrong(expected))?;
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(|| wrong(expected))?;
+    Ok(Request::TcpConnectName { name: name.parse()?, port, address })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +125,12 @@ mod tests {
         for (capability, target, wanted) in [
             (Capability::TcpConnect, Some("192.0.2.1"), "ADDRESS:PORT"),
             (Capability::TcpConnect, None, "ADDRESS:PORT"),
+            (Capability::TcpConnect, Some("192.0.2.1:0"), "ADDRESS:PORT"),
+            (Capability::TcpConnect, Some("example.org"), "NAME:PORT"),
+            (Capability::TcpConnect, Some("example.org:0"), "NAME:PORT"),
+            (Capability::TcpConnect, Some("example.org:443@home"), "an IP address after"),
+            (Capability::TcpConnect, Some("127.1:443"), "looks like an address"),
+            (Capability::UdpSend, Some("example.org:443"), "ADDRESS:PORT"),
             (Capability::UdpSend, Some("192.0.2.1:0"), "ADDRESS:PORT"),
             (Capability::TcpListen, Some("0"), "a port"),
             (Capability::UdpBind, Some("http"), "a port"),

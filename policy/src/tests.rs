@@ -1,11 +1,11 @@
-//! Tests of the whole: tables of decisions, and properties over random rule sets.
+//! Tests of the whole: tables of decisions; in `properties` what holds of any set of rules.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-
-use ipnet::{IpNet, Ipv4Net};
-use proptest::prelude::*;
+use std::net::Ipv4Addr;
 
 use super::*;
+
+mod by_name;
+mod properties;
 
 const FILE: &str = "test.toml";
 
@@ -57,7 +57,7 @@ ports = ["8000-8999"]
 fn decide_inside_scope_allows_and_names_the_rule_and_its_line() {
     let policy = policy(true, SCOPED).unwrap();
     let decision = policy.decide(&subject(1000), &connect("10.1.2.3:443"));
-    let Decision::Allow { rule } = decision else { panic!("{decision:?}") };
+    let Decision::Allow { rule, terms: Terms::Free } = decision else { panic!("{decision:?}") };
     assert_eq!(rule.to_string(), "test.toml:2 (grant, user:alice)");
 }
 
@@ -241,6 +241,15 @@ fn rule_that_can_never_apply_is_refused_with_its_line() {
         ("subject = \"any\"\nallow = [\"net.udp.send\"]\nto = []", "'to' is an empty list"),
         ("subject = \"any\"\nallow = [\"net.dns.resolve\"]\nhosts = []", "'hosts' is an empty list"),
         ("subject = \"any\"\nallow = [\"net.udp.send\"]\nhosts = [\"a.b\"]", "net.udp.send knows no names"),
+        (
+            "subject = \"any\"\nallow = [\"net.tcp.connect\", \"net.udp.send\"]\nhosts = [\"a.b\"]",
+            "net.udp.send knows no names",
+        ),
+        ("subject = \"any\"\nallow = [\"net.tcp.connect\"]\ntls = \"any\"", "it needs 'hosts'"),
+        (
+            "subject = \"any\"\nallow = [\"net.dns.resolve\"]\nhosts = [\"a.b\"]\ntls = \"any\"",
+            "and net.tcp.connect",
+        ),
         ("subject = \"any\"\nallow = [\"net.tcp.listen\"]\nto = [\"::/0\"]", "net.tcp.listen names no peer"),
         ("subject = \"any\"\nallow = [\"net.dns.resolve\"]\nhosts = [\"a.b\"]\nto = [\"::/0\"]", "two rules"),
     ] {
@@ -259,290 +268,14 @@ fn file_with_wrong_values_is_refused_with_line_and_what_would_be_right() {
         ("[[deny]]\nsubject = \"any\"\ndeny = []\nports = [\"0\"]", 4, "is not a port range"),
         ("[[grant]]\nsubject = \"any\"\nallow = []\nport = [\"1\"]", 4, "unknown field `port`"),
         ("[[grant]]\nsubject = \"any\"\nallow = []\nhosts = [\"*\"]", 4, "leave the key out"),
+        ("[[grant]]\nsubject = \"any\"\nallow = []\ntls = \"on\"", 4, "expected \"required\" or \"any\""),
+        ("[[deny]]\nsubject = \"any\"\ndeny = []\ntls = \"any\"", 4, "unknown field `tls`"),
         ("[[grant]]\nsubject = \"any\"\ndeny = []", 3, "unknown field `deny`"),
         ("[network.devnet]\nenabled = true", 1, "unknown field `network`"),
         ("[[grant]\n", 1, ""),
     ] {
         let error = file::parse(FILE, text).unwrap_err();
         assert!(error.line == line && error.message.contains(wanted), "{error}");
-    }
-}
-
-fn any_host() -> impl Strategy<Value = HostName> {
-    "[ab](\\.[ab]){0,2}\\.org".prop_map(|name| name.parse().expect("a name"))
-}
-
-fn any_rule() -> impl Strategy<Value = RuleConfig> {
-    let subject = prop_oneof![
-        Just(SubjectPattern::Any),
-        (0u32..4).prop_map(SubjectPattern::Uid),
-        (0u32..4).prop_map(SubjectPattern::Gid),
-        Just(SubjectPattern::Unit("a.service".into())),
-    ];
-    let capabilities = prop::collection::vec(prop::sample::select(Capability::ALL.to_vec()), 1..4);
-    let range = prop_oneof![
-        4 => (1u16..20, 0u16..20).prop_map(|(first, more)| (first, first + more)),
-        1 => Just((443, 443)),
-        1 => Just((400, 65_535)),
-    ]
-    .prop_map(|(first, last)| PortRange::new(first, last).expect("in order"));
-    let prefix = prop_oneof![
-        (0u8..4, 8u8..=32).prop_map(|(net, len)| (Ipv4Addr::new(10, net, 0, 1), len)),
-        (30u8..=32).prop_map(|len| (Ipv4Addr::new(169, 254, 169, 254), len)),
-    ]
-    .prop_map(|(address, len)| IpNet::from(Ipv4Net::new(address, len).expect("a valid length")));
-    let pattern = (any::<bool>(), any_host()).prop_map(|(below, name)| {
-        format!("{}{name}", if below { "*." } else { "" }).parse().expect("a pattern")
-    });
-    (
-        any::<bool>(),
-        subject,
-        capabilities,
-        prop::option::of(prop::collection::vec(range, 1..3)),
-        prop::option::of(prop::collection::vec(prefix, 1..3)),
-        prop::option::of(prop::collection::vec(pattern, 1..3)),
-    )
-        .prop_map(|(grant, subject, capabilities, ports, to, hosts)| match (hosts, grant) {
-            (Some(hosts), grant) => RuleConfig {
-                effect: if grant { Effect::Grant } else { Effect::Deny },
-                subject,
-                capabilities: vec![Capability::DnsResolve, Capability::HttpFetch, Capability::TlsValidate],
-                ports,
-                to: None,
-                hosts: Some(hosts),
-            },
-            (None, grant) => {
-                let effect = if grant { Effect::Grant } else { Effect::Deny };
-                let to = to.filter(|_| capabilities.iter().all(|capability| capability.has_peer()));
-                RuleConfig { effect, subject, capabilities, ports, to, hosts: None }
-            }
-        })
-}
-
-fn any_rules() -> impl Strategy<Value = Vec<RuleConfig>> {
-    prop::collection::vec(any_rule(), 0..8)
-}
-
-fn any_subject() -> impl Strategy<Value = Subject> {
-    (0u32..4, 0u32..4, any::<bool>()).prop_map(|(uid, gid, unit)| Subject {
-        uid,
-        gid,
-        pid: 1,
-        unit: unit.then(|| "a.service".to_owned()),
-    })
-}
-
-fn any_peer() -> impl Strategy<Value = SocketAddr> {
-    let address = prop_oneof![
-        5 => (0u8..4, any::<u8>()).prop_map(|(net, host)| Ipv4Addr::new(10, net, 0, host)),
-        1 => Just(Ipv4Addr::new(169, 254, 169, 254)),
-    ];
-    let port = prop_oneof![4 => 1u16..40, 1 => Just(443)];
-    (address, port).prop_map(|(address, port)| SocketAddr::new(IpAddr::V4(address), port))
-}
-
-fn any_request() -> impl Strategy<Value = Request> {
-    prop_oneof![
-        any_peer().prop_map(|remote| Request::TcpConnect { remote }),
-        any_peer().prop_map(|remote| Request::UdpSend { remote }),
-        any_peer().prop_map(|peer| Request::Ping { to: peer.ip() }),
-        prop::option::of(1u16..40).prop_map(|port| Request::TcpListen { port }),
-        prop::option::of(1u16..40).prop_map(|port| Request::UdpBind { port }),
-        prop::option::of(any_host()).prop_map(|name| Request::Resolve { name }),
-        any_authority().prop_map(|from| Request::Fetch { from }),
-        any_authority().prop_map(|of| Request::ValidateTls { of }),
-        Just(Request::FetchReal),
-        Just(Request::ManageTrust),
-        Just(Request::Capture),
-    ]
-}
-
-fn any_authority() -> impl Strategy<Value = Authority> {
-    prop_oneof![
-        any_peer().prop_map(|peer| Authority { host: Host::Address(peer.ip()), port: peer.port() }),
-        (any_host(), 1u16..40).prop_map(|(name, port)| Authority { host: Host::Name(name), port }),
-        Just(Authority { host: FIXTURE_HOST.parse().expect("a name"), port: 80 }),
-    ]
-}
-
-fn placed(rules: &[RuleConfig]) -> Vec<(Origin, RuleConfig)> {
-    let origin = |line| Origin { file: FILE.into(), line };
-    rules.iter().cloned().zip(1..).map(|(rule, line)| (origin(line), rule)).collect()
-}
-
-fn compiled(devnet_enabled: bool, rules: &[RuleConfig]) -> Policy {
-    Policy::new(devnet_enabled, placed(rules), |_| None, |_| None).expect("numbers need no resolving")
-}
-
-/// What the rules say, by looking at each of them: what the index must agree with.
-fn allowed_by_reading(rules: &[RuleConfig], subject: &Subject, request: &Request) -> bool {
-    let metadata = request.peer() == Some(Ipv4Addr::new(169, 254, 169, 254).into());
-    let capability = request.capability().expect("one that rules decide");
-    let is_for = |rule: &RuleConfig| match &rule.subject {
-        SubjectPattern::Any => true,
-        SubjectPattern::Uid(uid) => subject.uid == *uid,
-        SubjectPattern::Gid(gid) => subject.gid == *gid,
-        SubjectPattern::Unit(unit) => subject.unit.as_ref() == Some(unit),
-        SubjectPattern::User(_) | SubjectPattern::Group(_) => false,
-    };
-    let covers_place = |rule: &RuleConfig| match request {
-        Request::Resolve { name: Some(name) }
-        | Request::Fetch { from: Authority { host: Host::Name(name), .. } }
-        | Request::ValidateTls { of: Authority { host: Host::Name(name), .. } } => {
-            rule.to.is_none()
-                && rule.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|host| host.matches(name)))
-        }
-        _ => match (request.peer(), &rule.to) {
-            (Some(peer), Some(to)) => to.iter().any(|prefix| {
-                let named = !metadata || rule.effect == Effect::Deny || prefix.prefix_len() == 32;
-                prefix.contains(&peer) && named
-            }),
-            (Some(_), None) => rule.hosts.is_none() && (!metadata || rule.effect == Effect::Deny),
-            (None, to) => to.is_none() && rule.hosts.is_none(),
-        },
-    };
-    let covers_port = |rule: &RuleConfig, port: u16| match &rule.ports {
-        None => !(rule.effect == Effect::Grant && capability == Capability::UdpSend && port == 443),
-        Some(ports) => ports.iter().any(|range| {
-            let named = rule.effect == Effect::Deny || capability != Capability::UdpSend || port != 443;
-            range.contains(port) && (named || range.to_string() == "443")
-        }),
-    };
-    let fits =
-        |rule: &&RuleConfig| rule.capabilities.contains(&capability) && is_for(rule) && covers_place(rule);
-    let of = |effect: Effect| rules.iter().filter(move |rule| rule.effect == effect).filter(fits);
-    match request {
-        Request::TcpConnect { remote } | Request::UdpSend { remote } => {
-            let on = |rule: &RuleConfig| covers_port(rule, remote.port());
-            !of(Effect::Deny).any(on) && of(Effect::Grant).any(on)
-        }
-        Request::Fetch { from: Authority { port, .. } }
-        | Request::ValidateTls { of: Authority { port, .. } } => {
-            let on = |rule: &RuleConfig| covers_port(rule, *port);
-            !of(Effect::Deny).any(on) && of(Effect::Grant).any(on)
-        }
-        Request::TcpListen { port: Some(port) } | Request::UdpBind { port: Some(port) } => {
-            let on = |rule: &RuleConfig| covers_port(rule, *port);
-            !of(Effect::Deny).any(on) && of(Effect::Grant).any(on)
-        }
-        Request::TcpListen { port: None } | Request::UdpBind { port: None } => {
-            let mut ports = 49152..=65535u16;
-            let part = ports.clone().any(|port| of(Effect::Deny).any(|rule| covers_port(rule, port)));
-            // Grants of one subject add up; those of different subjects are looked at apart.
-            let whole = of(Effect::Grant).any(|one| {
-                ports.all(|port| {
-                    of(Effect::Grant)
-                        .filter(|rule| rule.subject == one.subject)
-                        .any(|rule| covers_port(rule, port))
-                })
-            });
-            !part && whole
-        }
-        _ => of(Effect::Deny).next().is_none() && of(Effect::Grant).next().is_some(),
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
-    #[test]
-    fn decide_agrees_with_reading_every_rule(
-        rules in any_rules(), subject in any_subject(), request in any_request(),
-    ) {
-        let decision = compiled(true, &rules).decide(&subject, &request);
-        prop_assert_eq!(decision.is_allowed(), allowed_by_reading(&rules, &subject, &request), "{:?}", decision);
-    }
-
-    #[test]
-    fn decide_is_independent_of_the_order_of_rules(
-        (rules, shuffled) in any_rules().prop_flat_map(|rules| (Just(rules.clone()), Just(rules).prop_shuffle())),
-        devnet in any::<bool>(), subject in any_subject(), request in any_request(),
-    ) {
-        let one = compiled(devnet, &rules).decide(&subject, &request).is_allowed();
-        let other = compiled(devnet, &shuffled).decide(&subject, &request).is_allowed();
-        prop_assert_eq!(one, other);
-    }
-
-    #[test]
-    fn decide_names_a_rule_that_exists_and_has_the_effect(
-        rules in any_rules(), subject in any_subject(), request in any_request(),
-    ) {
-        let decision = compiled(true, &rules).decide(&subject, &request);
-        if let Rule::Written { effect, origin, subject: pattern } = decision.rule() {
-            let rule = &rules[origin.line - 1];
-            prop_assert_eq!((rule.effect, &rule.subject), (*effect, pattern));
-            prop_assert_eq!(decision.is_allowed(), *effect == Effect::Grant);
-        } else {
-            prop_assert_eq!(decision.rule(), &Rule::Default);
-        }
-    }
-
-    #[test]
-    fn decide_with_devnet_off_denies_every_outbound_request(
-        rules in any_rules(), subject in any_subject(), request in any_request(),
-    ) {
-        let decision = compiled(false, &rules).decide(&subject, &request);
-        if request.is_outbound() {
-            let named = matches!(decision, Decision::Deny { error: Denial::DevnetDisabled, rule: Rule::Devnet, .. });
-            prop_assert!(named, "{:?}", decision);
-        } else {
-            prop_assert_eq!(decision, compiled(true, &rules).decide(&subject, &request));
-        }
-    }
-
-    #[test]
-    fn decide_with_one_more_grant_never_takes_away_and_with_one_more_denial_never_gives(
-        rules in any_rules(), more in any_rule(), subject in any_subject(), request in any_request(),
-    ) {
-        let before = compiled(true, &rules).decide(&subject, &request).is_allowed();
-        let effect = more.effect;
-        let after = compiled(true, &[rules, vec![more]].concat()).decide(&subject, &request).is_allowed();
-        let monotone = if effect == Effect::Grant { !before || after } else { before || !after };
-        prop_assert!(monotone);
-    }
-
-    #[test]
-    fn rules_survive_their_own_text(rules in any_rules()) {
-        let text = file::print(&rules).to_string();
-        let parsed: Vec<_> = file::parse(FILE, &text).expect("parses").into_iter().map(|(_, rule)| rule).collect();
-        prop_assert_eq!(&parsed, &rules);
-        prop_assert_eq!(file::print(&parsed).to_string(), text);
-    }
-}
-
-/// Whether a grant for `asked` has to allow `request` as well, since rules cannot say less.
-fn is_implied(asked: &Request, request: &Request) -> bool {
-    match (asked, request) {
-        (Request::Resolve { name: None }, Request::Resolve { .. }) => true,
-        (Request::TcpListen { port: None }, Request::TcpListen { port: Some(port) })
-        | (Request::UdpBind { port: None }, Request::UdpBind { port: Some(port) }) => *port >= 49_152,
-        _ => asked == request,
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
-    #[test]
-    fn request_survives_its_own_text(request in any_request()) {
-        let capability = request.capability().expect("one that rules decide");
-        let parsed = Request::parse(capability, request.target_text().as_deref());
-        prop_assert_eq!(parsed, Ok(request));
-    }
-
-    #[test]
-    fn learned_grants_allow_what_was_asked_for_and_nothing_else(
-        asked in prop::collection::vec(any_request(), 1..8), other in any_request(), subject in any_subject(),
-    ) {
-        let who = SubjectPattern::Uid(subject.uid);
-        let policy = compiled(true, &smallest_grants(&who, &asked));
-        for request in &asked {
-            prop_assert!(policy.decide(&subject, request).is_allowed(), "{}", request);
-        }
-        let implied = asked.iter().any(|asked| is_implied(asked, &other));
-        prop_assert_eq!(policy.decide(&subject, &other).is_allowed(), implied, "{}", other);
-        let somebody_else = Subject { uid: subject.uid + 1, ..subject };
-        prop_assert!(asked.iter().all(|request| !policy.decide(&somebody_else, request).is_allowed()));
     }
 }
 

@@ -105,6 +105,7 @@ mod tests {
             error: (!allowed).then_some(ErrorKind::PolicyDenied),
             reason: format!("the reason of {target}"),
             rule: String::new(),
+            tls: None,
             file: file.map(str::to_owned),
             line: file.map(|_| 1),
         };

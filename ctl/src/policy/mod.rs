@@ -73,7 +73,8 @@ fn scope(rule: &Rule) -> String {
         values.as_ref().map(|values| format!("{what} {}", values.join(" ")))
     };
     let parts = [part("ports", &rule.ports), part("to", &rule.to), part("hosts", &rule.hosts)];
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    let tls = rule.tls.as_ref().map(|tls| format!("tls {tls}"));
+    let parts: Vec<String> = parts.into_iter().flatten().chain(tls).collect();
     if parts.is_empty() { "all".to_owned() } else { parts.join("; ") }
 }
 
@@ -154,17 +155,20 @@ mod tests {
             ports: some("443"),
             to: some("10.0.0.0/8"),
             hosts: None,
+            tls: None,
             file: "a.toml".into(),
             line: 7,
         };
         let everything = Rule { ports: None, to: None, effect: "grant".into(), ..rule.clone() };
-        let rules = Rules { devnet_enabled: false, total: 2, rules: vec![rule, everything] };
+        let by_name = Rule { hosts: some("*.a.org"), tls: Some("any".into()), ..everything.clone() };
+        let rules = Rules { devnet_enabled: false, total: 3, rules: vec![rule, everything, by_name] };
         let expected = "\
 devnet is off: no client reaches a peer, whatever these rules say
 
 EFFECT  SUBJECT  CAPABILITIES                  SCOPE                     WHERE
 deny    any      net.tcp.connect net.udp.send  ports 443; to 10.0.0.0/8  a.toml:7
 grant   any      net.tcp.connect net.udp.send  all                       a.toml:7
+grant   any      net.tcp.connect net.udp.send  hosts *.a.org; tls any    a.toml:7
 ";
         assert_eq!(rules_text(&rules), expected);
     }

@@ -2,7 +2,7 @@
 
 use netd_ipc::Client;
 use netd_ipc::policy::Asker;
-use netd_policy::{Capability, Decision, Policy, Request, Subject, SubjectPattern};
+use netd_policy::{Capability, Decision, Policy, Request, Subject, SubjectPattern, Terms};
 use nix::unistd::{Uid, User};
 use serde::Serialize;
 
@@ -46,14 +46,15 @@ impl Verdict {
     }
 
     fn of_daemon(decision: netd_ipc::policy::Decision) -> Verdict {
-        let netd_ipc::policy::Decision { allowed, error: _, reason, rule, file, line } = decision;
+        let netd_ipc::policy::Decision { allowed, error: _, reason, rule, tls: _, file, line } = decision;
         Verdict { allowed, reason, rule, file, line }
     }
 
     fn of_files(request: &Request, decision: Decision) -> Verdict {
         let allowed = decision.is_allowed();
         let (reason, rule) = match decision {
-            Decision::Allow { rule } => (format!("{request}: allowed by {rule}"), rule),
+            Decision::Allow { rule, terms: Terms::Free } => (format!("{request}: allowed by {rule}"), rule),
+            Decision::Allow { rule, terms } => (format!("{request}: allowed by {rule}, {terms}"), rule),
             Decision::Deny { error: _, reason, rule } => (reason, rule),
         };
         let origin = rule.origin();

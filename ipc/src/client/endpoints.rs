@@ -14,6 +14,14 @@ pub trait ToEndpoints {
     /// # Errors
     /// A name that cannot be resolved, or text that is neither name nor address with a port.
     fn to_endpoints(&self, client: &Client, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error>;
+
+    /// The name and port, if it is a name: connections are asked for by it, so that grants for names apply, and netd finds the addresses.
+    ///
+    /// # Errors
+    /// Text that is neither name nor address with a port.
+    fn host(&self) -> Result<Option<(&str, u16)>, Error> {
+        Ok(None)
+    }
 }
 
 /// Types that need no resolving.
@@ -38,33 +46,58 @@ impl ToEndpoints for (&str, u16) {
         };
         Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
     }
+
+    fn host(&self) -> Result<Option<(&str, u16)>, Error> {
+        let (host, port) = *self;
+        Ok(host.parse::<IpAddr>().is_err().then_some((host, port)))
+    }
 }
 
 impl ToEndpoints for (String, u16) {
     fn to_endpoints(&self, client: &Client, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error> {
         (self.0.as_str(), self.1).to_endpoints(client, deadline)
     }
+
+    fn host(&self) -> Result<Option<(&str, u16)>, Error> {
+        Ok(self.0.parse::<IpAddr>().is_err().then_some((self.0.as_str(), self.1)))
+    }
 }
 
 impl ToEndpoints for str {
     fn to_endpoints(&self, client: &Client, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error> {
-        if let Ok(address) = self.parse() {
-            return Ok(vec![address]);
+        match self.parse() {
+            Ok(address) => Ok(vec![address]),
+            Err(_) => split(self)?.to_endpoints(client, deadline),
         }
-        let split = self.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-        let (host, port): (&str, u16) = split.ok_or_else(|| Error::Refused {
-            kind: ErrorKind::InvalidInput,
-            message: format!(
-                "'{self}' is no endpoint: expected HOST:PORT, such as example.org:443 or [2001:db8::1]:443"
-            ),
-        })?;
-        (host, port).to_endpoints(client, deadline)
     }
+
+    fn host(&self) -> Result<Option<(&str, u16)>, Error> {
+        if self.parse::<SocketAddr>().is_ok() {
+            return Ok(None);
+        }
+        let (host, port) = split(self)?;
+        Ok(host.parse::<IpAddr>().is_err().then_some((host, port)))
+    }
+}
+
+/// Host and port of `HOST:PORT`.
+fn split(text: &str) -> Result<(&str, u16), Error> {
+    let split = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    split.ok_or_else(|| Error::Refused {
+        kind: ErrorKind::InvalidInput,
+        message: format!(
+            "'{text}' is no endpoint: expected HOST:PORT, such as example.org:443 or [2001:db8::1]:443"
+        ),
+    })
 }
 
 impl ToEndpoints for String {
     fn to_endpoints(&self, client: &Client, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error> {
         self.as_str().to_endpoints(client, deadline)
+    }
+
+    fn host(&self) -> Result<Option<(&str, u16)>, Error> {
+        self.as_str().host()
     }
 }
 
@@ -77,6 +110,10 @@ impl ToEndpoints for [SocketAddr] {
 impl<T: ToEndpoints + ?Sized> ToEndpoints for &T {
     fn to_endpoints(&self, client: &Client, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Error> {
         (**self).to_endpoints(client, deadline)
+    }
+
+    fn host(&self) -> Result<Option<(&str, u16)>, Error> {
+        (**self).host()
     }
 }
 

@@ -42,7 +42,7 @@ use crate::types::{
 use connection::Connection;
 pub use endpoints::ToEndpoints;
 pub use listener::{Incoming, TcpListener};
-pub use stream::TcpStream;
+pub use stream::{Grant, TcpStream};
 pub use udp::{Event, Received, UdpSocket};
 
 /// Where the daemon of the system listens.
@@ -260,25 +260,58 @@ impl Client {
     /// # Errors
     /// The named error of the connect, or the call failed.
     pub fn tcp_connect(&self, remote: SocketAddr, timeout: Option<Duration>) -> Result<TcpStream, Error> {
-        let timeout = timeout.unwrap_or(CONNECT_TIMEOUT);
-        let parameters =
-            json!({ "address": remote.ip(), "port": remote.port(), "timeout_ms": milliseconds(timeout) });
-        let (reply, mut descriptors) = self.call("Connect", parameters, timeout + ANSWER_TIMEOUT)?;
-        let StreamReply { id, local, remote, descriptor } = reply;
-        let socket = pick(&mut descriptors, descriptor)?;
-        Ok(TcpStream::new(self.clone(), socket, id, local.into(), remote.into()))
+        self.connect_to(&remote.ip().to_string(), remote.port(), timeout)
     }
 
-    /// Opens a TCP connection to the first address that answers; finding the addresses and trying all of them ends at the
-    /// deadline.
+    /// Opens a TCP connection to a host by name, which netd resolves: the first of its addresses that answers and that policy allows.
+    /// `timeout` is for all of it, [`CONNECT_TIMEOUT`] unless given.
+    ///
+    /// A grant for the name may demand TLS ([`Grant::tls`]): then the first bytes that are written must be a ClientHello for that very
+    /// name, or the stream is cut.
     ///
     /// # Errors
-    /// `TimedOut`, the last address's error, or the name cannot be resolved.
+    /// `PolicyDenied`, `NotFound`, `TimedOut`, the last address's error, or the call failed.
+    pub fn tcp_connect_host(
+        &self,
+        host: &str,
+        port: u16,
+        timeout: Option<Duration>,
+    ) -> Result<TcpStream, Error> {
+        self.connect_to(host, port, timeout)
+    }
+
+    fn connect_to(&self, host: &str, port: u16, timeout: Option<Duration>) -> Result<TcpStream, Error> {
+        let timeout = timeout.unwrap_or(CONNECT_TIMEOUT);
+        let parameters = json!({ "address": host, "port": port, "timeout_ms": milliseconds(timeout) });
+        let (reply, mut descriptors) = self.call("Connect", parameters, timeout + ANSWER_TIMEOUT)?;
+        let StreamReply { id, local, remote, rule, tls, descriptor } = reply;
+        let socket = pick(&mut descriptors, descriptor)?;
+        let stream = TcpStream::new(self.clone(), socket, id, local.into(), remote.into());
+        Ok(stream.granted_by(Grant { rule, tls }))
+    }
+
+    /// Opens a TCP connection: to a name as [`tcp_connect_host`](Self::tcp_connect_host) does, otherwise to the first address that answers.
+    /// All of it ends at the deadline.
+    ///
+    /// # Errors
+    /// `TimedOut`, or as [`tcp_connect_host`](Self::tcp_connect_host).
     pub fn tcp_connect_deadline(&self, to: impl ToEndpoints, deadline: Instant) -> Result<TcpStream, Error> {
-        endpoints::try_each(to, self, Some(deadline), |endpoint| {
-            let timeout = wait::left(Some(deadline), TIMEOUT_MAX, "connecting")?;
-            self.tcp_connect(endpoint, Some(timeout))
-        })
+        self.tcp_connect_to(to, Some(deadline))
+    }
+
+    pub(crate) fn tcp_connect_to(
+        &self,
+        to: impl ToEndpoints,
+        deadline: Option<Instant>,
+    ) -> Result<TcpStream, Error> {
+        let timeout = || match deadline {
+            None => Ok(None),
+            Some(_) => wait::left(deadline, TIMEOUT_MAX, "connecting").map(Some),
+        };
+        if let Some((host, port)) = to.host()? {
+            return self.tcp_connect_host(host, port, timeout()?);
+        }
+        endpoints::try_each(to, self, deadline, |endpoint| self.tcp_connect(endpoint, timeout()?))
     }
 
     /// Listens on a TCP port; without one the daemon chooses.

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, shutdown};
 
 use super::Client;
-use super::endpoints::{ToEndpoints, try_each};
+use super::endpoints::ToEndpoints;
 use super::wait::{self, Patience};
 use crate::error::Error;
 use crate::passing;
@@ -46,6 +46,16 @@ pub struct TcpStream {
     reading: Patience,
     writing: Patience,
     ends: Arc<Ends>,
+    grant: Option<Arc<Grant>>,
+}
+
+/// What allowed a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The rule, with its file and line.
+    pub rule: String,
+    /// Of a connection by name: `required` if it must begin with a ClientHello for that name, otherwise `any`.
+    pub tls: Option<String>,
 }
 
 /// What all clones of a stream know of its two ends.
@@ -73,16 +83,21 @@ impl TcpStream {
             reading: Patience::default(),
             writing: Patience::default(),
             ends: Arc::default(),
+            grant: None,
         }
     }
 
-    /// Connects through the [shared client](Client::shared), to the first address that answers.
+    pub(super) fn granted_by(self, grant: Grant) -> TcpStream {
+        TcpStream { grant: Some(Arc::new(grant)), ..self }
+    }
+
+    /// Connects through the [shared client](Client::shared): to a name as [`Client::tcp_connect_host`] does, otherwise to the first
+    /// address that answers.
     ///
     /// # Errors
-    /// The last address's error, or the name cannot be resolved.
+    /// `PolicyDenied`, the last address's error, or the name cannot be resolved.
     pub fn connect(to: impl ToEndpoints) -> Result<TcpStream, Error> {
-        let client = Client::shared()?;
-        try_each(to, &client, None, |endpoint| client.tcp_connect(endpoint, None))
+        Client::shared()?.tcp_connect_to(to, None)
     }
 
     /// As [`connect`](Self::connect); finding the addresses and trying all of them ends at the deadline.
@@ -115,6 +130,7 @@ impl TcpStream {
             reading: self.reading.clone(),
             writing: self.writing.clone(),
             ends: Arc::clone(&self.ends),
+            grant: self.grant.clone(),
         })
     }
 
@@ -169,6 +185,11 @@ impl TcpStream {
     /// The peer.
     pub fn peer_addr(&self) -> SocketAddr {
         self.remote
+    }
+
+    /// What allowed it; none for one that was accepted.
+    pub fn grant(&self) -> Option<&Grant> {
+        self.grant.as_deref()
     }
 
     /// From then on, reading fails with `TimedOut` and takes nothing.

@@ -93,8 +93,7 @@ fn one_stream(outcome: Value) -> (Daemon, TcpStream, OwnedFd) {
     let theirs = Mutex::new(Some(theirs));
     let (daemon, client) = Daemon::start(move |method, _| match method {
         "Connect" => {
-            let reply =
-                json!({ "id": 7, "local": endpoint(50_000), "remote": endpoint(80), "descriptor": 0 });
+            let reply = json!({ "id": 7, "local": endpoint(50_000), "remote": endpoint(80), "rule": "a:1", "descriptor": 0 });
             (returns(reply), vec![theirs.lock().unwrap().take().unwrap()])
         }
         _ => (outcome.clone(), vec![]),
@@ -169,6 +168,7 @@ fn read_after_own_half_close_asks_and_another_end_is_its_error() {
         (StreamEnd::ConnectionReset, io::ErrorKind::ConnectionReset),
         (StreamEnd::TimedOut, io::ErrorKind::TimedOut),
         (StreamEnd::DeviceUnavailable, io::ErrorKind::NetworkDown),
+        (StreamEnd::PolicyDenied, io::ErrorKind::PermissionDenied),
         (StreamEnd::Open, io::ErrorKind::ConnectionReset),
     ] {
         let (_daemon, stream, worker) = one_stream(ended(end, false));

@@ -95,29 +95,46 @@ impl Audit {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
         state.memory.add(subject, request);
-        let now = netd_time::Instant::ZERO + state.started.elapsed();
+        let Some(suppressed) = self.admit(state, subject.uid) else { return };
         let Subject { uid, gid, pid, unit } = subject;
-        let room = state.users.len() < USERS_MAX || state.users.contains_key(uid);
-        let rate = match room {
-            true => state.users.entry(*uid).or_insert_with(Rate::new),
-            false => &mut state.others,
-        };
-        if !rate.bucket.take(now) {
-            rate.suppressed += 1;
-            state.suppressed += 1;
-            if let Some(log) = &self.log {
-                log.suppress();
-            }
-            return;
-        }
-        let suppressed = std::mem::take(&mut rate.suppressed);
         let unit = unit.as_deref().unwrap_or("-");
         tracing::warn!(target: "audit", uid, gid, pid, unit, %request, ?error, %rule, suppressed, "denied");
-        self.record(Event::Denied(Decided::new(subject, request, Some(error), rule)));
+        self.record(Event::Denied(Decided::new(subject, request, Some(error), rule, None)));
         if error == Denial::DevnetDisabled {
             // Nobody may be reading standard output any more, and that is no reason to stop serving.
             let _ = writeln!(state.console, "{DEVNET_MARKER}").and_then(|()| state.console.flush());
         }
+    }
+
+    /// Whether one more record about a user is written, and how many were not since the last that was.
+    fn admit(&self, state: &mut State, uid: u32) -> Option<u64> {
+        let now = netd_time::Instant::ZERO + state.started.elapsed();
+        let room = state.users.len() < USERS_MAX || state.users.contains_key(&uid);
+        let rate = match room {
+            true => state.users.entry(uid).or_insert_with(Rate::new),
+            false => &mut state.others,
+        };
+        if rate.bucket.take(now) {
+            return Some(std::mem::take(&mut rate.suppressed));
+        }
+        rate.suppressed += 1;
+        state.suppressed += 1;
+        if let Some(log) = &self.log {
+            log.suppress();
+        }
+        None
+    }
+
+    /// Records that a flow was cut, since its first bytes are not what its grant demands. A client can have this happen as often as it
+    /// likes, so it counts as a denial; no rule would allow it, so there is nothing to learn from it.
+    pub fn refused(&self, subject: &Subject, request: &Request, rule: &Rule, reason: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(suppressed) = self.admit(&mut state, subject.uid) else { return };
+        let Subject { uid, gid, pid, unit } = subject;
+        let unit = unit.as_deref().unwrap_or("-");
+        tracing::warn!(target: "audit", uid, gid, pid, unit, %request, %rule, reason, suppressed, "cut");
+        let error = Some(Denial::PolicyDenied);
+        self.record(Event::Cut(Decided::new(subject, request, error, rule, Some(reason.to_owned()))));
     }
 
     /// What `who` was denied since the number `since`, the oldest first, and the number to go on with. Also what was not written.
@@ -130,7 +147,7 @@ impl Audit {
         let Subject { uid, gid, pid, unit } = subject;
         let unit = unit.as_deref().unwrap_or("-");
         tracing::warn!(target: "audit", uid, gid, pid, unit, %request, %rule, "cut");
-        self.record(Event::Cut(Decided::new(subject, request, None, rule)));
+        self.record(Event::Cut(Decided::new(subject, request, None, rule, None)));
     }
 
     /// Records a change of what is trusted. All of these are written: each was allowed to somebody.

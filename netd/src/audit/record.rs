@@ -25,7 +25,7 @@ pub(super) enum Event {
     Stopped,
     /// A request was denied.
     Denied(Decided),
-    /// A flow was cut, since the rules changed.
+    /// A flow was cut: the rules changed, or the reason says what was wrong with it.
     Cut(Decided),
     /// Events that were not written: too many came at once, or the log could not be written.
     Suppressed { count: u64 },
@@ -56,10 +56,18 @@ pub(super) struct Decided {
     rule: String,
     file: Option<String>,
     line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 impl Decided {
-    pub(super) fn new(subject: &Subject, request: &Request, error: Option<Denial>, rule: &Rule) -> Decided {
+    pub(super) fn new(
+        subject: &Subject,
+        request: &Request,
+        error: Option<Denial>,
+        rule: &Rule,
+        reason: Option<String>,
+    ) -> Decided {
         let Subject { uid, gid, pid, unit } = subject.clone();
         let origin = rule.origin();
         Decided {
@@ -76,6 +84,7 @@ impl Decided {
             rule: rule.to_string(),
             file: origin.map(|origin| origin.file.to_string()),
             line: origin.map(|origin| origin.line),
+            reason,
         }
     }
 }

@@ -1,10 +1,10 @@
 //! What becomes of each call: answered here, or decided by policy and done by the worker.
 
 use netd_ipc::ErrorKind;
-use netd_ipc::call::{BadCall, Call};
+use netd_ipc::call::{BadCall, Call, Host};
 use netd_ipc::policy::{Asker, TrustChange};
 use netd_ipc::server::Peer;
-use netd_policy::{Subject, SubjectPattern};
+use netd_policy::{HostName, Subject, SubjectPattern};
 
 use super::policy::{self, Wrong};
 use super::reply::{self, Message};
@@ -82,9 +82,17 @@ pub(super) fn plan(call: Call, caller: &Subject) -> Plan {
         Call::GetStatistics => (Ask::Observe, Command::Statistics),
         Call::ListClients => (Ask::Observe, Command::Clients),
         Call::Outcome { id } => (Ask::Observe, Command::Outcome { id }),
-        Call::Connect { remote, timeout } => {
+        Call::Connect { host: Host::Address(address), port, timeout } => {
+            let remote = (address, port).into();
             (Ask::TcpConnect { remote }, Command::Connect { remote, timeout })
         }
+        Call::Connect { host: Host::Name(name), port, timeout } => match name.parse::<HostName>() {
+            Ok(name) => {
+                let asked = Ask::TcpConnectName { name: name.clone(), port, address: None };
+                (asked, Command::ConnectName { name, port, timeout })
+            }
+            Err(error) => return Plan::Local(reply::failed(ErrorKind::InvalidInput, &error.to_string())),
+        },
         Call::Listen { address, port, backlog } => {
             (Ask::TcpListen { port }, Command::Listen { address, port, backlog })
         }

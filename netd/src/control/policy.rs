@@ -6,7 +6,7 @@ use netd_ipc::ErrorKind;
 use netd_ipc::policy::{self as wire, Asker, Denials, DeniedRequest, Explanation};
 use netd_ipc::server::Peer;
 use netd_policy::{
-    Capability, Decision, Denial, Origin, Policy, Request, RuleConfig, Subject, SubjectPattern,
+    Capability, Decision, Denial, Origin, Policy, Request, RuleConfig, Subject, SubjectPattern, Terms, Tls,
 };
 
 use crate::audit::Audit;
@@ -35,7 +35,7 @@ fn rule_of(origin: &Origin, rule: &RuleConfig) -> wire::Rule {
     fn texts<T: ToString>(values: &[T]) -> Vec<String> {
         values.iter().map(ToString::to_string).collect()
     }
-    let RuleConfig { effect, subject, capabilities, ports, to, hosts } = rule;
+    let RuleConfig { effect, subject, capabilities, ports, to, hosts, tls } = rule;
     wire::Rule {
         effect: effect.to_string(),
         subject: subject.to_string(),
@@ -43,6 +43,7 @@ fn rule_of(origin: &Origin, rule: &RuleConfig) -> wire::Rule {
         ports: ports.as_deref().map(texts),
         to: to.as_deref().map(texts),
         hosts: hosts.as_deref().map(texts),
+        tls: tls.map(|tls| tls.to_string()),
         file: origin.file.to_string(),
         line: origin.line,
     }
@@ -96,8 +97,14 @@ pub(super) fn explain(
 
 /// A decision as the interface has it.
 pub(super) fn decision(request: &Request, decision: Decision) -> wire::Decision {
+    let tls = decision.terms().and_then(|terms| tls(request, terms));
     let (allowed, error, reason, rule) = match decision {
-        Decision::Allow { rule } => (true, None, format!("{request}: allowed by {rule}"), rule),
+        Decision::Allow { rule, terms: Terms::Free } => {
+            (true, None, format!("{request}: allowed by {rule}"), rule)
+        }
+        Decision::Allow { rule, terms } => {
+            (true, None, format!("{request}: allowed by {rule}, {terms}"), rule)
+        }
         Decision::Deny { error, reason, rule } => (false, Some(kind(error)), reason, rule),
     };
     let origin = rule.origin();
@@ -105,10 +112,19 @@ pub(super) fn decision(request: &Request, decision: Decision) -> wire::Decision 
         allowed,
         error,
         reason,
+        tls: tls.map(|tls| tls.to_string()),
         file: origin.map(|origin| origin.file.to_string()),
         line: origin.map(|origin| origin.line),
         rule: rule.to_string(),
     }
+}
+
+/// What a connection by name is asked to begin with; none for any other request.
+pub(super) fn tls(request: &Request, terms: Terms) -> Option<Tls> {
+    matches!(request, Request::TcpConnectName { .. }).then_some(match terms {
+        Terms::Tls => Tls::Required,
+        Terms::Free | Terms::ByAddress => Tls::Any,
+    })
 }
 
 /// The error that a denied client is told.

@@ -28,8 +28,9 @@ pub(super) fn of_worker(reply: Reply) -> Message {
         Reply::Neighbors(neighbors) => returns(&json!({ "neighbors": neighbors })),
         Reply::Statistics(statistics) => returns(&json!({ "statistics": statistics })),
         Reply::Clients(clients) => returns(&clients),
-        Reply::Stream { id, local, remote, descriptor } => {
-            let reply = StreamReply { id, local: local.into(), remote: remote.into(), descriptor: 0 };
+        Reply::Stream { id, local, remote, rule, tls, descriptor } => {
+            let (local, remote, tls) = (local.into(), remote.into(), tls.map(|tls| tls.to_string()));
+            let reply = StreamReply { id, local, remote, rule, tls, descriptor: 0 };
             (returns(&reply).0, vec![descriptor])
         }
         Reply::Listener { id, local, descriptor } | Reply::Udp { id, local, descriptor } => {

@@ -212,9 +212,13 @@ fn connect_allowed_goes_to_the_worker_and_its_descriptor_to_the_client() {
     assert_eq!((owner.uid, owner.pid), (rustix::process::geteuid().as_raw(), std::process::id()));
     let (ours, descriptor) = stream_pair();
     let local = "192.0.2.100:50000".parse().unwrap();
-    control.complete(token, Reply::Stream { id: 5, local, remote, descriptor });
+    control.complete(
+        token,
+        Reply::Stream { id: 5, local, remote, rule: "r.toml:1".into(), tls: None, descriptor },
+    );
     let mut stream = call.join().unwrap().unwrap();
     assert_eq!((stream.id(), stream.local_addr(), stream.peer_addr()), (5, local, remote));
+    assert_eq!(stream.grant().unwrap().rule, "r.toml:1");
     stream.write_all(b"x").unwrap();
     assert_eq!(rustix::io::read(&ours, &mut [0; 2]).unwrap(), 1);
     // Nobody in the daemon keeps a copy: the client's end is the last one.
@@ -479,7 +483,10 @@ fn disconnect_during_a_call_cancels_it_and_its_late_reply_is_dropped() {
     assert_eq!((cancel.token, cancel.command), (token, Command::Cancel));
     let (ours, descriptor) = stream_pair();
     let address = "192.0.2.1:80".parse().unwrap();
-    control.complete(token, Reply::Stream { id: 1, local: address, remote: address, descriptor });
+    control.complete(
+        token,
+        Reply::Stream { id: 1, local: address, remote: address, rule: String::new(), tls: None, descriptor },
+    );
     assert_eq!(rustix::io::read(&ours, &mut [0; 1]).unwrap(), 0, "its descriptor is closed");
     control.assert_serves();
 }

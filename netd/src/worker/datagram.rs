@@ -235,7 +235,7 @@ impl Datagrams {
         }
         let request = Request::UdpSend { remote: peer };
         match gate.rules.current().policy.decide(&self.owner, &request) {
-            Decision::Allow { rule: _ } => {
+            Decision::Allow { .. } => {
                 if self.permitted.len() < PERMITTED_MAX {
                     self.permitted.insert(peer);
                 }

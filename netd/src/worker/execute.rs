@@ -70,6 +70,15 @@ impl Worker {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
                 clients.connect(now, &mut live.stack, caller, remote, timeout);
             }
+            Command::ConnectName { name, port, timeout } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                let asker = (token, caller.1.uid);
+                if clients.charge_packet(now, &caller)
+                    && clients.dial(now, caller, name.clone(), port, timeout)
+                {
+                    live.names.find(now, asker, &name);
+                }
+            }
             Command::Listen { address, port, backlog } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
                 clients.listen(now, &mut live.stack, caller, (address, port), backlog);

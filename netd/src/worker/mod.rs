@@ -327,6 +327,10 @@ impl Worker {
         }
         clients.on_time(now, stack);
         worked |= names.drive(now, stack, &mut egress, &clients.completions);
+        while let Some((token, found)) = names.next_found() {
+            clients.dial_found(now, stack, token, found);
+        }
+        clients.take_given_up().into_iter().for_each(|token| names.cancel(token));
         for uid in egress.1.reap() {
             clients.ledger.release_capture(uid);
         }

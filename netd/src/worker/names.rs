@@ -3,17 +3,18 @@
 //! The resolver says which sockets it wants ([`Transmit`]); here they are opened in the stack, and what comes back is handed
 //! to it. They are netd's own sockets: no client sees them, and how many there are is bounded by the resolver's queries.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 
 use netd_ipc::{ErrorKind, Resolved, Service};
+use netd_policy::HostName;
 use netd_stack::dns::{
-    Answer, Data, Error, Name, Query, QueryId, Resolver, SocketKey, Source, Statistics, TcpEvent, Transmit,
-    Usage,
+    Answer, Data, Error, Kind, Name, Query, QueryId, Resolver, SocketKey, Source, Statistics, TcpEvent,
+    Transmit, Usage,
 };
 use netd_stack::{Egress, FlowId, Instant, Ready, Stack, UdpId};
 
-use crate::command::Reply;
+use crate::command::{Failure, Reply};
 use crate::config::Dns;
 use crate::worker::clients::Completions;
 
@@ -32,13 +33,28 @@ struct Connection {
     unsent: Vec<u8>,
 }
 
+/// Whose query it is.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    /// The call.
+    token: u64,
+    uid: u32,
+    /// It wants a connection: the addresses are for whoever dials them.
+    connects: bool,
+}
+
+/// What became of the name of a call that wants a connection: its addresses, in the order to try them.
+pub(super) type Found = (u64, Result<Vec<IpAddr>, Failure>);
+
 /// The resolver with its sockets and callers.
 pub(super) struct Names {
     resolver: Resolver,
     /// Configured servers and search list; without them the lease's are used.
     config: Dns,
     /// The call of each query, and whose it is.
-    callers: HashMap<QueryId, (u64, u32)>,
+    callers: HashMap<QueryId, Caller>,
+    /// For those that want connections.
+    found: VecDeque<Found>,
     /// How often each user had too many, for those who had lately.
     refused: HashMap<u32, u64>,
     refused_overall: u64,
@@ -68,6 +84,7 @@ impl Names {
             resolver,
             config: config.clone(),
             callers: HashMap::new(),
+            found: VecDeque::new(),
             refused: HashMap::new(),
             refused_overall: 0,
             udp: HashMap::new(),
@@ -94,7 +111,7 @@ impl Names {
 
     /// How many names each user has under way, and how often one more was refused.
     pub(super) fn of_user(&self, uid: u32) -> (usize, u64) {
-        let under_way = self.callers.values().filter(|(_, owner)| *owner == uid).count();
+        let under_way = self.callers.values().filter(|caller| caller.uid == uid).count();
         (under_way, self.refused.get(&uid).copied().unwrap_or(0))
     }
 
@@ -127,6 +144,28 @@ impl Names {
         query: &Query,
         completions: &Completions,
     ) {
+        if let Err(failure) = self.ask(now, Caller { token, uid, connects: false }, query) {
+            completions.send(token, failure.into());
+        }
+    }
+
+    /// Begins to find the addresses of a name that the call `token` of user `uid` wants to connect to: see [`next_found`](Self::next_found).
+    pub(super) fn find(&mut self, now: Instant, (token, uid): (u64, u32), name: &HostName) {
+        // What a rule names is that name and nothing below a search domain; a single label is nothing without one (RFC 1123, 6.1.4.3).
+        let name = if name.as_str().contains('.') { format!("{name}.") } else { name.to_string() };
+        let query = Query { name, kind: Kind::Addresses };
+        if let Err(failure) = self.ask(now, Caller { token, uid, connects: true }, &query) {
+            self.found.push_back((token, Err(failure)));
+        }
+    }
+
+    /// What became of a name.
+    pub(super) fn next_found(&mut self) -> Option<Found> {
+        self.found.pop_front()
+    }
+
+    fn ask(&mut self, now: Instant, caller: Caller, query: &Query) -> Result<(), Failure> {
+        let uid = caller.uid;
         let most = self.config.queries_per_user;
         if self.of_user(uid).0 >= most {
             if self.refused.len() < REFUSED_USERS_MAX || self.refused.contains_key(&uid) {
@@ -135,29 +174,34 @@ impl Names {
             let message = format!(
                 "user {uid} has {most} names being resolved, the most that '[dns] queries_per_user' allows"
             );
-            return completions.send(token, Reply::Failed(ErrorKind::QuotaExceeded, message));
+            return Err(Failure(ErrorKind::QuotaExceeded, message));
         }
         match self.resolver.start(now, query) {
-            Ok(id) => drop(self.callers.insert(id, (token, uid))),
+            Ok(id) => {
+                self.callers.insert(id, caller);
+                Ok(())
+            }
             Err(error) => {
                 self.refused_overall += u64::from(matches!(error, Error::QuotaExceeded { .. }));
-                completions.send(token, error_reply(&error));
+                Err(failure(&error))
             }
         }
     }
 
     /// The client of the call is gone.
     pub(super) fn cancel(&mut self, token: u64) {
-        let id = self.callers.iter().find(|(_, (waiting, _))| *waiting == token).map(|(id, _)| *id);
+        let id = self.callers.iter().find(|(_, caller)| caller.token == token).map(|(id, _)| *id);
         if let Some(id) = id {
             self.callers.remove(&id);
             self.resolver.cancel(id);
         }
     }
 
-    /// The device went away: every caller is told.
+    /// The device went away: every caller is told, but for those that want connections, who are the clients' business.
     pub(super) fn fail_all(&mut self, reason: &str, completions: &Completions) {
-        for (_, (token, _)) in self.callers.drain() {
+        for Caller { token, .. } in
+            self.callers.drain().map(|(_, caller)| caller).filter(|caller| !caller.connects)
+        {
             completions.send(token, Reply::Failed(ErrorKind::DeviceUnavailable, reason.to_owned()));
         }
     }
@@ -236,14 +280,13 @@ impl Names {
         while let Some((id, result)) = self.resolver.next_result() {
             worked = true;
             // Not found: cancelled.
-            let Some((token, _)) = self.callers.remove(&id) else { continue };
-            completions.send(
-                token,
-                match result {
-                    Ok(answer) => Reply::Resolved(Box::new(resolved(answer))),
-                    Err(error) => error_reply(&error),
-                },
-            );
+            let Some(Caller { token, connects, .. }) = self.callers.remove(&id) else { continue };
+            match result {
+                Ok(answer) if connects => self.found.push_back((token, Ok(answer.addresses().collect()))),
+                Err(error) if connects => self.found.push_back((token, Err(failure(&error)))),
+                Ok(answer) => completions.send(token, Reply::Resolved(Box::new(resolved(answer)))),
+                Err(error) => completions.send(token, failure(&error).into()),
+            }
         }
         worked
     }
@@ -333,7 +376,7 @@ fn resolved(answer: Answer) -> Resolved {
     resolved
 }
 
-fn error_reply(error: &Error) -> Reply {
+fn failure(error: &Error) -> Failure {
     let kind = match error {
         Error::InvalidName(_) => ErrorKind::InvalidInput,
         Error::QuotaExceeded { .. } => ErrorKind::NoBufs,
@@ -342,5 +385,5 @@ fn error_reply(error: &Error) -> Reply {
         Error::NoServers => ErrorKind::Unreachable,
         _ => ErrorKind::Unreachable,
     };
-    Reply::Failed(kind, error.to_string())
+    Failure(kind, error.to_string())
 }

@@ -2,10 +2,15 @@
 
 use netd_ipc::ErrorKind;
 
-use crate::command::Reply;
+use crate::command::{Failure, Reply};
 
 /// The stack's error as the interface names it.
 pub(super) fn error_reply(error: &netd_stack::Error) -> Reply {
+    failure(error).into()
+}
+
+/// The same, not yet a reply.
+pub(super) fn failure(error: &netd_stack::Error) -> Failure {
     use netd_stack::Error as E;
     let kind = match error {
         E::InvalidMac { .. } | E::InvalidMtu { .. } | E::InvalidPrefix { .. } => ErrorKind::Internal,
@@ -24,5 +29,5 @@ pub(super) fn error_reply(error: &netd_stack::Error) -> Reply {
         E::NotConnected { .. } => ErrorKind::NotConnected,
         E::DeviceUnavailable => ErrorKind::DeviceUnavailable,
     };
-    Reply::Failed(kind, error.to_string())
+    Failure(kind, error.to_string())
 }

@@ -1,5 +1,8 @@
 //! One TCP connection and the client's descriptor for it.
 //!
+//! A connection by name may have to begin with a ClientHello for that name: then its first bytes are held and looked at
+//! ([`netd_policy::hello`]) before any of them reaches the connection's buffers.
+//!
 //! Bytes are copied once in user space each way: between the connection's buffers and frames. Between the buffers and
 //! the descriptor the kernel copies; it reads and writes the connection's buffers in place.
 //!
@@ -14,6 +17,8 @@ use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
 
 use netd_ipc::{Outcome, StreamEnd, passing};
+use netd_policy::HostName;
+use netd_policy::hello::{Reader, Refusal, Verdict};
 use netd_stack::{FlowId, Instant, Outcome as FlowEnd, Stack};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, send, shutdown};
@@ -22,10 +27,17 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, send, shutdown};
 /// in FIN-WAIT-2 (`tcp_fin_timeout`).
 const STALL_SECONDS: u64 = 60;
 
+/// Bytes that are taken at a time while they are looked at: a whole ClientHello, as a rule.
+const OPENING_BYTES: usize = 4096;
+
 /// A connection handed to a client.
 #[derive(Debug)]
 pub(super) struct Stream {
     descriptor: OwnedFd,
+    /// What must come first.
+    opening: Opening,
+    /// What came first, and should not have: why the stream ended.
+    pub(super) refusal: Option<Refusal>,
     /// What the client sent beside its bytes. Nobody asked for it, and closing it can block: see [`crate::disposal`].
     unasked: Vec<OwnedFd>,
     pub(super) flow: FlowId,
@@ -45,10 +57,32 @@ pub(super) struct Stream {
     pub(super) sent_bytes: u64,
 }
 
+/// What a connection begins with, as its grant wants it.
+#[derive(Debug)]
+enum Opening {
+    /// Anything.
+    Free,
+    /// A ClientHello: what the client sends is held until it is whole, and what the peer sends stays where it is.
+    Wanted(Box<Reader>),
+    /// It was one; this much of what was held, from a place on, is not yet with the connection.
+    Shown { held: Vec<u8>, from: usize },
+}
+
+/// Why a client's bytes are not taken any more.
+enum Broken {
+    /// It closed its end with bytes of the peer unread (RFC 1122, 4.2.2.13), or sent descriptors.
+    Client,
+    /// They are not what its grant wants first.
+    Refused(Refusal),
+}
+
 impl Stream {
-    pub(super) fn new(descriptor: OwnedFd, flow: FlowId) -> Self {
+    /// Whose first bytes must be a ClientHello for `name`, if there is one.
+    pub(super) fn new(descriptor: OwnedFd, flow: FlowId, name: Option<HostName>) -> Self {
         Self {
             descriptor,
+            opening: name.map_or(Opening::Free, |name| Opening::Wanted(Box::new(Reader::new(name)))),
+            refusal: None,
             unasked: Vec::new(),
             flow,
             // Nobody has the other end yet.
@@ -65,6 +99,11 @@ impl Stream {
 
     pub(super) fn descriptor(&self) -> &OwnedFd {
         &self.descriptor
+    }
+
+    /// Whether its first bytes were looked at, or will be.
+    pub(super) fn is_shown(&self) -> bool {
+        !matches!(self.opening, Opening::Free)
     }
 
     /// Whether the descriptor's end of file was read, so that nothing is unread in it, and the client cannot send more.
@@ -98,12 +137,14 @@ impl Stream {
     /// itself may still have to finish on its own.
     pub(super) fn pump(&mut self, now: Instant, stack: &mut Stack, most: usize) -> Option<Outcome> {
         let mut left = most;
+        if let Err(broken) = self.open(stack, &mut left) {
+            return Some(self.broken(stack, broken));
+        }
         if let Some(end) = self.deliver(stack, &mut left) {
             return Some(self.outcome(end));
         }
-        if self.collect(stack, &mut left) {
-            stack.tcp_abort(self.flow);
-            return Some(self.outcome(StreamEnd::Aborted));
+        if let Err(broken) = self.collect(stack, &mut left) {
+            return Some(self.broken(stack, broken));
         }
         let Ok(status) = stack.tcp_status(self.flow) else {
             return Some(self.outcome(StreamEnd::DeviceUnavailable));
@@ -125,6 +166,18 @@ impl Stream {
         (self.gone && self.client_finished).then(|| self.outcome(StreamEnd::Open))
     }
 
+    /// Ends the connection for what the client did, and the peer is told by a reset.
+    fn broken(&mut self, stack: &mut Stack, broken: Broken) -> Outcome {
+        stack.tcp_abort(self.flow);
+        match broken {
+            Broken::Client => self.outcome(StreamEnd::Aborted),
+            Broken::Refused(refusal) => {
+                self.refusal = Some(refusal);
+                self.outcome(StreamEnd::PolicyDenied)
+            }
+        }
+    }
+
     /// Whether the peer has been taking nothing for too long, after the descriptor hung up.
     fn is_stalled(&mut self, now: Instant, unacknowledged: usize) -> bool {
         let Some((since, seen)) = &mut self.stalled else { return false };
@@ -138,7 +191,8 @@ impl Stream {
     /// From the peer to the client.
     fn deliver(&mut self, stack: &mut Stack, left: &mut usize) -> Option<StreamEnd> {
         let descriptor = self.descriptor.as_fd();
-        while self.writable && !self.gone {
+        let opened = !matches!(self.opening, Opening::Wanted(_));
+        while opened && self.writable && !self.gone {
             let mut broken = false;
             let mut blocked = false;
             let taken = stack.tcp_receive(self.flow, |bytes| {
@@ -181,9 +235,81 @@ impl Stream {
         None
     }
 
-    /// From the client to the peer. True if the client closed its end with bytes of the peer unread, and the peer is told by a
-    /// reset (RFC 1122, 4.2.2.13); or if it sent descriptors, which end its stream.
-    fn collect(&mut self, stack: &mut Stack, left: &mut usize) -> bool {
+    /// The first bytes from the client, as long as they are looked at; then those that were held, to the peer.
+    fn open(&mut self, stack: &mut Stack, left: &mut usize) -> Result<(), Broken> {
+        while let Opening::Wanted(reader) = &mut self.opening
+            && self.readable
+            && !self.client_finished
+        {
+            let mut chunk = [0; OPENING_BYTES];
+            let most = reader.room().min(OPENING_BYTES);
+            let room = chunk.get_mut(..most).unwrap_or_default();
+            // As in `collect`: never recv(2).
+            let taken = passing::receive(
+                &self.descriptor,
+                &mut [IoSliceMut::new(room)],
+                &mut self.unasked,
+                RecvFlags::DONTWAIT,
+            );
+            let verdict = match taken {
+                Ok(_) if !self.unasked.is_empty() => return Err(Broken::Client),
+                Ok(0) => {
+                    self.client_finished = true;
+                    let _ = stack.tcp_finish(self.flow);
+                    reader.end()
+                }
+                Ok(count) => reader.take(chunk.get(..count).unwrap_or_default()),
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    Verdict::More
+                }
+                Err(_) => return Err(Broken::Client),
+            };
+            match verdict {
+                Verdict::More => {}
+                Verdict::Matches => {
+                    let held = reader.take_held();
+                    self.opening = Opening::Shown { held, from: 0 };
+                }
+                Verdict::Refused(refusal) => return Err(Broken::Refused(refusal)),
+            }
+        }
+        if let Opening::Shown { held, from } = &mut self.opening {
+            while let Some(rest) = held.get(*from..).filter(|rest| !rest.is_empty()) {
+                let taken = stack.tcp_send(self.flow, |room| {
+                    let count = rest.len().min(room.len()).min(*left);
+                    room.iter_mut().zip(rest).take(count).for_each(|(to, byte)| *to = *byte);
+                    count
+                });
+                let count = *taken.as_ref().unwrap_or(&0);
+                *from += count;
+                *left -= count;
+                self.sent_bytes += count as u64;
+                if count == 0 {
+                    break;
+                }
+            }
+            if *from == held.len() {
+                (*held, *from) = (Vec::new(), 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what comes from the client goes straight to the peer.
+    fn is_open(&self) -> bool {
+        match &self.opening {
+            Opening::Free => true,
+            Opening::Wanted(_) => false,
+            Opening::Shown { held, .. } => held.is_empty(),
+        }
+    }
+
+    /// From the client to the peer.
+    fn collect(&mut self, stack: &mut Stack, left: &mut usize) -> Result<(), Broken> {
+        if !self.is_open() {
+            return Ok(());
+        }
         let (descriptor, unasked) = (self.descriptor.as_fd(), &mut self.unasked);
         while self.readable && !self.client_finished {
             let (mut blocked, mut finished, mut broken) = (false, false, false);
@@ -209,7 +335,7 @@ impl Stream {
             self.sent_bytes += count as u64;
             *left -= count;
             if broken {
-                return true;
+                return Err(Broken::Client);
             }
             if blocked {
                 self.readable = false;
@@ -223,7 +349,7 @@ impl Stream {
                 break;
             }
         }
-        false
+        Ok(())
     }
 }
 

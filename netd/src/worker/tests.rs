@@ -31,6 +31,7 @@ use crate::device::Backend;
 use crate::rules::Rules;
 
 mod bounds;
+mod names;
 mod polling;
 
 /// Nothing here takes longer, except on a machine that is busy with something else.
@@ -217,7 +218,7 @@ struct Lab {
     next_token: u64,
     completions: Vec<Completion>,
     _control: mio::Poll,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 const GRANTED: &str = r#"
@@ -237,11 +238,17 @@ const GRANTED: &str = r#"
 
 impl Lab {
     fn new() -> Self {
+        Self::with(|_, _| {})
+    }
+
+    /// With a worker that is made from something else, and what may lie in its directory.
+    fn with(adjust: impl FnOnce(&mut Setup, &Path)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("link.sock");
         let peer = Peer::start(UnixListener::bind(&path).unwrap());
         let (control, waker) = control();
-        let setup = setup(directory.path(), path, PollMode::Adaptive);
+        let mut setup = setup(directory.path(), path, PollMode::Adaptive);
+        adjust(&mut setup, directory.path());
         let rules = Arc::clone(&setup.rules);
         let (worker, port, wake) = Worker::new(setup, waker).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -259,7 +266,7 @@ impl Lab {
             next_token: 0,
             completions: Vec::new(),
             _control: control,
-            _directory: directory,
+            directory,
         }
     }
 

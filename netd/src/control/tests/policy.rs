@@ -104,6 +104,8 @@ fn any_rule() -> impl Strategy<Value = String> {
         Just("[\"net.tcp.listen\", \"net.udp.bind\", \"net.capture\"]\n".to_owned()),
         Just("[\"net.dns.resolve\"]\nhosts = [\"*.example\"]\n".to_owned()),
         Just("[\"net.dns.resolve\"]\n".to_owned()),
+        Just("[\"net.tcp.connect\", \"net.dns.resolve\"]\nhosts = [\"*.example\"]\n".to_owned()),
+        Just("[\"net.tcp.connect\"]\nhosts = [\"a.example\", \"b.other\"]\n".to_owned()),
     ];
     let uid = me().uid;
     let subject =
@@ -119,6 +121,11 @@ fn any_request() -> impl Strategy<Value = Request> {
     let port = prop::sample::select(vec![80u16, 81, 443, 444]);
     prop_oneof![
         (peer.clone(), port.clone()).prop_map(|(ip, port)| Request::TcpConnect { remote: (ip, port).into() }),
+        ("[ab]\\.(example|other)", port.clone()).prop_map(|(name, port)| Request::TcpConnectName {
+            name: name.parse::<HostName>().unwrap(),
+            port,
+            address: None
+        }),
         peer.prop_map(|to| Request::Ping { to }),
         prop::option::of(port.clone()).prop_map(|port| Request::TcpListen { port }),
         prop::option::of(port).prop_map(|port| Request::UdpBind { port }),
@@ -133,6 +140,9 @@ fn call(request: &Request) -> Value {
     let (method, parameters) = match request {
         Request::TcpConnect { remote } => {
             ("Connect", json!({ "address": remote.ip(), "port": remote.port() }))
+        }
+        Request::TcpConnectName { name, port, address: None } => {
+            ("Connect", json!({ "address": name.as_str(), "port": port }))
         }
         Request::Ping { to } => ("Ping", json!({ "address": to })),
         Request::TcpListen { port } => ("Listen", json!({ "port": port })),

@@ -4,17 +4,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use netd_ipc::{ErrorKind, Pong, StreamEnd};
-use netd_policy::Subject;
-use netd_stack::{Egress, Instant, Stack};
+use netd_policy::{Decision, Denial, HostName, Request, Rule, Subject, Terms};
+use netd_stack::{Egress, FlowId, Instant, Stack};
 use rustix::net::SocketType;
 
 use crate::capture::{Filter, Taps};
-use crate::command::Reply;
-use crate::worker::clients::{Clients, Connecting, LISTENER_BYTES, STREAM_BYTES, Socket, out_of_descriptors};
+use crate::command::{Failure, Reply};
+use crate::worker::clients::{
+    Agreed, Clients, Connecting, LISTENER_BYTES, STREAM_BYTES, Socket, out_of_descriptors,
+};
 use crate::worker::datagram::Datagrams;
 use crate::worker::ledger::Exceeded;
 use crate::worker::listener::Listener;
-use crate::worker::reply::error_reply;
+use crate::worker::reply::{error_reply, failure};
 use crate::worker::socketpair;
 
 impl Clients {
@@ -26,23 +28,67 @@ impl Clients {
         remote: SocketAddr,
         timeout: Duration,
     ) {
-        let uid = owner.uid;
-        let charged =
-            self.ledger.connect(now, &owner).and_then(|()| self.ledger.reserve(&owner, STREAM_BYTES));
-        if let Err(exceeded) = charged {
-            return self.completions.send(token, quota(&exceeded));
+        let deadline = now + timeout;
+        let begun = self
+            .permit(&owner, None, remote)
+            .and_then(|agreed| self.attempt(now, stack, (token, &owner), (remote, agreed), deadline));
+        match begun {
+            Ok(flow) => drop(self.connect_deadlines.insert((deadline, flow))),
+            Err(failure) => self.completions.send(token, failure.into()),
         }
+    }
+
+    /// Asks policy about a connection, by the rules that are in force now.
+    pub(super) fn permit(
+        &self,
+        owner: &Subject,
+        name: Option<&HostName>,
+        remote: SocketAddr,
+    ) -> Result<Agreed, Failure> {
+        let agreed = |rule, terms| Agreed { name: name.cloned(), rule, terms };
+        let request = agreed(Rule::Default, Terms::Free).request(remote);
+        match self.gate.rules.current().policy.decide(owner, &request) {
+            Decision::Allow { rule, terms } => Ok(agreed(rule, terms)),
+            Decision::Deny { error, reason, rule } => {
+                Err(self.denied(owner, &request, (error, reason), &rule))
+            }
+        }
+    }
+
+    /// Records a denial, and says it.
+    pub(super) fn denied(
+        &self,
+        owner: &Subject,
+        request: &Request,
+        (error, reason): (Denial, String),
+        rule: &Rule,
+    ) -> Failure {
+        self.gate.audit.denied(owner, request, error, rule);
+        Failure(denial_kind(error), reason)
+    }
+
+    /// Sends the first segment of a connection that was permitted.
+    pub(super) fn attempt(
+        &mut self,
+        now: Instant,
+        stack: &mut Stack,
+        (token, owner): (u64, &Subject),
+        (remote, agreed): (SocketAddr, Agreed),
+        deadline: Instant,
+    ) -> Result<FlowId, Failure> {
+        let charged = self.ledger.connect(now, owner).and_then(|()| self.ledger.reserve(owner, STREAM_BYTES));
+        charged.map_err(|exceeded| Failure(ErrorKind::QuotaExceeded, exceeded.to_string()))?;
         match stack.tcp_connect(now, remote) {
             Ok(flow) => {
                 // It was made just now, so it is there.
-                let _ = stack.tcp_set_owner(flow, uid);
-                let deadline = now + timeout;
-                self.connect_deadlines.insert((deadline, flow));
-                self.connecting.insert(flow, Connecting { token, owner, remote, deadline });
+                let _ = stack.tcp_set_owner(flow, owner.uid);
+                let owner = owner.clone();
+                self.connecting.insert(flow, Connecting { token, owner, remote, deadline, agreed });
+                Ok(flow)
             }
             Err(error) => {
-                self.release(&owner, STREAM_BYTES);
-                self.completions.send(token, error_reply(&error));
+                self.release(owner, STREAM_BYTES);
+                Err(failure(&error))
             }
         }
     }
@@ -79,7 +125,7 @@ impl Clients {
             self.release(&owner, LISTENER_BYTES);
             return self.completions.send(token, out_of_descriptors());
         };
-        let Some(key) = self.add(owner.clone(), Socket::Listener(listener), false) else {
+        let Some(key) = self.add(owner.clone(), Socket::Listener(listener), None) else {
             stack.tcp_close_listener(now, id);
             self.release(&owner, LISTENER_BYTES);
             return self.completions.send(token, out_of_descriptors());
@@ -107,7 +153,7 @@ impl Clients {
         };
         let added = socketpair(SocketType::SEQPACKET).ok().and_then(|(ours, theirs)| {
             let datagrams = Box::new(Datagrams::new(ours, udp, local, owner.clone()));
-            Some((self.add(owner.clone(), Socket::Datagrams(datagrams), false)?, theirs))
+            Some((self.add(owner.clone(), Socket::Datagrams(datagrams), None)?, theirs))
         });
         let Some((key, descriptor)) = added else {
             stack.udp_close(udp);
@@ -194,6 +240,7 @@ impl Clients {
 
     /// Ends the outstanding call `token`: its client is gone.
     pub(in crate::worker) fn cancel(&mut self, now: Instant, stack: &mut Stack, token: u64) {
+        self.drop_dial(now, stack, token);
         let flow = self.connecting.iter().find(|(_, call)| call.token == token).map(|(flow, _)| *flow);
         if let Some(flow) = flow {
             self.abandon_connect(flow);
@@ -205,6 +252,14 @@ impl Clients {
             self.pinging.remove(&ping);
             stack.ping_cancel(ping);
         }
+    }
+}
+
+/// The error that a denied client is told.
+pub(super) fn denial_kind(error: Denial) -> ErrorKind {
+    match error {
+        Denial::DevnetDisabled => ErrorKind::DevnetDisabled,
+        Denial::PolicyDenied => ErrorKind::PolicyDenied,
     }
 }
 

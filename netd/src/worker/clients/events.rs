@@ -7,7 +7,7 @@ use netd_ipc::ErrorKind;
 use netd_ipc::accepted::Accepted;
 use netd_stack::{Egress, FlowId, Instant, ListenerId, Ready, Stack};
 
-use crate::command::Reply;
+use crate::command::{Failure, Reply};
 use crate::worker::TOKEN_FIRST;
 use crate::worker::clients::calls::ping_reply;
 use crate::worker::clients::{Clients, Entry, STREAM_BYTES, Socket, out_of_descriptors};
@@ -102,6 +102,7 @@ impl Clients {
             stack.tcp_abort(flow);
             stack.tcp_release(now, flow);
         }
+        self.dials_on_time(now, stack);
         // They move by events; this only notices the ones that do not move, and must not cost a busy worker every turn.
         if now >= self.hung_up_check_at {
             self.hung_up_check_at = now + HUNG_UP_CHECK;
@@ -128,34 +129,37 @@ impl Clients {
     /// When [`on_time`](Self::on_time) has something to do.
     pub(in crate::worker) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let connect = self.connect_deadlines.first().map(|(deadline, _)| *deadline);
+        let dial = self.dial_timers.first().map(|(at, _)| *at);
         let hung_up = (!self.hung_up.is_empty()).then_some(self.hung_up_check_at);
         let throttled = self.throttled.first().map(|(at, _)| *at);
         let unfinished = (!self.unfinished.is_empty() || self.released).then_some(now);
-        connect.into_iter().chain(hung_up).chain(throttled).chain(unfinished).min()
+        connect.into_iter().chain(dial).chain(hung_up).chain(throttled).chain(unfinished).min()
     }
 
     fn connect_progress(&mut self, now: Instant, stack: &mut Stack, flow: FlowId) {
         let Ok(status) = stack.tcp_status(flow) else { return };
         if let Some(end) = status.closed.filter(|_| !status.established) {
-            if let Some(call) = self.abandon_connect(flow) {
-                let end = stream_end(end);
-                let kind = end.error_kind().unwrap_or(ErrorKind::Disconnected);
-                let message = match status.error {
-                    Some((error, offender)) => format!("{end}: {error}, says {offender}"),
-                    None => end.to_string(),
-                };
-                self.completions.send(call.token, Reply::Failed(kind, message));
-            }
             stack.tcp_release(now, flow);
+            let Some(call) = self.abandon_connect(flow) else { return };
+            let end = stream_end(end);
+            let kind = end.error_kind().unwrap_or(ErrorKind::Disconnected);
+            let message = match status.error {
+                Some((error, offender)) => format!("{end}: {error}, says {offender}"),
+                None => end.to_string(),
+            };
+            self.attempt_failed(now, stack, call.token, flow, Failure(kind, message));
         } else if status.established
             && let Some(call) = self.forget_connect(flow)
         {
+            self.attempt_won(now, stack, call.token, flow);
             let owner = call.owner.clone();
-            match self.add_stream(call.owner, flow, true) {
+            let (rule, tls) = (call.agreed.rule.to_string(), call.agreed.tls());
+            match self.add_stream(call.owner, flow, Some(call.agreed)) {
                 Some((key, descriptor)) => {
                     let id = self.sockets[key].id;
                     let (local, remote) = (status.local, status.remote);
-                    self.completions.send(call.token, Reply::Stream { id, local, remote, descriptor });
+                    let reply = Reply::Stream { id, local, remote, rule, tls, descriptor };
+                    self.completions.send(call.token, reply);
                     self.pump_stream(now, stack, key);
                 }
                 None => {
@@ -194,7 +198,7 @@ impl Clients {
             let uid = owner.uid;
             let Ok(Some(flow)) = stack.tcp_accept(id) else { return self.release(&owner, STREAM_BYTES) };
             let (Some((key, descriptor)), Ok(status)) =
-                (self.add_stream(owner.clone(), flow, false), stack.tcp_status(flow))
+                (self.add_stream(owner.clone(), flow, None), stack.tcp_status(flow))
             else {
                 stack.tcp_abort(flow);
                 stack.tcp_release(now, flow);
@@ -233,6 +237,9 @@ impl Clients {
             }
         }
         if let Some(outcome) = ended {
+            if let Some(refusal) = stream.refusal.take() {
+                self.refused(stack, key, &refusal);
+            }
             self.record(key, outcome);
             stack.tcp_release(now, flow);
             self.remove(key);

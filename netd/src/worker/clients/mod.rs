@@ -2,10 +2,12 @@
 //!
 //! A socket lives here under a key (its token in the worker's poll), and is found by the stack's id for it as well. It
 //! ends when its client's last descriptor is closed, when its connection ends, or with the device. This file keeps the books;
-//! `calls` is what clients ask for, `events` what happens to their sockets, `cut` how they end otherwise.
+//! `calls` is what clients ask for, `dial` connections that are asked for by name, `events` what happens to their sockets, `cut` how they
+//! end otherwise.
 
 mod calls;
 mod cut;
+mod dial;
 mod events;
 mod options;
 
@@ -18,7 +20,7 @@ use std::sync::{Arc, mpsc};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use netd_ipc::{ErrorKind, Outcome, StreamEnd};
-use netd_policy::{Request, Subject};
+use netd_policy::{HostName, Request, Rule, Subject, Terms, Tls};
 use netd_stack::{FlowId, Instant, ListenerId, PingId, Stack, UdpId};
 use rustix::net::SocketType;
 use slab::Slab;
@@ -26,6 +28,7 @@ use slab::Slab;
 use crate::command::{Completion, Reply};
 use crate::disposal::Disposal;
 use crate::worker::carried::{Carried, Flow};
+use crate::worker::clients::dial::Dial;
 use crate::worker::datagram::{Datagrams, Gate, MESSAGE_BYTES_MAX};
 use crate::worker::ledger::Ledger;
 use crate::worker::listener::Listener;
@@ -39,8 +42,42 @@ pub(super) struct Entry {
     pub(super) id: u64,
     pub(super) owner: Subject,
     pub(super) socket: Socket,
-    /// The client asked for it by naming a peer; otherwise a listener accepted it.
-    pub(super) outbound: bool,
+    /// The client asked for it by naming a peer, and may have it because of this; otherwise a listener accepted it.
+    outbound: Option<Agreed>,
+}
+
+/// What a connection is allowed by.
+#[derive(Debug, Clone)]
+struct Agreed {
+    /// The name, if that is what the client asked for.
+    name: Option<HostName>,
+    rule: Rule,
+    terms: Terms,
+}
+
+impl Agreed {
+    /// What policy is asked about the connection to `remote`.
+    fn request(&self, remote: SocketAddr) -> Request {
+        match &self.name {
+            None => Request::TcpConnect { remote },
+            Some(name) => Request::TcpConnectName {
+                name: name.clone(),
+                port: remote.port(),
+                address: Some(remote.ip()),
+            },
+        }
+    }
+
+    /// The name that its first bytes must be for.
+    fn shown(&self) -> Option<HostName> {
+        self.name.clone().filter(|_| self.terms == Terms::Tls)
+    }
+
+    /// In the words of the interface.
+    fn tls(&self) -> Option<Tls> {
+        let tls = if self.terms == Terms::Tls { Tls::Required } else { Tls::Any };
+        self.name.as_ref().map(|_| tls)
+    }
 }
 
 impl Entry {
@@ -49,10 +86,9 @@ impl Entry {
         Some(match &self.socket {
             Socket::Stream(stream) => {
                 let status = stack.tcp_status(stream.flow).ok()?;
-                if self.outbound {
-                    Request::TcpConnect { remote: status.remote }
-                } else {
-                    Request::TcpListen { port: Some(status.local.port()) }
+                match &self.outbound {
+                    Some(agreed) => agreed.request(status.remote),
+                    None => Request::TcpListen { port: Some(status.local.port()) },
                 }
             }
             Socket::Listener(listener) => Request::TcpListen { port: Some(listener.local.port()) },
@@ -121,13 +157,14 @@ impl Socket {
     }
 }
 
-/// A Connect that waits for its handshake.
+/// A connection that waits for its handshake, for a Connect or, with others, for a [`dial::Dial`].
 #[derive(Debug)]
 struct Connecting {
     token: u64,
     owner: Subject,
     remote: SocketAddr,
     deadline: Instant,
+    agreed: Agreed,
 }
 
 /// The way back to the control thread.
@@ -185,6 +222,12 @@ pub(super) struct Clients {
     by_udp: HashMap<UdpId, usize>,
     connecting: HashMap<FlowId, Connecting>,
     connect_deadlines: BTreeSet<(Instant, FlowId)>,
+    /// Calls for connections by name, by their tokens.
+    dials: HashMap<u64, Dial>,
+    /// When each of them has something to do.
+    dial_timers: BTreeSet<(Instant, u64)>,
+    /// Those that ended while their name was being resolved.
+    given_up: Vec<u64>,
     pinging: HashMap<PingId, u64>,
     /// Streams whose descriptor has hung up and whose last bytes are on their way.
     hung_up: BTreeSet<usize>,
@@ -236,6 +279,9 @@ impl Clients {
             by_udp: HashMap::new(),
             connecting: HashMap::new(),
             connect_deadlines: BTreeSet::new(),
+            dials: HashMap::new(),
+            dial_timers: BTreeSet::new(),
+            given_up: Vec::new(),
             pinging: HashMap::new(),
             hung_up: BTreeSet::new(),
             hung_up_check_at: Instant::ZERO,
@@ -308,15 +354,21 @@ impl Clients {
     }
 
     /// The caller has charged it.
-    fn add_stream(&mut self, owner: Subject, flow: FlowId, outbound: bool) -> Option<(usize, OwnedFd)> {
+    fn add_stream(
+        &mut self,
+        owner: Subject,
+        flow: FlowId,
+        outbound: Option<Agreed>,
+    ) -> Option<(usize, OwnedFd)> {
         let (ours, theirs) = socketpair(SocketType::STREAM).ok()?;
-        let key = self.add(owner, Socket::Stream(Stream::new(ours, flow)), outbound)?;
+        let stream = Stream::new(ours, flow, outbound.as_ref().and_then(Agreed::shown));
+        let key = self.add(owner, Socket::Stream(stream), outbound)?;
         self.by_flow.insert(flow, key);
         Some((key, theirs))
     }
 
     /// Takes a socket in and watches its descriptor. The caller has charged it.
-    fn add(&mut self, owner: Subject, socket: Socket, outbound: bool) -> Option<usize> {
+    fn add(&mut self, owner: Subject, socket: Socket, outbound: Option<Agreed>) -> Option<usize> {
         let id = self.next_id;
         self.next_id += 1;
         let key = self.sockets.insert(Entry { id, owner, socket, outbound });
