@@ -131,7 +131,7 @@ pub(crate) struct Stats {
 }
 
 /// SUBJECT: user:NAME, user:UID, group:NAME, unit:NAME.service, or several with commas.
-/// CAPABILITY and TARGET: net.tcp.connect and net.udp.send ADDRESS:PORT; net.tcp.listen and net.udp.bind PORT, or any;
+/// CAPABILITY and TARGET: net.tcp.connect NAME:PORT or ADDRESS:PORT; net.udp.send ADDRESS:PORT; net.tcp.listen and net.udp.bind PORT, or any;
 /// net.icmp.ping ADDRESS; net.dns.resolve NAME; net.capture.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {

@@ -47,7 +47,9 @@ int64_t netd_clock_ms(void);
 
 /* ---- TCP ---- */
 
-/* Connects to a name or an address. timeout_ms is for all of it; 0 means netd's own: 10 seconds for each address. */
+/* Connects to a name or an address. timeout_ms is for all of it; 0 means netd's own: 10 seconds.
+ * A grant for a name may demand TLS: then the first bytes written must be a ClientHello for that very name, or the stream is cut
+ * (netd_errno() is EACCES). */
 netd_stream *netd_tcp_connect(const char *host, uint16_t port, uint32_t timeout_ms);
 
 /* Waits for data. 0 is the peer's orderly end and only that: data cut short is -1. */

@@ -1,0 +1,120 @@
+//! Connections by name: unbound answers for the names, `openssl s_server` behind them, and Python's TLS as the client of netd.
+
+use std::fs;
+use std::process::Command;
+
+use netd_tests::binaries;
+use netd_tests::peers::{Unbound, wait_for_listener};
+use netd_tests::process::{Background, run};
+use netd_tests::tapped::{BRIDGE, GATEWAY, STATIC, Tapped, scenario};
+use netd_tests::{Error, Result, ensure};
+
+/// An address that is nobody's own, behind the gateway; one that the gateway knows no way to; one that is private.
+const RECORDS: &str = "ns 60 IN A 10.77.0.1\nwww 60 IN A 198.51.100.7\nraced 60 IN A 203.0.113.99\nraced 60 IN A 198.51.100.7\n\
+    xn--bcher-kva 60 IN A 198.51.100.7\nprivate 60 IN A 10.77.0.1\nwww.sub 60 IN A 198.51.100.7\n";
+const SERVER: &str = "198.51.100.7";
+const GRANTS: &str = "[[grant]]\nsubject = \"any\"\nallow = [\"net.tcp.connect\"]\nhosts = [\"*.netd.example\"]\nports = [\"443\"]\n\
+    [[deny]]\nsubject = \"any\"\ndeny = [\"net.tcp.connect\"]\nhosts = [\"*.sub.netd.example\"]\n";
+
+/// Connects to HOST, asks in TLS for NAME (`-`: for none; `plain`: speaks no TLS), and prints what became of it.
+const CLIENT: &str = r#"
+import ssl, sys
+import netd
+host, name = sys.argv[1:]
+try:
+    stream = netd.create_connection((host, 443), timeout=40)
+except netd.Error as error:
+    sys.exit(print(f"refused: {error.name}: {error}"))
+stream.settimeout(40)
+incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+tls = context.wrap_bio(incoming, outgoing, server_hostname=None if name == "-" else name)
+
+def until_done(step):
+    while True:
+        try:
+            return step()
+        except ssl.SSLWantReadError:
+            stream.sendall(outgoing.read())
+            received = stream.recv(65536)
+            if not received:
+                raise EOFError("the server ended")
+            incoming.write(received)
+
+try:
+    if name == "plain":
+        stream.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        stream.recv(1)
+    until_done(tls.do_handshake)
+    tls.write(b"GET / HTTP/1.0\r\n\r\n")
+    print(f"answered {stream.getpeername()[0]} tls={stream.tls}:", until_done(lambda: tls.read(15)).decode())
+except OSError:
+    print("cut:", netd.client().call("Outcome", id=stream.id)[0]["end"])
+"#;
+
+fn failed(action: &str) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::Io { action: action.to_owned(), source }
+}
+
+/// What the client prints.
+fn ask(tapped: &Tapped, host: &str, name: &str) -> Result<String> {
+    let mut client = tapped.command("/usr/bin/python3");
+    client.env("PYTHONPATH", tapped.path("")).arg(tapped.path("by_name.py")).args([host, name]);
+    run(&mut client)
+}
+
+fn serve(tapped: &Tapped) -> Result<Background> {
+    let (key, certificate) = (tapped.path("key.pem"), tapped.path("certificate.pem"));
+    let mut make = Command::new("openssl");
+    make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=www.netd.example"]);
+    run(make.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
+    let mut server = tapped.namespace.command("openssl");
+    server.args(["s_server", "-accept", "443", "-www", "-quiet", "-key"]).arg(&key).arg("-cert").arg(&certificate);
+    let mut server = Background::spawn(&mut server, &tapped.path("s_server.log"))?;
+    wait_for_listener(&tapped.namespace, &mut server, 443)?;
+    Ok(server)
+}
+
+#[test]
+#[ignore = "needs root for a namespace: cargo xtask test"]
+fn name_is_resolved_checked_and_held_to_its_client_hello() -> Result<()> {
+    scenario(&[], |tapped| {
+        let _unbound = Unbound::start(&tapped.namespace, &[GATEWAY], &[("netd.example.", RECORDS)])?;
+        tapped.namespace.ip(&format!("address add {SERVER}/32 dev {BRIDGE}"))?;
+        let _server = serve(tapped)?;
+        fs::write(tapped.path("by_name.py"), CLIENT).map_err(failed("write the client"))?;
+        let module = binaries::workspace().join("ipc/python/netd.py");
+        fs::copy(module, tapped.path("netd.py")).map_err(failed("copy netd.py"))?;
+        tapped.start_granting(STATIC, "", GRANTS)?;
+        let answered = format!("answered {SERVER} tls=required: HTTP/1.0 200 ok\n");
+        for (host, name, wanted) in [
+            ("www.netd.example", "www.netd.example", answered.as_str()),
+            ("WWW.Netd.Example.", "www.netd.example", &answered),
+            ("bücher.netd.example", "xn--bcher-kva.netd.example", &answered),
+            ("raced.netd.example", "raced.netd.example", &answered),
+            ("www.netd.example", "other.netd.example", "cut: policy_denied\n"),
+            ("www.netd.example", "-", "cut: policy_denied\n"),
+            ("www.netd.example", "plain", "cut: policy_denied\n"),
+            ("private.netd.example", "private.netd.example", "refused: PolicyDenied"),
+            ("www.sub.netd.example", "www.sub.netd.example", "refused: PolicyDenied"),
+            ("netd.example", "netd.example", "refused: PolicyDenied"),
+            ("wwwnetd.example", "wwwnetd.example", "refused: PolicyDenied"),
+            (SERVER, "www.netd.example", "refused: PolicyDenied"),
+        ] {
+            let told = ask(tapped, host, name)?;
+            ensure!(told.starts_with(wanted), "{host}, asked for as {name}: {told}");
+        }
+        let record = fs::read_to_string(tapped.path("state/audit/audit.jsonl"));
+        let record = record.map_err(failed("read the audit"))?;
+        for reason in [
+            "its ClientHello asks for another server: 'other.netd.example'",
+            "its ClientHello has no server name",
+            "it does not begin with a TLS handshake",
+            "private.netd.example:443@10.77.0.1",
+        ] {
+            ensure!(record.contains(reason), "{reason:?} is not in the audit:\n{record}");
+        }
+        Ok(())
+    })
+}
