@@ -46,6 +46,7 @@ mod ports;
 mod random;
 mod route;
 mod slab;
+pub mod sntp;
 mod stack;
 #[cfg(test)]
 #[path = "../tests/scenarios/support.rs"]
