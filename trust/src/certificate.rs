@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use x509_parser::oid_registry::Oid;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 use x509_parser::public_key::PublicKey;
-use x509_parser::x509::X509Name;
+use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
 use crate::date::Date;
 
@@ -71,6 +71,9 @@ pub struct Certificate {
     pub signature: String,
     /// Whether it may sign others.
     pub is_ca: bool,
+    /// SubjectPublicKeyInfo.
+    #[serde(skip)]
+    pub(crate) key_der: Vec<u8>,
     #[serde(skip)]
     pub(crate) is_weak: bool,
     #[serde(skip)]
@@ -127,6 +130,7 @@ impl Certificate {
             not_before: Date::from_seconds(certificate.validity().not_before.timestamp()),
             not_after: Date::from_seconds(certificate.validity().not_after.timestamp()),
             key,
+            key_der: certificate.public_key().raw.to_vec(),
             signature,
             is_ca: basic.is_some_and(|basic| basic.value.ca) && may_sign,
             is_weak,
@@ -139,6 +143,13 @@ impl Certificate {
     pub fn is_self_signed(&self) -> bool {
         self.names.subject == self.names.issuer
     }
+}
+
+/// Whether the certificate `der` is signed with this key (a SubjectPublicKeyInfo). For explanations: nothing is accepted by it.
+pub(crate) fn is_signed_by(der: &[u8], key_der: &[u8]) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
+    let Ok((_, key)) = SubjectPublicKeyInfo::from_der(key_der) else { return false };
+    certificate.verify_signature(Some(&key)).is_ok()
 }
 
 /// Copies one out of a handshake's or a file's bytes.

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyUsage, VerifiedPath};
 
-use crate::certificate::{Certificate, SignatureDigest, owned};
+use crate::certificate::{Certificate, Fingerprint, SignatureDigest, is_signed_by, owned};
 use crate::date::Date;
 use crate::refusal::Refusal;
 use crate::store::{Root, Store};
@@ -97,7 +97,7 @@ impl<'a> Sent<'a> {
             E::CaUsedAsEndEntity if self.certificates[0].is_self_signed() => self.without_issuer(store),
             E::CaUsedAsEndEntity => Refusal::CaAsServer { subject: self.certificates[0].subject.clone() },
             E::EndEntityUsedAsCa => self.not_a_ca(),
-            E::InvalidSignatureForPublicKey => self.bad_signature(),
+            E::InvalidSignatureForPublicKey => self.bad_signature(store),
             E::UnsupportedSignatureAlgorithmContext(_)
             | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_)
             | E::SignatureAlgorithmMismatch => self.unsupported_signature(),
@@ -166,12 +166,37 @@ impl<'a> Sent<'a> {
     }
 
     /// A signature by a short key does not fit either, as ring does not verify those.
-    fn bad_signature(&self) -> Refusal {
+    fn bad_signature(&self, store: &Store) -> Refusal {
         if let Some(weak) = self.certificates.iter().find(|certificate| certificate.is_weak) {
             return weak_key(weak);
         }
-        let top = self.top();
-        Refusal::BadSignature { subject: top.subject.clone(), issuer: top.issuer.clone() }
+        let roots = || store.roots().iter().map(|root| &root.certificate);
+        for (certificate, der) in self.readable() {
+            let named = |other: &&Certificate| other.names.subject == certificate.names.issuer;
+            let issuers: Vec<_> = self.certificates.iter().chain(roots()).filter(named).collect();
+            if !issuers.is_empty() && !issuers.iter().any(|issuer| is_signed_by(der, &issuer.key_der)) {
+                let (subject, issuer) = (certificate.subject.clone(), certificate.issuer.clone());
+                return Refusal::BadSignature { subject, issuer };
+            }
+        }
+        let has_its_name = |other: &&Certificate| {
+            other.is_self_signed()
+                && roots().any(|root| root.names.subject == other.names.subject && root.pin != other.pin)
+        };
+        if let Some(other) = self.certificates.iter().find(has_its_name) {
+            return Refusal::Impostor { subject: other.subject.clone() };
+        }
+        // Only a way that the chain does not go is blocked by it.
+        Refusal::Other("none of the ways from the server's certificate to a root holds".to_owned())
+    }
+
+    /// The certificates that could be read, each with its bytes.
+    fn readable(&self) -> impl Iterator<Item = (&Certificate, &CertificateDer<'a>)> {
+        let der = |certificate: &Certificate| {
+            let all = std::iter::once(self.leaf).chain(self.others);
+            all.into_iter().find(|der| Fingerprint::of(der) == certificate.sha256)
+        };
+        self.certificates.iter().filter_map(move |certificate| Some((certificate, der(certificate)?)))
     }
 
     fn unsupported_signature(&self) -> Refusal {

@@ -101,6 +101,12 @@ pub enum Refusal {
         /// The stranger.
         issuer: String,
     },
+    /// The chain ends at somebody with a root's name.
+    #[error("the chain ends at a '{subject}' with another key than the trusted root of this name")]
+    Impostor {
+        /// The name.
+        subject: String,
+    },
     /// A signature does not hold.
     #[error(
         "the certificate of '{subject}' is not signed by '{issuer}', as it says it is: the signature does not fit"

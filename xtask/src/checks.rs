@@ -42,8 +42,12 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
         tests.env("NETD_LONG", "1");
     }
     run_to_success(tests)?;
-    // Some 15 seconds, and seconds and a download once. The first need root, to be several users.
-    for (what, test) in [("hostile users", "clients"), ("sessions with Noise of others", "noise_peers")] {
+    // Some 15 seconds, and twice seconds and a download once. The first need root, to be several users.
+    for (what, test) in [
+        ("hostile users", "clients"),
+        ("sessions with Noise of others", "noise_peers"),
+        ("NIST's certificate chains, beside OpenSSL", "pkits"),
+    ] {
         announce(what);
         cargo(&["test", "--workspace", "--quiet", "--test", test, "--", "--ignored", "--test-threads=1"])?;
     }
