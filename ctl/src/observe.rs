@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use netd_ipc::{
-    Address, Client, Device, DeviceState, Interface, Isolation, PollMode, Queue, Socket, Status, Traffic,
+    Address, Client, ClockStatus, Device, DeviceState, Interface, Isolation, PollMode, Queue, Socket, Status,
+    Traffic,
 };
 
 use crate::cli;
@@ -55,6 +56,7 @@ fn status_text(status: &Status) -> String {
         ("addresses", format!("{} ({})", list(&status.addresses), name(&status.address_source))),
         ("gateway", or_dash(status.gateway)),
         ("devnet", devnet.to_owned()),
+        ("clock", clock_text(&status.clock)),
         ("sockets", status.sockets.to_string()),
         ("received", traffic(status.received)),
         ("sent", traffic(status.sent)),
@@ -68,6 +70,13 @@ fn status_text(status: &Status) -> String {
         text.extend(table(["", ">"], &counted).lines().skip(1).map(|line| format!("{line}\n")));
     }
     text
+}
+
+fn clock_text(clock: &ClockStatus) -> String {
+    match clock.by {
+        Some(by) => format!("trusted by {}: {}", name(&by), clock.reason),
+        None => format!("untrusted: {}", clock.reason),
+    }
 }
 
 fn polling(device: &Device) -> String {

@@ -112,6 +112,11 @@ fn status() -> Status {
         sockets: 3,
         received: Traffic { frames: 1, bytes: 60 },
         sent: Traffic::default(),
+        clock: ClockStatus {
+            trusted: true,
+            by: Some(ClockAuthority::Kernel),
+            reason: "the kernel says so".to_owned(),
+        },
         counters: [("drop_checksum".to_owned(), 4)].into(),
     }
 }

@@ -78,6 +78,30 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+/// Who vouches for this machine's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockAuthority {
+    /// The kernel, which somebody keeps synchronised.
+    Kernel,
+    /// A time server that netd asked.
+    Sntp,
+    /// The configuration.
+    Operator,
+}
+
+/// Whether this machine's clock is trusted where certificates are judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClockStatus {
+    /// Whether it is.
+    pub trusted: bool,
+    /// By whom.
+    pub by: Option<ClockAuthority>,
+    /// Why, or why not, for people.
+    pub reason: String,
+}
+
 /// Answer of `GetStatus`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,6 +130,8 @@ pub struct Status {
     pub received: Traffic,
     /// What went out.
     pub sent: Traffic,
+    /// Whether this machine's clock is trusted.
+    pub clock: ClockStatus,
     /// Counters by name, among them one per reason to drop a frame.
     pub counters: BTreeMap<String, u64>,
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use netd_policy::Policy;
 
-use crate::config::{Dns, Network};
+use crate::config::{Clock, Dns, Network};
 use crate::limits::Limits;
 
 /// One configuration's rules.
@@ -27,6 +27,8 @@ pub struct Settings {
     pub network: Network,
     /// Names.
     pub dns: Dns,
+    /// The clock.
+    pub clock: Clock,
 }
 
 /// The current rules.

@@ -11,6 +11,7 @@
 mod bar;
 mod bdf;
 mod bind;
+mod clock;
 mod device;
 mod discover;
 mod dma;
@@ -29,6 +30,7 @@ mod fake;
 pub use bar::BarMapping;
 pub use bdf::Bdf;
 pub use bind::{BindOptions, Bound, Isolation, bind};
+pub use clock::kernel_is_synchronised;
 pub use device::Device;
 pub use discover::{Function, Interface};
 pub use dma::{DMA_IOVA_BASE, DmaPool, DmaPoolOptions, DmaSegment};

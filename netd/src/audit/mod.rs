@@ -167,6 +167,12 @@ impl Audit {
         });
     }
 
+    /// Records that the clock is trusted from now on, or by somebody else, or not any more.
+    pub fn clock(&self, clock: &netd_ipc::ClockStatus) {
+        let netd_ipc::ClockStatus { trusted, by, reason } = clock.clone();
+        self.record(Event::Clock { trusted, by, reason });
+    }
+
     /// Records the end.
     pub fn stopped(&self) {
         self.record(Event::Stopped);

@@ -5,6 +5,7 @@
 //! few keys have a file of their own.
 
 mod audit;
+mod clock;
 mod complaint;
 mod device;
 mod dns;
@@ -27,6 +28,8 @@ use toml::Spanned;
 
 pub use self::audit::Audit;
 use self::audit::RawAudit;
+use self::clock::RawClock;
+pub use self::clock::{Clock, ClockTrust};
 use self::complaint::{Complaint, explain, position};
 pub use self::device::{Device, Link, VhostUserDevice};
 use self::device::{RawDevice, check_device};
@@ -69,6 +72,8 @@ pub struct Config {
     pub tables: netd_stack::Limits,
     /// How names are resolved.
     pub dns: Dns,
+    /// Whether the clock is believed.
+    pub clock: Clock,
     /// Where records of decisions go.
     pub audit: Audit,
     /// Where clients connect; none means the default of the user.
@@ -131,6 +136,8 @@ struct Raw {
     tcp: RawTcp,
     #[serde(default)]
     dns: RawDns,
+    #[serde(default)]
+    clock: RawClock,
     #[serde(default)]
     audit: RawAudit,
     #[serde(default)]
@@ -200,7 +207,7 @@ struct RawState {
 impl Config {
     /// What the worker takes of a reload.
     pub fn settings(&self) -> Settings {
-        Settings { network: self.network.clone(), dns: self.dns.clone() }
+        Settings { network: self.network.clone(), dns: self.dns.clone(), clock: self.clock.clone() }
     }
 
     /// Reads and checks a file.
@@ -238,6 +245,7 @@ impl Config {
             stack,
             tcp,
             dns,
+            clock,
             audit,
             ipc,
             state,
@@ -268,6 +276,7 @@ impl Config {
             network: network::check(address, ipv6).map_err(wrong)?,
             tables: tables::check(stack, tcp).map_err(wrong)?,
             dns: dns::check(dns).map_err(wrong)?,
+            clock: clock::check(clock).map_err(wrong)?,
             audit: audit::check(audit).map_err(wrong)?,
             socket: ipc.socket,
             socket_mode: check_mode(ipc.mode).map_err(wrong)?,
@@ -288,6 +297,7 @@ impl Config {
             network,
             tables,
             dns,
+            clock: _,
             audit,
             socket,
             socket_mode,

@@ -23,11 +23,11 @@ impl Worker {
     }
 
     fn execute(&mut self, now: Instant, Submission { token, owner, command }: Submission) {
-        let Self { slot, clients, backend, about, taps, blueprint, history, .. } = self;
+        let Self { slot, clients, backend, about, taps, blueprint, history, clock, .. } = self;
         let caller = (token, owner);
         match command {
             Command::Status => {
-                let status = report::status(about, slot, clients, now);
+                let status = report::status(about, slot, clients, clock, now);
                 clients.completions.send(token, Reply::Status(status));
             }
             Command::Device => {
@@ -58,7 +58,7 @@ impl Worker {
                 clients.completions.send(token, Reply::Neighbors(report::neighbors(slot)));
             }
             Command::Statistics => {
-                let statistics = report::statistics(about, slot, clients, now);
+                let statistics = report::statistics(about, slot, clients, clock, now);
                 clients.completions.send(token, Reply::Statistics(statistics));
             }
             Command::Clients => {

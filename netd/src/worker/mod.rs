@@ -16,6 +16,7 @@
 
 mod carried;
 mod clients;
+mod clock;
 mod datagram;
 mod egress;
 mod evidence;
@@ -52,12 +53,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use crate::audit::Audit;
 use crate::capture::{Direction, Taps};
 use crate::command::Submission;
-use crate::config::{Dns, Network};
+use crate::config::{self, Dns, Network};
 use crate::device::{self, Backend};
 use crate::disposal::Disposal;
 use crate::rules::Rules;
 use crate::store::Store;
 use crate::worker::clients::{Clients, Completions};
+use crate::worker::clock::Clock;
 use crate::worker::datagram::Gate;
 use crate::worker::egress::{TxEgress, integrity};
 use crate::worker::evidence::Evidence;
@@ -98,6 +100,8 @@ pub struct Setup {
     pub tables: Limits,
     /// How names are resolved.
     pub dns: Dns,
+    /// Whether the clock is believed.
+    pub clock: config::Clock,
     /// Decides on datagrams to new peers.
     pub rules: Arc<Rules>,
     /// Told of what it denied.
@@ -138,6 +142,7 @@ pub struct Worker {
     about: About,
     blueprint: Blueprint,
     history: History,
+    clock: Clock,
     /// Of the rules that this worker has looked at.
     generation: u64,
     taps: Taps,
@@ -166,6 +171,7 @@ impl Worker {
             network,
             tables,
             dns,
+            clock,
             rules,
             audit,
             store,
@@ -187,6 +193,12 @@ impl Worker {
             }
             Err(error) => return Err(error),
         };
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|_| device::Error::Random)?;
+        let mut clock = Clock::new(&clock, &seed, Arc::clone(&audit));
+        if let Slot::Live(live) = &slot {
+            clock.network_changed(Instant::ZERO, &live.stack);
+        }
         let gate = Gate { rules, audit };
         let disposal = Disposal::start(Arc::clone(&waker)).map_err(system("start the thread that closes"))?;
         let listeners_max = listener::listeners_max(descriptors_max);
@@ -205,6 +217,7 @@ impl Worker {
             about,
             blueprint,
             history: History::default(),
+            clock,
             generation,
             taps: Taps::default(),
             poll,
@@ -287,13 +300,17 @@ impl Worker {
         }
         self.generation = generation;
         if let Some(settings) = self.about.rules.take_posted() {
+            let clock = settings.clock.clone();
             self.blueprint.change(now, settings, &mut self.slot);
+            self.clock.reconfigure(now, &clock, self.slot.live().map(|live| &live.stack));
         }
     }
 
     /// Frames, clients and timers.
     fn network(&mut self, now: Instant, events: &Events) -> Result<bool, device::Error> {
-        let Self { slot: Slot::Live(live), clients, backend, evidence, taps, blueprint, history, .. } = self
+        let Self {
+            slot: Slot::Live(live), clients, backend, evidence, taps, blueprint, history, clock, ..
+        } = self
         else {
             return Ok(false);
         };
@@ -316,12 +333,13 @@ impl Worker {
             worked = true;
             if matches!(ready, Ready::Lease | Ready::Addresses) {
                 names.network_changed(now, stack);
+                clock.network_changed(now, stack);
                 history.addresses(now, stack);
             }
             if ready == Ready::Lease {
                 evidence.address_changed(&stack.lease());
                 leased = true;
-            } else if !names.on_ready(now, stack, ready) {
+            } else if !names.on_ready(now, stack, ready) && !clock.on_ready(now, stack, ready) {
                 clients.on_ready(now, stack, ready);
             }
         }
@@ -331,6 +349,7 @@ impl Worker {
             clients.dial_found(now, stack, token, found);
         }
         clients.take_given_up().into_iter().for_each(|token| names.cancel(token));
+        worked |= clock.drive(now, stack, &mut egress);
         for uid in egress.1.reap() {
             clients.ledger.release_capture(uid);
         }
@@ -364,6 +383,7 @@ impl Worker {
             }
             self.about.lost_in_flight += lost;
         }
+        self.clock.device_lost(now);
         let backoff = RETRY_FIRST;
         self.about.resets += 1;
         // The driver is dropped here, which resets the device before its memory can be used again.
@@ -380,6 +400,7 @@ impl Worker {
             Ok(mut live) => {
                 tracing::info!("the device is up again");
                 size_flows(&mut live.stack, &self.about.rules.current().limits);
+                self.clock.network_changed(now, &live.stack);
                 self.slot = Slot::Live(Box::new(live));
                 self.evidence.device_up();
                 self.history.restarted(now);
@@ -406,7 +427,10 @@ impl Worker {
         let due = match &mut self.slot {
             Slot::Down(down) => Some(down.retry_at),
             Slot::Live(live) => match live.driver.arm() {
-                Ok(false) => live.stack.poll_timeout().into_iter().chain(live.names.next_deadline()).min(),
+                Ok(false) => {
+                    let due = live.stack.poll_timeout().into_iter().chain(live.names.next_deadline());
+                    due.chain(self.clock.next_deadline()).min()
+                }
                 Ok(true) => return Duration::ZERO,
                 Err(fault) => {
                     self.fail(now, &fault.into());

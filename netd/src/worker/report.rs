@@ -23,6 +23,7 @@ use crate::device::{Backend, VhostUser};
 use crate::rules::Rules;
 use crate::worker::carried::Carried;
 use crate::worker::clients::{self, Clients, Entry};
+use crate::worker::clock::Clock;
 use crate::worker::history::{self, History};
 use crate::worker::names::Names;
 use crate::worker::slot::{Live, Slot};
@@ -41,7 +42,13 @@ pub(super) struct About {
     pub(super) lost_in_flight: u64,
 }
 
-pub(super) fn status(about: &About, slot: &Slot, clients: &Clients, now: Instant) -> Status {
+pub(super) fn status(
+    about: &About,
+    slot: &Slot,
+    clients: &Clients,
+    clock: &mut Clock,
+    now: Instant,
+) -> Status {
     let live = slot.live();
     let address = live.map(|live| live.stack.lease());
     let (rx, tx) = live.map(|live| live.driver.counters()).unwrap_or_default();
@@ -58,7 +65,8 @@ pub(super) fn status(about: &About, slot: &Slot, clients: &Clients, now: Instant
         sockets: u32::try_from(clients.len()).unwrap_or(u32::MAX),
         received: traffic(rx),
         sent: traffic(tx),
-        counters: live.map(|live| counters(about, live, clients)).unwrap_or_default(),
+        clock: clock.status(now),
+        counters: live.map(|live| counters(about, live, clients, clock)).unwrap_or_default(),
     }
 }
 
@@ -253,7 +261,13 @@ pub(super) fn neighbors(slot: &Slot) -> Vec<Neighbor> {
     neighbors
 }
 
-pub(super) fn statistics(about: &About, slot: &Slot, clients: &Clients, now: Instant) -> Statistics {
+pub(super) fn statistics(
+    about: &About,
+    slot: &Slot,
+    clients: &Clients,
+    clock: &Clock,
+    now: Instant,
+) -> Statistics {
     let live = slot.live();
     let Carried { received, sent } = clients.carried();
     let (rx, tx) = live.map(|live| live.driver.counters()).unwrap_or_default();
@@ -262,7 +276,7 @@ pub(super) fn statistics(about: &About, slot: &Slot, clients: &Clients, now: Ins
     let in_bytes = if shared { tx.bytes } else { 0 };
     Statistics {
         uptime_seconds: now.as_micros() / 1_000_000,
-        counters: live.map(|live| counters(about, live, clients)).unwrap_or_default(),
+        counters: live.map(|live| counters(about, live, clients, clock)).unwrap_or_default(),
         dns: live.map(|live| resolver(&live.names)).unwrap_or_default(),
         received: Copies {
             carried_bytes: received.payload_bytes,
@@ -387,7 +401,7 @@ fn queues(info: &DeviceInfo, (rx, tx): (QueueCounters, QueueCounters), interrupt
 }
 
 /// The stack's counters, and those of the driver and the clients, under one roof.
-fn counters(about: &About, live: &Live, clients: &Clients) -> BTreeMap<String, u64> {
+fn counters(about: &About, live: &Live, clients: &Clients, clock: &Clock) -> BTreeMap<String, u64> {
     let mut all = flatten(live.stack.counters());
     let (rx, tx) = live.driver.counters();
     all.insert("device_frames_merged".to_owned(), rx.merged);
@@ -399,6 +413,7 @@ fn counters(about: &About, live: &Live, clients: &Clients) -> BTreeMap<String, u
     all.insert("drop_device_transmit_full".to_owned(), tx.exhausted);
     all.insert("drop_device_failed_in_flight".to_owned(), about.lost_in_flight);
     all.insert("drop_client_datagram_overflow".to_owned(), clients.overflowed());
+    all.extend(flatten(&clock.statistics()).into_iter().map(|(name, count)| (format!("ntp_{name}"), count)));
     all
 }
 

@@ -146,7 +146,7 @@ pub(super) struct Blueprint {
 impl Blueprint {
     /// Puts other addresses, routes and names in force, now and for whatever stack is made next.
     pub(super) fn change(&mut self, now: Instant, settings: Settings, slot: &mut Slot) {
-        let Settings { network, dns } = settings;
+        let Settings { network, dns, clock: _ } = settings;
         if let Slot::Live(live) = slot {
             let Live { stack, names, .. } = &mut **live;
             let options = network.options(self.store.secret(), None);

@@ -192,6 +192,7 @@ fn setup(directory: &Path, link: PathBuf, poll: PollMode) -> Setup {
         },
         tables: Limits::default(),
         dns: config::Dns { servers: vec![PEER.into()], ..config::Dns::default() },
+        clock: config::Clock::default(),
         rules: Arc::new(Rules::new(policy(), crate::limits::Limits::default())),
         audit: Arc::new(Audit::new(Box::new(std::io::sink()))),
         store: crate::store::Store::open(directory, false).unwrap(),

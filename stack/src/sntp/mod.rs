@@ -23,6 +23,8 @@ mod tests;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
+use serde::Serialize;
+
 use self::packet::{Foreign, PACKET_BYTES, Times};
 pub use self::packet::{KissCode, Useless};
 use crate::random::Random;
@@ -44,7 +46,7 @@ const CONFIRM_AGAIN: Duration = Duration::from_secs(3600);
 pub const CONFIRMED_FOR: Duration = Duration::from_secs(4 * 3600);
 
 /// Counts of what became of requests and datagrams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Statistics {
     /// Requests.
     pub requests: u64,
