@@ -81,8 +81,44 @@ pub(crate) enum Command {
     Connect(Connect),
     /// Accept a TCP connection and connect standard input and output to it
     Listen(Listen),
+    /// The roots that certificates are believed by: list, add, remove; and what a server shows (netd-services is asked)
+    Trust(Trust),
     /// Try the main functions, and print one marker line for each
     Selftest(Selftest),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trust {
+    /// netd-services' socket [default: $NETD_SERVICES_SOCKET, else /run/netd-services/services.sock, else
+    /// $XDG_RUNTIME_DIR/netd/services.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) services: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: TrustCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrustCommand {
+    /// Show the roots, the pins, and files of roots that cannot be used
+    List,
+    /// Install the certificates of a PEM file as roots, all or none (net.trust.manage)
+    Add {
+        /// The file; - is standard input
+        file: PathBuf,
+    },
+    /// Remove an installed root, or an installed file (net.trust.manage)
+    Remove {
+        /// The first digits of the root's SHA-256, or the file's name
+        id: String,
+    },
+    /// Connect to a server, show its certificates, and say whether they are accepted; exit code 1 if not (net.tls.validate)
+    Check {
+        /// HOST:PORT
+        target: String,
+        /// How long connecting and the handshake may take, in seconds [default: 30]
+        #[arg(long, value_name = "SECONDS", value_parser = crate::cli::seconds)]
+        timeout: Option<Duration>,
+    },
 }
 
 /// Filters as of ss(8); all that are given have to fit.

@@ -13,6 +13,9 @@ pub(crate) enum Error {
     /// netd said no, or cannot be asked.
     #[error(transparent)]
     Client(#[from] netd_ipc::Error),
+    /// netd-services said no, or cannot be asked.
+    #[error(transparent)]
+    Services(#[from] netd_ipc::services::Error),
     /// Standard output failed.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
@@ -92,6 +95,18 @@ impl Error {
             Error::Client(netd_ipc::Error::NotRunning { .. } | netd_ipc::Error::NoPermission { .. }) => {
                 ExitCode::from(3)
             }
+            Error::Services(netd_ipc::services::Error::NotRunning { .. }) => ExitCode::from(3),
+            Error::Services(error)
+                if matches!(
+                    error.kind(),
+                    Some(
+                        netd_ipc::services::ErrorKind::DevnetDisabled
+                            | netd_ipc::services::ErrorKind::PolicyDenied
+                    )
+                ) =>
+            {
+                ExitCode::from(4)
+            }
             Error::Client(error)
                 if matches!(error.kind(), Some(ErrorKind::DevnetDisabled | ErrorKind::PolicyDenied)) =>
             {
@@ -104,9 +119,10 @@ impl Error {
     /// For `--json`: the error's name in the interface, or none, and the message.
     pub(crate) fn to_json(&self) -> Value {
         let kind = match self {
-            Error::Client(error) => error.kind(),
+            Error::Client(error) => error.kind().map(ErrorKind::name),
+            Error::Services(error) => error.kind().map(netd_ipc::services::ErrorKind::name),
             _ => None,
         };
-        json!({ "error": kind.map(ErrorKind::name), "message": self.to_string() })
+        json!({ "error": kind, "message": self.to_string() })
     }
 }

@@ -17,6 +17,7 @@ mod policy;
 mod selftest;
 mod stream;
 mod traceroute;
+mod trust;
 mod udp;
 
 use std::process::ExitCode;
@@ -75,6 +76,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
         Command::Ping(arguments) => ping::run(&connect()?, output, &arguments),
         Command::Connect(arguments) => stream::connect(&connect()?, output, &arguments),
         Command::Listen(arguments) => stream::listen(&connect()?, output, &arguments),
+        Command::Trust(arguments) => trust::run(output, &arguments),
         Command::Selftest(arguments) => selftest::run(&connect()?, output, &arguments),
     }
 }

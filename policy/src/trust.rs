@@ -121,6 +121,11 @@ impl Pins {
         self.0.iter().filter(covers).map(|(pattern, pins)| (pattern, pins.as_slice()))
     }
 
+    /// All patterns with their pins.
+    pub fn iter(&self) -> impl Iterator<Item = (&HostPattern, &[Pin])> {
+        self.0.iter().map(|(pattern, pins)| (pattern, pins.as_slice()))
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

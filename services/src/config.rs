@@ -3,8 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use netd_policy::{Pins, TimePolicy};
+use netd_trust::Directories;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -29,6 +32,19 @@ pub struct Config {
     pub limits: Limits,
     /// How it fetches.
     pub fetch: Fetch,
+    /// Whom it believes.
+    pub trust: Trust,
+}
+
+/// Which servers are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// Where roots are.
+    pub directories: Directories,
+    /// How the dates of certificates count.
+    pub time: TimePolicy,
+    /// Which hosts must have which keys.
+    pub pins: Arc<Pins>,
 }
 
 /// What clients may have of netd-services.
@@ -73,6 +89,16 @@ struct Raw {
     netd: RawNetd,
     limits: Limits,
     fetch: RawFetch,
+    trust: RawTrust,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawTrust {
+    packaged: Option<PathBuf>,
+    installed: Option<PathBuf>,
+    time: TimePolicy,
+    pins: Pins,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -167,7 +193,7 @@ impl Config {
         let raw: Raw = toml::from_str(text).map_err(|error| {
             wrong(error.span().map_or(0, |span| span.start), error.message().trim_end().to_owned())
         })?;
-        let Raw { ipc, netd, limits, fetch } = raw;
+        let Raw { ipc, netd, limits, fetch, trust } = raw;
         let Limits { connections, connections_per_user, fetches, fetches_per_user } = limits;
         if [connections, connections_per_user, fetches, fetches_per_user].contains(&0) {
             let message = "a bound of [limits] is 0, so nobody could do anything: give at least 1";
@@ -195,6 +221,7 @@ impl Config {
             socket_mode: mode,
             netd: netd.socket,
             limits,
+            trust: check_trust(trust),
             fetch: Fetch {
                 fixtures: fetch.fixtures,
                 size_max: fetch.size_max_mib.saturating_mul(1 << 20),
@@ -204,6 +231,16 @@ impl Config {
             },
         })
     }
+}
+
+fn check_trust(trust: RawTrust) -> Trust {
+    let RawTrust { packaged, installed, time, pins } = trust;
+    let default = Directories::default();
+    let directories = Directories {
+        packaged: packaged.unwrap_or(default.packaged),
+        installed: installed.unwrap_or(default.installed),
+    };
+    Trust { directories, time, pins: Arc::new(pins) }
 }
 
 #[cfg(test)]
@@ -238,6 +275,11 @@ mod tests {
             ("[ipc]\nmode = \"rw\"\n", "services.toml:2: mode must be octal"),
             ("\n[limits]\nfetches = 0\n", "services.toml:2: a bound of [limits] is 0"),
             ("[fetch]\nproxy = 1\n", "services.toml:2: unknown field `proxy`"),
+            ("[trust]\ntime = \"lax\"\n", "services.toml:2: unknown variant `lax`"),
+            (
+                "[trust]\npins = { \"a.example\" = [\"sha256/x\"] }\n",
+                "services.toml:2: 'sha256/x' is not a pin",
+            ),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.starts_with(said), "{error}");

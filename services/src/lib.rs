@@ -16,5 +16,6 @@ mod failure;
 pub mod fetch;
 pub mod netd;
 pub mod server;
+mod trust;
 
 pub use failure::Failure;

@@ -5,8 +5,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags};
 use rustls_pki_types::CertificateDer;
@@ -36,6 +37,10 @@ pub struct Directories {
     pub installed: PathBuf,
 }
 
+/// The files of the directories: names, inodes, lengths, and when they were written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp(Vec<(PathBuf, u64, u64, Option<SystemTime>)>);
+
 /// What was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
@@ -62,6 +67,22 @@ impl Directories {
         read_directory(&mut builder, &self.packaged, Origin::Packaged);
         read_directory(&mut builder, &self.installed, Origin::Installed);
         builder.finish()
+    }
+
+    /// What changes with the directories: compared with a later one, it tells whether they have to be read again.
+    pub fn stamp(&self) -> Stamp {
+        let mut seen = Vec::new();
+        for directory in [&self.packaged, &self.installed] {
+            let Ok(entries) = fs::read_dir(directory) else { continue };
+            for entry in entries.take(FILES_MAX).flatten() {
+                // Of what a link leads to.
+                let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+                let modified = metadata.modified().ok();
+                seen.push((entry.path(), metadata.ino(), metadata.len(), modified));
+            }
+        }
+        seen.sort_unstable();
+        Stamp(seen)
     }
 
     /// Adds the certificates of a PEM text to those installed: all of them, or none if one cannot be a root.

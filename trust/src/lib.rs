@@ -29,6 +29,7 @@ mod date;
 mod files;
 mod path;
 mod problem;
+mod recorder;
 mod refusal;
 mod store;
 #[cfg(test)]
@@ -41,8 +42,9 @@ use std::path::PathBuf;
 pub use certificate::{Certificate, Fingerprint};
 pub use chain::{Chain, Dates, PinMet};
 pub use date::Date;
-pub use files::{Directories, Removed};
+pub use files::{Directories, Removed, Stamp};
 pub use problem::{Flaw, Problem};
+pub use recorder::Recorder;
 pub use refusal::{Refusal, explain};
 pub use store::{Origin, Root, Store};
 pub use verifier::{Clock, Terms, Verifier};

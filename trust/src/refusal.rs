@@ -212,6 +212,39 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// A word for programs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Refusal::ClockUntrusted { .. } => "clock_untrusted",
+            Refusal::NoRoots => "no_roots",
+            Refusal::WrongHost { .. } => "wrong_host",
+            Refusal::Expired { .. } => "expired",
+            Refusal::NotYetValid { .. } => "not_yet_valid",
+            Refusal::RootExpired { .. } => "root_expired",
+            Refusal::RootNotYetValid { .. } => "root_not_yet_valid",
+            Refusal::NeverTogether => "never_together",
+            Refusal::SelfSigned { .. } => "self_signed",
+            Refusal::MissingIntermediate { .. } => "missing_intermediate",
+            Refusal::UnknownRoot { .. } => "unknown_root",
+            Refusal::Impostor { .. } => "impostor",
+            Refusal::BadSignature { .. } => "bad_signature",
+            Refusal::WeakKey { .. } => "weak_key",
+            Refusal::WeakSignature { .. } => "weak_signature",
+            Refusal::UnsupportedSignature { .. } => "unsupported_signature",
+            Refusal::NameConstraints { .. } => "name_constraints",
+            Refusal::PathLength => "path_length",
+            Refusal::NotACa { .. } => "not_a_ca",
+            Refusal::CaAsServer { .. } => "ca_as_server",
+            Refusal::NotForServers => "not_for_servers",
+            Refusal::CriticalExtension => "critical_extension",
+            Refusal::Malformed { .. } => "malformed",
+            Refusal::TooMany { .. } => "too_many",
+            Refusal::TooComplex => "too_complex",
+            Refusal::WrongPin { .. } => "wrong_pin",
+            Refusal::Other(_) => "other",
+        }
+    }
+
     pub(crate) fn wrong_pin(pattern: &HostPattern, pins: &[Pin], leaf: Pin) -> Refusal {
         Refusal::WrongPin { pattern: pattern.to_string(), pins: pins.to_vec(), leaf }
     }

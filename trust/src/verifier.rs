@@ -82,12 +82,20 @@ impl Verifier {
     /// # Errors
     /// [`Error::Tls`]: never with the provider as it is.
     pub fn client_config(self: &Arc<Self>) -> Result<ClientConfig, Error> {
+        self.client_config_with(Arc::clone(self) as Arc<dyn ServerCertVerifier>)
+    }
+
+    /// The same with a judge in front of this one, such as a [`Recorder`](crate::Recorder).
+    ///
+    /// # Errors
+    /// As [`client_config`](Self::client_config).
+    pub fn client_config_with(&self, judge: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, Error> {
         let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&versions)
             .map_err(Error::Tls)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(self) as Arc<dyn ServerCertVerifier>)
+            .with_custom_certificate_verifier(judge)
             .with_no_client_auth();
         config.resumption = rustls::client::Resumption::disabled();
         Ok(config)

@@ -13,6 +13,10 @@ pub const INTERFACE: &str = include_str!("../../io.netd.services.varlink");
 pub const URL_BYTES_MAX: usize = 8000;
 /// Longest validator: an ETag is some 40 bytes.
 const VALIDATOR_BYTES_MAX: usize = 1024;
+/// Longest name of a root: a file's name (Linux, NAME_MAX).
+const ROOT_ID_BYTES_MAX: usize = 255;
+/// Longest HOST:PORT: a name of 253 characters and a port.
+const TARGET_BYTES_MAX: usize = 260;
 
 /// One call, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +34,25 @@ pub enum Call {
         url: String,
         /// How.
         options: FetchOptions,
+    },
+    /// `io.netd.services.ListTrust`
+    ListTrust,
+    /// `io.netd.services.AddTrust`
+    AddTrust {
+        /// Certificates in PEM; not yet understood.
+        pem: String,
+    },
+    /// `io.netd.services.RemoveTrust`
+    RemoveTrust {
+        /// The beginning of a digest, or a file's name.
+        id: String,
+    },
+    /// `io.netd.services.CheckTrust`
+    CheckTrust {
+        /// HOST:PORT; not yet understood.
+        target: String,
+        /// For connecting and the handshake.
+        timeout: Option<Duration>,
     },
 }
 
@@ -71,6 +94,15 @@ impl Call {
             "io.netd.services.Fetch" => {
                 Call::Fetch { url: text(&mut fields, "url", URL_BYTES_MAX)?, options: options(&mut fields)? }
             }
+            "io.netd.services.ListTrust" => Call::ListTrust,
+            "io.netd.services.AddTrust" => Call::AddTrust { pem: fields.required("pem")? },
+            "io.netd.services.RemoveTrust" => {
+                Call::RemoveTrust { id: text(&mut fields, "id", ROOT_ID_BYTES_MAX)? }
+            }
+            "io.netd.services.CheckTrust" => Call::CheckTrust {
+                target: text(&mut fields, "target", TARGET_BYTES_MAX)?,
+                timeout: timeout(&mut fields, "timeout_ms")?,
+            },
             _ => return Err(not_found(method)),
         };
         fields.finish()?;
@@ -164,6 +196,32 @@ mod tests {
         let none = "io.netd.services.Fly";
         assert_eq!(parse(none, &json!({})), Err(BadCall::MethodNotFound(none.to_owned())));
         assert_eq!(parse("io.netd.Fly", &json!({})), Err(BadCall::InterfaceNotFound("io.netd".to_owned())));
+    }
+
+    #[test]
+    fn parse_of_trusts_methods_takes_the_parameters_of_the_interface_file() {
+        let second = Some(Duration::from_secs(1));
+        for (method, parameters, call) in [
+            ("ListTrust", json!({}), Call::ListTrust),
+            ("AddTrust", json!({ "pem": "x" }), Call::AddTrust { pem: "x".into() }),
+            ("RemoveTrust", json!({ "id": "ab12" }), Call::RemoveTrust { id: "ab12".into() }),
+            (
+                "CheckTrust",
+                json!({ "target": "a.example:443", "timeout_ms": 1000 }),
+                Call::CheckTrust { target: "a.example:443".into(), timeout: second },
+            ),
+        ] {
+            assert_eq!(parse(&format!("io.netd.services.{method}"), &parameters), Ok(call));
+            let declared = INTERFACE.split_once(&format!("method {method}(")).unwrap().1;
+            let declared = declared.split_once(')').unwrap().0.split(',').filter(|part| !part.is_empty());
+            for field in declared {
+                let name = field.split_once(':').unwrap().0.trim();
+                assert!(parameters.get(name).is_some(), "{method}: {name}");
+            }
+        }
+        let long = json!({ "id": "x".repeat(ROOT_ID_BYTES_MAX + 1) });
+        let wrong = Err(BadCall::InvalidParameter("id".to_owned()));
+        assert_eq!(parse("io.netd.services.RemoveTrust", &long), wrong);
     }
 
     #[test]

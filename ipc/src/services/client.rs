@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{End, Error, ErrorKind, FetchOptions, FetchReply, Head};
+use super::{
+    End, Error, ErrorKind, FetchOptions, FetchReply, Head, Root, TrustCheck, TrustList, TrustRemoval,
+};
 use crate::call::{Response, TIMEOUT_MAX};
 use crate::client::connection::Connection;
 use crate::client::{pick, what_happened};
@@ -68,10 +70,62 @@ impl Client {
     /// # Errors
     /// The named error of the call, or it failed.
     pub fn ask<T: DeserializeOwned>(&self, method: &str, parameters: Value) -> Result<T, Error> {
+        self.ask_within(ANSWER_TIMEOUT, method, parameters)
+    }
+
+    fn ask_within<T: DeserializeOwned>(
+        &self,
+        timeout: Duration,
+        method: &str,
+        parameters: Value,
+    ) -> Result<T, Error> {
         let mut connection = self.open()?;
         let method = format!("io.netd.services.{method}");
-        let (response, _) = connection.call(&method, object(parameters), ANSWER_TIMEOUT)?;
+        let (response, _) = connection.call(&method, object(parameters), timeout)?;
         returned(response)
+    }
+
+    /// The roots of trust, and what is wrong with the rest of their files.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn trust(&self) -> Result<TrustList, Error> {
+        self.ask("ListTrust", json!({}))
+    }
+
+    /// Installs the certificates of a PEM text as roots, all or none. Takes net.trust.manage.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn add_trust(&self, pem: &str) -> Result<Vec<Root>, Error> {
+        #[derive(serde::Deserialize)]
+        struct Reply {
+            roots: Vec<Root>,
+        }
+        self.ask("AddTrust", json!({ "pem": pem })).map(|Reply { roots }| roots)
+    }
+
+    /// Removes an installed root by the first digits of its SHA-256, or an installed file by its name. Takes net.trust.manage.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn remove_trust(&self, id: &str) -> Result<TrustRemoval, Error> {
+        self.ask("RemoveTrust", json!({ "id": id }))
+    }
+
+    /// Connects to HOST:PORT, and tells what certificates are shown there and what is thought of them. Takes net.tls.validate.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask). That the server is not trusted is an answer.
+    pub fn check_trust(&self, target: &str, timeout: Option<Duration>) -> Result<TrustCheck, Error> {
+        #[derive(serde::Deserialize)]
+        struct Reply {
+            check: TrustCheck,
+        }
+        let timeout_ms = timeout.map(crate::client::milliseconds);
+        let parameters = json!({ "target": target, "timeout_ms": timeout_ms });
+        self.ask_within(timeout.unwrap_or(ANSWER_TIMEOUT) + ANSWER_TIMEOUT, "CheckTrust", parameters)
+            .map(|Reply { check }| check)
     }
 
     /// Fetches a URL: waits for the head, and hands out the body to be read.

@@ -3,12 +3,14 @@
 mod call;
 mod client;
 mod error;
+mod trust;
 
 use serde::{Deserialize, Serialize};
 
 pub use call::{Call, FetchOptions, INTERFACE, URL_BYTES_MAX};
 pub use client::{Client, Fetching, SOCKET_VARIABLE, SYSTEM_SOCKET, user_socket};
 pub use error::{Error, ErrorKind};
+pub use trust::{Root, TrustCheck, TrustList, TrustProblem, TrustRemoval};
 
 use crate::types::Endpoint;
 
@@ -24,7 +26,7 @@ pub struct Certificate {
     pub not_before: String,
     /// RFC 3339.
     pub not_after: String,
-    /// SHA-256 of its public key, in hexadecimal digits.
+    /// SHA-256 of its public key, as pins are written: `sha256/` and base64.
     pub spki_sha256: String,
 }
 

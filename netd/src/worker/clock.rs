@@ -113,7 +113,7 @@ impl Clock {
         let mut worked = false;
         while let Some(transmit) = self.client.poll_transmit() {
             worked = true;
-            self.transmit(now, stack, egress, transmit);
+            self.transmit(now, stack, egress, &transmit);
         }
         if look || due || worked {
             self.tell(now);
@@ -190,12 +190,12 @@ impl Clock {
         self.told = Some(standing);
     }
 
-    fn transmit<E: Egress>(&mut self, now: Instant, stack: &mut Stack, egress: &mut E, transmit: Transmit) {
-        match transmit {
-            Transmit::Send { socket, server, payload } => {
+    fn transmit<E: Egress>(&mut self, now: Instant, stack: &mut Stack, egress: &mut E, transmit: &Transmit) {
+        match *transmit {
+            Transmit::Send { socket, server, ref payload } => {
                 let sent = stack.udp_bind(None).and_then(|(udp, _)| {
                     self.socket = Some((socket, udp));
-                    stack.udp_send(now, udp, server, None, &payload, egress)
+                    stack.udp_send(now, udp, server, None, payload, egress)
                 });
                 // A full queue looks like loss.
                 if sent.is_err_and(|error| error != Error::NoBuffers) {

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use netd_ipc::call::{BadCall, Request, SERVICE_INTERFACE};
-use netd_ipc::services::{Call, INTERFACE};
+use netd_ipc::services::{Call, ErrorKind, INTERFACE};
 use serde_json::json;
 
 use super::Services;
 use super::connection::{Connection, Gone};
 use super::share::Share;
-use crate::fetch;
+use crate::{Failure, fetch, trust};
 
 /// Interfaces with their descriptions.
 const INTERFACES: [(&str, &str); 2] =
@@ -41,11 +41,41 @@ async fn next(connection: &mut Connection, services: &Services) -> Result<(), Go
         Err(bad) => return connection.send(&bad.response(), &[]).await,
     };
     match call {
-        // Nobody would see what they say, and none of them does anything else.
+        // Nobody would see what they say.
         _ if oneway => Ok(()),
         Call::GetInfo => connection.reply(info(), false, &[]).await,
         Call::GetInterfaceDescription { interface } => describe(connection, interface).await,
         Call::Fetch { url, options } => fetch::answer(connection, services, &url, &options, more).await,
+        Call::ListTrust => {
+            let listed = services.trust.list(&services.netd).await;
+            answer(connection, listed.map(|list| json!(list))).await
+        }
+        Call::AddTrust { pem } => {
+            let peer = connection.peer().clone();
+            let added = services.trust.add(&services.netd, &peer, pem).await;
+            answer(connection, added.map(|roots| json!({ "roots": roots }))).await
+        }
+        Call::RemoveTrust { id } => {
+            let peer = connection.peer().clone();
+            let removed = services.trust.remove(&services.netd, &peer, id).await;
+            answer(connection, removed.map(|removal| json!(removal))).await
+        }
+        Call::CheckTrust { target, timeout } => {
+            let peer = connection.peer().clone();
+            let share = services.fetches.take(peer.uid);
+            let checked = match share {
+                Ok(_share) => trust::check(&services.trust, &services.netd, &peer, &target, timeout).await,
+                Err(message) => Err(Failure::new(ErrorKind::QuotaExceeded, message)),
+            };
+            answer(connection, checked.map(|check| json!({ "check": check }))).await
+        }
+    }
+}
+
+async fn answer(connection: &mut Connection, result: Result<serde_json::Value, Failure>) -> Result<(), Gone> {
+    match result {
+        Ok(parameters) => connection.reply(parameters, false, &[]).await,
+        Err(failure) => connection.fail(&failure).await,
     }
 }
 

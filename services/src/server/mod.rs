@@ -30,6 +30,7 @@ use crate::Failure;
 use crate::config::Config;
 use crate::fetch::Fetcher;
 use crate::netd::Netd;
+use crate::trust::Trust;
 
 /// How long to wait after accept(2) failed, which it does when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -41,6 +42,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct Services {
     pub(crate) netd: Netd,
     pub(crate) fetcher: Fetcher,
+    pub(crate) trust: Trust,
     /// Fetches under way.
     pub(crate) fetches: Shares,
 }
@@ -50,11 +52,12 @@ pub(crate) struct Services {
 /// # Errors
 /// The listener cannot be watched, or a thread cannot be started; no client can cause that.
 pub async fn run(listener: UnixListener, config: Config, mut stop: watch::Receiver<bool>) -> io::Result<()> {
-    let Config { socket: _, socket_mode: _, netd, limits, fetch } = config;
+    let Config { socket: _, socket_mode: _, netd, limits, fetch, trust } = config;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let services = Arc::new(Services {
         fetcher: Fetcher::new(fetch),
+        trust: Trust::new(trust),
         netd: Netd::new(netd),
         fetches: Shares::new(
             "fetches under way",

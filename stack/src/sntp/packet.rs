@@ -134,14 +134,14 @@ fn short(packet: &[u8; PACKET_BYTES], at: usize) -> Duration {
     let mut bytes = [0; 4];
     bytes.copy_from_slice(&packet[at..at + 4]);
     let value = u64::from(u32::from_be_bytes(bytes));
-    Duration::from_nanos(value * 1_000_000_000 >> 16)
+    Duration::from_nanos((value * 1_000_000_000) >> 16)
 }
 
 /// A timestamp since 1970; zero means that there is none. Without the top bit it is of the era that begins in 2036 (RFC 4330, 3).
 fn since_1970(timestamp: u64) -> Option<Duration> {
     let (seconds, fraction) = (timestamp >> 32, timestamp & 0xffff_ffff);
     let era = if seconds >> 31 == 0 { 1 << 32 } else { 0 };
-    let nanos = fraction * 1_000_000_000 >> 32;
+    let nanos = (fraction * 1_000_000_000) >> 32;
     // With the top bit set the timestamp is after January 1968; what is before 1970 is nobody's time.
     let seconds = (seconds + era).checked_sub(SECONDS_1900_TO_1970)?;
     (timestamp != 0).then(|| Duration::new(seconds, nanos as u32))

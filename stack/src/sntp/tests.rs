@@ -82,7 +82,7 @@ fn reply(asked: &Asked, time: Duration) -> [u8; PACKET_BYTES] {
     packet[1] = 2;
     packet[24..32].copy_from_slice(&asked.payload[40..]);
     let seconds = (time.as_secs() + 2_208_988_800) << 32;
-    let timestamp = seconds | (u64::from(time.subsec_nanos()) << 32) / 1_000_000_000;
+    let timestamp = seconds | ((u64::from(time.subsec_nanos()) << 32) / 1_000_000_000);
     packet[32..40].copy_from_slice(&timestamp.to_be_bytes());
     packet[40..].copy_from_slice(&timestamp.to_be_bytes());
     packet
