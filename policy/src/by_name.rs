@@ -43,23 +43,22 @@ impl Policy {
             target: Target::Address(address),
             named: false,
         };
-        let by_address = self.decide_lookup(request, &lookup);
-        match (&by_address, terms) {
-            (_, Terms::ByAddress) => by_address,
-            (Decision::Deny { rule: Rule::Written { .. }, .. }, Terms::Free | Terms::Tls) => by_address,
-            (Decision::Allow { .. }, Terms::Free | Terms::Tls) => by_name,
-            (Decision::Deny { .. }, Terms::Free | Terms::Tls) => match special(address) {
-                None => by_name,
-                Some(kind) => {
-                    let prefix = IpNet::from(address);
-                    let reason = format!(
-                        "{request}: the name answers with {kind}, which a grant by name does not include; if it is \
-                         meant, it needs a grant of its own, with to = [\"{prefix}\"]"
-                    );
-                    Decision::Deny { error: Denial::PolicyDenied, reason, rule: Rule::PrivateAnswer }
-                }
-            },
+        if *terms == Terms::ByAddress {
+            return self.decide_lookup(request, &lookup);
         }
+        if let Some(denied) = self.decide_denials(request, &lookup) {
+            return denied;
+        }
+        let Some(kind) = special(address) else { return by_name };
+        if self.decide_lookup(request, &lookup).is_allowed() {
+            return by_name;
+        }
+        let prefix = IpNet::from(address);
+        let reason = format!(
+            "{request}: the name answers with {kind}, which a grant by name does not include; if it is meant, it needs a \
+             grant of its own, with to = [\"{prefix}\"]"
+        );
+        Decision::Deny { error: Denial::PolicyDenied, reason, rule: Rule::PrivateAnswer }
     }
 
     /// Whether the name may be resolved, to be connected to.

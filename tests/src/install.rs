@@ -51,6 +51,7 @@ pub const PEERS: &[Needed] = &[
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/tshark", "tshark"),
     ("/usr/bin/curl", "curl"),
+    ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/iperf3", "iperf3"),
     ("/usr/sbin/kea-dhcp4", "kea-dhcp4-server"),
     ("/usr/sbin/kea-dhcp6", "kea-dhcp6-server"),

@@ -101,11 +101,16 @@ impl Tapped {
 
     /// Starts netd with an `[address]` table and, after it, what else the configuration should say; ready when it serves.
     pub fn start(&mut self, address: &str, more: &str) -> Result<()> {
+        self.start_granting(address, more, GRANTS)
+    }
+
+    /// The same with these rules, instead of everything to everyone.
+    pub fn start_granting(&mut self, address: &str, more: &str, rules: &str) -> Result<()> {
         let path = |name: &str| self.path(name).display().to_string();
         let configuration = format!(
             "[network.devnet]\nenabled = true\n\n\
              [device]\nkind = \"software\"\nlink = {{ kind = \"tap\", interface = \"{TAP}\" }}\nmac = \"{MAC}\"\n{NO_OFFLOADS}\n\
-             [address]\n{address}\n[ipc]\nsocket = \"{}\"\n\n[state]\ndirectory = \"{}\"\n\n{more}\n{GRANTS}",
+             [address]\n{address}\n[ipc]\nsocket = \"{}\"\n\n[state]\ndirectory = \"{}\"\n\n{more}\n{rules}",
             path("netd.sock"),
             path("state"),
         );

@@ -83,6 +83,8 @@ enum Benchmark {
     Driver,
     /// The driver alone: nanoseconds and instructions per packet, split and packed, sent and received.
     Ring,
+    /// What a decision of the policy costs with 1, 100 and 10,000 rules.
+    Policy,
     /// Connections set up and closed per second, in the stack alone and with descriptors through the daemon.
     Connections,
     /// Memory of an idle connection with its descriptor, the kernel's included (root also sees by what).
@@ -100,6 +102,7 @@ impl Benchmark {
             (Benchmark::Flows, _) => "flows",
             (Benchmark::Driver, _) => "driver",
             (Benchmark::Ring, _) => "ring",
+            (Benchmark::Policy, _) => "policy",
             (Benchmark::Connections, _) => "connections",
             (Benchmark::Memory, _) => "memory",
             (Benchmark::Descriptor, _) => "descriptor",

@@ -12,6 +12,7 @@ mod machine;
 mod memory;
 mod one_set;
 mod peer;
+mod policy;
 pub mod report;
 mod ring;
 
@@ -30,6 +31,8 @@ pub enum Benchmark {
     Memory,
     /// The driver on a vhost-user device, beside DPDK's driver.
     Driver,
+    /// A decision of the policy, by the number of rules.
+    Policy,
     /// The driver alone: what a packet costs it, by ring format and direction.
     Ring,
     /// The descriptor path on the software device, and the CPU of an idle daemon.
@@ -46,6 +49,7 @@ impl Benchmark {
             Benchmark::Connections => connections::run(console),
             Benchmark::Memory => memory::run(console),
             Benchmark::Driver => driver::run(console),
+            Benchmark::Policy => policy::run(console),
             Benchmark::Ring => ring::run(console),
             Benchmark::Descriptor => descriptor::run(console),
             Benchmark::Machine(twin) => machine::run(twin, console),

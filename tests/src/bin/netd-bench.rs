@@ -7,7 +7,7 @@ use netd_tests::bench::report::Console;
 use netd_tests::vm::Twin;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: netd-bench flows|driver|ring|connections|memory|descriptor|machine-gce|machine-viommu [--json FILE|-]";
+const USAGE: &str = "usage: netd-bench flows|driver|ring|policy|connections|memory|descriptor|machine-gce|machine-viommu [--json FILE|-]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         "flows" => Benchmark::Flows,
         "driver" => Benchmark::Driver,
         "ring" => Benchmark::Ring,
+        "policy" => Benchmark::Policy,
         "connections" => Benchmark::Connections,
         "memory" => Benchmark::Memory,
         "descriptor" => Benchmark::Descriptor,

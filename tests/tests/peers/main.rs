@@ -1,8 +1,9 @@
-//! netd among real programs of Debian: servers that give addresses, servers that know names, programs that carry bytes, and the
+//! netd among real programs of Debian: servers that give addresses, servers that know names (and, behind them, TLS), programs that carry bytes, and the
 //! kernel as router. netd runs on the software device with a tap as its link, as an unprivileged user, and tshark judges every
 //! capture.
 
 mod addresses;
+mod by_name;
 mod captures;
 mod names;
 mod programs;
