@@ -188,8 +188,8 @@ pub struct Client {
     refusing: Vec<IpAddr>,
     state: State,
     wanted: bool,
-    /// Who was asked last, and when.
-    asked: Option<(IpAddr, Instant)>,
+    /// Who was asked within [`RETRY_MIN`], and when.
+    asked: Vec<(IpAddr, Instant)>,
     /// Between this round and the next.
     backoff: Duration,
     answer: Option<Answer>,
@@ -210,7 +210,7 @@ impl Client {
             refusing: Vec::new(),
             state: State::Off,
             wanted: false,
-            asked: None,
+            asked: Vec::new(),
             backoff: RETRY_MIN,
             answer: None,
             failure: None,
@@ -394,7 +394,8 @@ impl Client {
         self.sockets_made += 1;
         self.statistics.requests += 1;
         let (socket, nonce) = (self.sockets_made, self.random.next_u64());
-        self.asked = Some((server, now));
+        self.asked.retain(|(other, at)| *other != server && *at + RETRY_MIN > now);
+        self.asked.push((server, now));
         self.state = State::Asking { server, socket, nonce, sent: now };
         let payload = packet::request(nonce);
         self.outgoing.push(Transmit::Send { socket, server: (server, PORT).into(), payload });
@@ -405,10 +406,8 @@ impl Client {
         self.close();
         self.round.clear();
         // Who was just asked is not asked again at once, whatever happened since.
-        let due = match self.asked {
-            Some((server, at)) if self.servers.contains(&server) => now.max(at + RETRY_MIN),
-            Some(_) | None => now,
-        };
+        let again = self.asked.iter().filter(|(server, _)| self.servers.contains(server));
+        let due = again.map(|(_, at)| *at + RETRY_MIN).max().unwrap_or(now).max(now);
         let asks = self.wanted && self.servers.iter().any(|server| !self.refusing.contains(server));
         self.state = if asks { State::Idle { due } } else { State::Off };
     }

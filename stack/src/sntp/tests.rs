@@ -316,6 +316,14 @@ fn nobody_is_asked_unless_somebody_wants_to_know_and_never_at_once_again() {
     assert!(script.asked().is_none());
     assert_eq!(script.wait(), RETRY_MIN);
     assert!(script.asked().is_some());
+    // Nor is one that was asked before the last one.
+    script.wait();
+    let now = script.now;
+    script.client.set_servers(now, &[B, A]);
+    script.client.poll(now, script.wall());
+    let now = script.now;
+    script.client.set_servers(now, &[A]);
+    assert!(script.asked().is_none());
     let now = script.now;
     script.client.set_servers(now, &[]);
     assert_eq!((script.verdict(), script.client.poll_timeout()), (Verdict::NoServers, None));
