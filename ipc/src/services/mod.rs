@@ -38,10 +38,10 @@ pub struct Tls {
     pub version: String,
     /// Such as `TLS13_AES_256_GCM_SHA384`.
     pub cipher_suite: String,
-    /// As the server sent it.
+    /// The one that the server was accepted by, its own certificate first.
     pub chain: Vec<Certificate>,
-    /// The root that it leads to.
-    pub root: Option<String>,
+    /// The root that signed the last of it, with its file.
+    pub root: String,
     /// The pin that fits, if the host has any.
     pub pin: Option<String>,
 }

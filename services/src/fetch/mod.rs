@@ -1,8 +1,16 @@
 //! Fetching: decided first, then from the stub's files or from a server, and through a pipe to the client.
+//!
+//! Each redirect is a fetch of its own: decided, dialled, secured. Whatever fails, fails the whole; nothing is tried in another way.
 
+mod answer;
+mod body;
+mod dial;
 mod fixture;
+mod http;
 mod pipe;
+mod real;
 mod target;
+mod tls;
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -12,12 +20,16 @@ use netd_ipc::server::Peer;
 use netd_ipc::services::{End, ErrorKind, FetchOptions, FetchReply, Head, Hop};
 use serde_json::json;
 
+pub use self::answer::{About, Meaning, understand};
 use self::pipe::{Pipe, pipe};
+use self::real::Coming;
 pub use self::target::Target;
 use crate::Failure;
 use crate::config;
-use crate::netd::Netd;
 use crate::server::{Connection, Gone, Services};
+
+/// Bytes that are handed to a client at once, and that it has to take within the idle deadline.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// Fetches for clients.
 #[derive(Debug)]
@@ -35,6 +47,8 @@ struct Opened {
 enum Body {
     /// It is there.
     Whole(Vec<u8>),
+    /// A server sends it.
+    Coming(Box<Coming>),
 }
 
 impl Fetcher {
@@ -45,18 +59,18 @@ impl Fetcher {
     /// Everything up to the head of the answer that has the body.
     async fn open(
         &self,
-        netd: &Netd,
+        services: &Services,
         client: &Peer,
         url: &str,
         options: &FetchOptions,
     ) -> Result<Opened, Failure> {
         let target = Target::parse(url)?;
-        let rule = netd.permit(client, "net.http.fetch", Some(target.authority())).await?;
+        let rule = services.netd.permit(client, "net.http.fetch", Some(target.authority())).await?;
         if target.is_fixture() {
             return self.open_fixture(&target, rule, options).await;
         }
-        netd.permit(client, "net.http.devnet", None).await?;
-        Err(Failure::new(ErrorKind::Internal, "there is no real backend yet"))
+        services.netd.permit(client, "net.http.devnet", None).await?;
+        self.open_real(services, client, target, rule, options).await
     }
 
     async fn open_fixture(
@@ -100,6 +114,23 @@ impl Fetcher {
         };
         Ok(Opened { head, body: Body::Whole(content) })
     }
+
+    /// Makes the pipe, unless the body is known to be too large.
+    fn begin(&self, opened: Opened, options: &FetchOptions) -> Result<(Head, OwnedFd, Body, Pipe), Failure> {
+        let Opened { head, body } = opened;
+        let size_max = options.size_max.map_or(self.config.size_max, |max| max.min(self.config.size_max));
+        if head.length.is_some_and(|length| length > size_max) {
+            return Err(pipe::too_large(size_max));
+        }
+        let (reader, pipe) = pipe(size_max, self.idle(options)).map_err(|error| {
+            Failure::new(ErrorKind::QuotaExceeded, format!("cannot make a pipe: {error}"))
+        })?;
+        Ok((head, reader, body, pipe))
+    }
+
+    fn idle(&self, options: &FetchOptions) -> Duration {
+        options.idle.unwrap_or(self.config.idle)
+    }
 }
 
 /// Answers a call of `Fetch`.
@@ -120,18 +151,22 @@ pub(crate) async fn answer(
     };
     let started = Instant::now();
     let peer = connection.peer().clone();
+    let fetcher = &services.fetcher;
     let opened = tokio::select! {
-        opened = services.fetcher.open(&services.netd, &peer, url, options) => opened,
+        opened = fetcher.open(services, &peer, url, options) => opened,
         () = connection.gone() => return Err(Gone::Closed),
     };
-    let begun = opened.and_then(|opened| services.fetcher.begin(opened, options));
-    let (head, reader, body, mut pipe) = match begun {
+    let (head, reader, body, mut pipe) = match opened.and_then(|opened| fetcher.begin(opened, options)) {
         Ok(begun) => begun,
-        Err(failure) => return connection.fail(&failure).await,
+        Err(failure) => {
+            tracing::info!(uid = peer.uid, url, %failure, "not fetched");
+            return connection.fail(&failure).await;
+        }
     };
     connection.reply(json!(FetchReply { head: Some(head), end: None }), true, &[reader]).await?;
+    let idle = fetcher.idle(options);
     let carried = tokio::select! {
-        carried = carry(body, &mut pipe) => carried,
+        carried = carry(body, &mut pipe, services, &peer, idle) => carried,
         () = connection.gone() => return Err(Gone::Closed),
     };
     let bytes = pipe.written();
@@ -139,37 +174,33 @@ pub(crate) async fn answer(
     drop(pipe);
     match carried {
         Ok(received_bytes) => {
+            tracing::debug!(uid = peer.uid, url, bytes, "fetched");
             let end = End { bytes, received_bytes, total_us: microseconds(started.elapsed()) };
             connection.reply(json!(FetchReply { head: None, end: Some(end) }), false, &[]).await
         }
-        Err(failure) => connection.fail(&failure).await,
-    }
-}
-
-impl Fetcher {
-    /// Makes the pipe, unless the body is known to be too large.
-    fn begin(&self, opened: Opened, options: &FetchOptions) -> Result<(Head, OwnedFd, Body, Pipe), Failure> {
-        let Opened { head, body } = opened;
-        let size_max = options.size_max.map_or(self.config.size_max, |max| max.min(self.config.size_max));
-        if head.length.is_some_and(|length| length > size_max) {
-            return Err(pipe::too_large(size_max));
+        Err(failure) => {
+            tracing::info!(uid = peer.uid, url, bytes, %failure, "not fetched whole");
+            connection.fail(&failure).await
         }
-        let (reader, pipe) = pipe(size_max, options.idle.unwrap_or(self.config.idle)).map_err(|error| {
-            Failure::new(ErrorKind::QuotaExceeded, format!("cannot make a pipe: {error}"))
-        })?;
-        Ok((head, reader, body, pipe))
     }
 }
 
 /// Carries a body to the client; returns how much came from the server.
-async fn carry(body: Body, pipe: &mut Pipe) -> Result<u64, Failure> {
+async fn carry(
+    body: Body,
+    pipe: &mut Pipe,
+    services: &Services,
+    client: &Peer,
+    idle: Duration,
+) -> Result<u64, Failure> {
     match body {
         Body::Whole(content) => {
-            for piece in content.chunks(64 * 1024) {
+            for piece in content.chunks(PIECE_BYTES) {
                 pipe.write(piece).await?;
             }
             Ok(content.len() as u64)
         }
+        Body::Coming(coming) => coming.carry(pipe, services, client, idle).await,
     }
 }
 
