@@ -20,7 +20,7 @@ pub(crate) struct Cli {
     /// netd's socket [default: $NETD_SOCKET, else /run/netd/netd.sock, else $XDG_RUNTIME_DIR/netd/netd.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Print JSON, errors included (connect and listen: on standard error, at the end)
+    /// Print JSON, errors included (connect, listen and fetch: on standard error, at the end)
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -83,6 +83,8 @@ pub(crate) enum Command {
     Listen(Listen),
     /// The roots that certificates are believed by: list, add, remove; and what a server shows (netd-services is asked)
     Trust(Trust),
+    /// Fetch what an http or https URL names, through netd-services: to standard output, or to a file, whole or not at all
+    Fetch(Fetch),
     /// Try the main functions, and print one marker line for each
     Selftest(Selftest),
 }
@@ -168,7 +170,8 @@ pub(crate) struct Stats {
 
 /// SUBJECT: user:NAME, user:UID, group:NAME, unit:NAME.service, or several with commas.
 /// CAPABILITY and TARGET: net.tcp.connect NAME:PORT or ADDRESS:PORT; net.udp.send ADDRESS:PORT; net.tcp.listen and net.udp.bind PORT, or any;
-/// net.icmp.ping ADDRESS; net.dns.resolve NAME; net.capture.
+/// net.icmp.ping ADDRESS; net.dns.resolve NAME; net.http.fetch and net.tls.validate HOST:PORT; net.http.devnet, net.trust.manage,
+/// net.capture.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
     /// Check policy files, and directories of them, without a daemon (netd.toml: netd check)
@@ -439,9 +442,52 @@ pub(crate) struct Selftest {
     /// Accept a connection on this port; somebody has to connect to it meanwhile
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) listen_port: Option<u16>,
+    /// Fetch this https URL through netd-services
+    #[arg(long, value_name = "URL")]
+    pub(crate) https_url: Option<String>,
+    /// netd-services' socket [default: as of fetch]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) services_socket: Option<PathBuf>,
     /// Seconds to wait for that connection
     #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = seconds)]
     pub(crate) listen_wait: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fetch {
+    /// What; http://fixture.local/ is answered from files, without a network
+    pub(crate) url: String,
+    /// Write to this file. What broke off is kept beside it as FILE.part, and gone on with the next time
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// The file must have this digest, or is not written
+    #[arg(long, value_name = "HEX", requires = "output", value_parser = crate::fetch::Sha256Text::parse)]
+    pub(crate) sha256: Option<crate::fetch::Sha256Text>,
+    /// Tell the rule, address, certificates, root, pin and times of each exchange, on standard error
+    #[arg(short = 'v', long)]
+    pub(crate) verbose: bool,
+    /// Show no progress
+    #[arg(short = 'q', long)]
+    pub(crate) quiet: bool,
+    /// Most bytes, such as 1000, 64K, 10M or 2G
+    #[arg(long, value_name = "SIZE", value_parser = crate::fetch::size)]
+    pub(crate) max_size: Option<u64>,
+    /// Let the server compress (gzip, br, zstd); what is compressed cannot be gone on with
+    #[arg(long)]
+    pub(crate) compressed: bool,
+    /// Seconds for connecting, names and TLS included
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) connect_timeout: Option<Duration>,
+    /// Seconds from the request to the whole head of the answer
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) first_byte_timeout: Option<Duration>,
+    /// Seconds for each KiB of the body
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) idle_timeout: Option<Duration>,
+    /// netd-services' socket [default: $NETD_SERVICES_SOCKET, else /run/netd-services/services.sock, else
+    /// $XDG_RUNTIME_DIR/netd/services.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) services_socket: Option<PathBuf>,
 }
 
 /// Seconds, with a fraction if need be; not 0, which no timeout or interval means.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use netd_ipc::ErrorKind;
+use netd_ipc::{ErrorKind, services};
 use serde_json::{Value, json};
 
 /// Why a command failed.
@@ -15,7 +15,15 @@ pub(crate) enum Error {
     Client(#[from] netd_ipc::Error),
     /// netd-services said no, or cannot be asked.
     #[error(transparent)]
-    Services(#[from] netd_ipc::services::Error),
+    Services(#[from] services::Error),
+    /// What came is not what was expected.
+    #[error("the digest is {found}, and {expected} was expected: nothing was written")]
+    Digest {
+        /// What the operator gave.
+        expected: String,
+        /// What came.
+        found: String,
+    },
     /// Standard output failed.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
@@ -95,23 +103,19 @@ impl Error {
             Error::Client(netd_ipc::Error::NotRunning { .. } | netd_ipc::Error::NoPermission { .. }) => {
                 ExitCode::from(3)
             }
-            Error::Services(netd_ipc::services::Error::NotRunning { .. }) => ExitCode::from(3),
-            Error::Services(error)
-                if matches!(
-                    error.kind(),
-                    Some(
-                        netd_ipc::services::ErrorKind::DevnetDisabled
-                            | netd_ipc::services::ErrorKind::PolicyDenied
-                    )
-                ) =>
-            {
-                ExitCode::from(4)
-            }
             Error::Client(error)
                 if matches!(error.kind(), Some(ErrorKind::DevnetDisabled | ErrorKind::PolicyDenied)) =>
             {
                 ExitCode::from(4)
             }
+            Error::Services(services::Error::NotRunning { .. }) => ExitCode::from(3),
+            Error::Services(error) => match error.kind() {
+                Some(services::ErrorKind::DevnetDisabled | services::ErrorKind::PolicyDenied) => {
+                    ExitCode::from(4)
+                }
+                Some(services::ErrorKind::NetdUnavailable) => ExitCode::from(3),
+                _ => ExitCode::FAILURE,
+            },
             _ => ExitCode::FAILURE,
         }
     }
@@ -120,9 +124,14 @@ impl Error {
     pub(crate) fn to_json(&self) -> Value {
         let kind = match self {
             Error::Client(error) => error.kind().map(ErrorKind::name),
-            Error::Services(error) => error.kind().map(netd_ipc::services::ErrorKind::name),
+            Error::Services(error) => error.kind().map(services::ErrorKind::name),
             _ => None,
         };
-        json!({ "error": kind, "message": self.to_string() })
+        match self {
+            Error::Services(services::Error::Refused { reason: Some(reason), .. }) => {
+                json!({ "error": kind, "reason": reason, "message": self.to_string() })
+            }
+            _ => json!({ "error": kind, "message": self.to_string() }),
+        }
     }
 }

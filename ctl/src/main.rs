@@ -6,6 +6,7 @@ mod audit;
 mod capture;
 mod cli;
 mod error;
+mod fetch;
 mod filter;
 mod names;
 mod observe;
@@ -54,6 +55,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
         // Some of these need no daemon.
         Command::Audit { command } => audit::run(connect, output, &command),
         Command::Policy { command } => policy::run(connect, output, &command),
+        Command::Fetch(arguments) => fetch::run(output, &arguments),
         Command::Status => observe::status(&connect()?, output),
         Command::Device { command: None } => observe::device(&connect()?, output),
         Command::Device { command: Some(cli::Device::Offload { name, state }) } => {

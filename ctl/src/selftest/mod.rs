@@ -4,6 +4,7 @@
 //! `placeholder` and why; where the thing itself went wrong, `failed` and why. Only a failure makes the exit code 1.
 
 mod dns;
+mod https;
 
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -84,7 +85,7 @@ pub(crate) fn run(client: &Client, output: &Output, arguments: &cli::Selftest) -
     report("udp dns", check_dns(client, interface, &arguments.dns_name))?;
     report("tcp listen", check_listen(client, output, arguments))?;
     report("dev off deny", check_devnet(client, &status))?;
-    report("https", placeholder("this netd fetches nothing over TLS yet"))?;
+    report("https", https::check(arguments))?;
     if output.is_json() {
         output.result(&lines, String::new)?;
     }
