@@ -134,6 +134,16 @@ def ours():
             keep("ipc_reply", bytes([method, 1]) + json.dumps(reply).encode() + b"\0")
     for example in (ROOT / "configs").glob("*.toml"):
         keep("config", example.read_bytes())
+    for example in (ROOT / "configs").glob("*.policy.d/*.toml"):
+        for table in example.read_text().split("\n\n"):
+            keep("policy", table.encode())
+    name = b"\0\x09a.example"
+    keep("client_hello", b"\x01\xff\xff" + b"\x07\x02\0\0" + name + b"\x08\x03abc")
+    keep("client_hello", b"\x01\x20\x03" + name + b"\x04\x01\0" + name)
+    extension = b"\0\0\0\x0e\0\x0c\0\0\x09a.example"
+    body = b"\x03\x03" + bytes(32) + b"\0\0\x02\x13\x01\x01\0" + struct.pack(">H", len(extension)) + extension
+    message = b"\x01\0" + struct.pack(">H", len(body)) + body
+    keep("client_hello", b"\0\0\x10\x16\x03\x01" + struct.pack(">H", len(message)) + message)
     for text in ("tcp and port 80", "not (src host 10.0.0.1 or dst net 2001:db8::/32)", "udp portrange 1-99 || arp",
                  "ether dst host 02:00:00:00:00:01 and less 128", "icmp6 and ip6 or broadcast and ! multicast"):
         frame = OURS + OURS[:5] + b"\x02\x08\x00E" + bytes(40)

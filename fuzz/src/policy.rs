@@ -1,7 +1,9 @@
 //! The policy's readers: files of rules, and the first bytes of connections that have to show a name.
 
 use netd_policy::hello::{HELD_BYTES_MAX, Reader, Verdict};
-use netd_policy::{HostName, Policy, Quotas, Request, Subject, SubjectPattern, expect, file, smallest_grants};
+use netd_policy::{
+    HostName, Policy, Quotas, Request, Subject, SubjectPattern, expect, file, smallest_grants,
+};
 
 use crate::input::Input;
 
@@ -42,9 +44,13 @@ pub fn policy(data: &[u8]) {
     let denied: Vec<&Request> =
         requests.iter().filter(|request| !policy.decide(&subject, request).is_allowed()).collect();
     let learned = smallest_grants(&SubjectPattern::Any, denied.iter().copied());
-    let learned = file::parse("l.toml", &file::print(&learned).to_string()).expect("what was learned is read");
+    let learned =
+        file::parse("l.toml", &file::print(&learned).to_string()).expect("what was learned is read");
     let learned = Policy::new(true, learned, known, known).expect("what was learned is consistent");
-    assert!(denied.iter().all(|request| learned.decide(&subject, request).is_allowed()), "learned too little");
+    assert!(
+        denied.iter().all(|request| learned.decide(&subject, request).is_allowed()),
+        "learned too little"
+    );
 }
 
 /// `{ raw u8, most per record u8, most per piece u8 }`, then bytes as they are, or extensions `{ kind u8, len u8 }` of a ClientHello that is
@@ -57,7 +63,8 @@ pub fn client_hello(data: &[u8]) {
     let (bytes, known) = match raw & 1 {
         0 => (input.rest().to_vec(), None),
         _ => {
-            let extensions: Vec<(u16, &[u8])> = core::iter::from_fn(|| extension(&mut input)).take(16).collect();
+            let extensions: Vec<(u16, &[u8])> =
+                core::iter::from_fn(|| extension(&mut input)).take(16).collect();
             (hello(&extensions, record), Some(matches(&extensions)))
         }
     };
@@ -95,7 +102,7 @@ fn extension<'a>(input: &mut Input<'a>) -> Option<(u16, &'a [u8])> {
         0..4 => 0,
         4 => 0xfe0d,
         5 => 0xffce,
-        other => u16::from(other) << 8 | 0x0a,
+        other => u16::from(other) << 8 | 1,
     };
     Some((kind, input.short()?))
 }
