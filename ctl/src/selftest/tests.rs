@@ -7,6 +7,7 @@ fn status(device: DeviceState) -> Status {
         "version": "0", "pid": 1, "uptime_seconds": 0, "devnet_enabled": true, "device": device, "link_up": true,
         "address_source": "dhcp", "addresses": [], "gateway": null, "sockets": 0,
         "received": { "frames": 0, "bytes": 0 }, "sent": { "frames": 0, "bytes": 0 }, "counters": {},
+        "clock": { "trusted": true, "by": "kernel", "reason": "it is synchronised" },
     }))
     .unwrap()
 }
