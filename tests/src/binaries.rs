@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// The packages whose programs tests and demo use.
-const PACKAGES: [&str; 3] = ["netd", "netctl", "netd-tests"];
+const PACKAGES: [&str; 4] = ["netd", "netd-services", "netctl", "netd-tests"];
 
 /// Names a directory with programs built elsewhere, to be tested instead of building.
 pub const PREBUILT: &str = "NETD_BINARIES";

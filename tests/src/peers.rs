@@ -1,6 +1,7 @@
 //! The programs on the other side of the wire: real ones, started inside a namespace, ended with their handle.
 
 mod avahi;
+mod chrony;
 mod kea;
 mod radvd;
 mod unbound;
@@ -10,6 +11,7 @@ use crate::install;
 use crate::netns::Namespace;
 use crate::process::{Background, READY_LIMIT};
 pub use avahi::Avahi;
+pub use chrony::Chrony;
 pub use kea::Kea;
 pub use radvd::Radvd;
 use std::fs;

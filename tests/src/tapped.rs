@@ -73,7 +73,7 @@ impl Tapped {
         let directory = directory.attempt(|| "make a directory for netd".to_owned())?;
         chown(directory.path(), Some(UNPRIVILEGED_UID), Some(UNPRIVILEGED_UID))
             .attempt(|| format!("give the directory to user {UNPRIVILEGED_UID}"))?;
-        Binaries::build()?.copy_to(directory.path(), &["netd", "netctl", "netd-peer"])?;
+        Binaries::build()?.copy_to(directory.path(), &["netd", "netd-services", "netctl", "netd-peer"])?;
         let client = binaries::workspace().join("ipc/examples/client.py");
         fs::copy(&client, directory.path().join("client.py"))
             .attempt(|| format!("copy {}", client.display()))?;
