@@ -155,9 +155,10 @@ impl Fetcher {
             return asked(Secured::Plain(stream)).await;
         }
         let verifier = services.trust.verifier(&services.netd).await?;
-        let Met { stream, tls, shown, chain } = timeout_at(deadline.into(), tls::secure(stream, target, &verifier))
-            .await
-            .map_err(|_| late("the TLS handshake with", connect))??;
+        let Met { stream, tls, shown, chain } =
+            timeout_at(deadline.into(), tls::secure(stream, target, &verifier))
+                .await
+                .map_err(|_| late("the TLS handshake with", connect))??;
         // Before anything is asked: what is not recorded does not happen.
         services.trust.accepted(&services.netd, client, &chain).await?;
         asked(Secured::Tls(Box::new(stream), tls, shown)).await
