@@ -41,8 +41,8 @@ fn understand(message: &[u8]) {
     assert_eq!(*end, 0);
     assert_eq!(serde_json::from_slice::<Request>(text).expect("what we wrote"), request);
     match Call::parse(request) {
-        Ok(Call::Connect { remote, timeout }) => {
-            assert!(remote.port() != 0 && !remote.ip().is_unspecified() && !timeout.is_zero());
+        Ok(Call::Connect { host: _, port, timeout }) => {
+            assert!(port != 0 && !timeout.is_zero());
         }
         Ok(_) => {}
         Err(refused) => drop(encode(&refused.response()).expect("an answer that is JSON")),

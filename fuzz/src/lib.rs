@@ -9,6 +9,7 @@
 //! | --- | --- | --- |
 //! | [`stack`] | frames, tcp, fragments, dhcp4, dhcp6, nd, icmp | hosts, routers and servers on the wire |
 //! | [`dns`] | dns | name servers, and whoever forges them |
+//! | [`sntp`] | sntp | time servers, and whoever forges them |
 //! | [`ipc`] | ipc_request, ipc_reply, ipc_records | clients of the daemon; a daemon that is none |
 //! | [`bus`] | bus_discovery, bus_mux | devices that announce themselves, and whoever pretends to be one; peers of a session |
 //! | [`daemon`] | capture, config | clients; operators |
@@ -25,6 +26,7 @@ pub mod dns;
 mod input;
 pub mod ipc;
 pub mod policy;
+pub mod sntp;
 pub mod stack;
 #[path = "../../stack/tests/scenarios/support.rs"]
 #[allow(
