@@ -93,6 +93,7 @@ fn status(devnet_enabled: bool) -> Value {
         "link_up": true, "address_source": "dhcp", "addresses": ["192.0.2.5/24"], "gateway": "192.0.2.1", "sockets": 1,
         "received": { "frames": 3, "bytes": 2048 }, "sent": { "frames": 1, "bytes": 60 },
         "counters": { "drop_checksum": 2, "drop_short": 0 },
+        "clock": { "trusted": true, "by": "kernel", "reason": "it is synchronised" },
     } } })
 }
 
