@@ -187,10 +187,16 @@ fn check_name(leaf: &CertificateDer<'_>, host: &ServerName<'_>) -> Result<(), Re
     certificate.verify_is_valid_for_subject_name(host).map_err(|error| match error {
         webpki::Error::CertNotValidForName(context) => Refusal::WrongHost {
             host: name_of(host),
-            names: context.presented.iter().map(|name| shown(name)).collect(),
+            names: context.presented.iter().map(|name| shown(plain(name))).collect(),
         },
         other => Refusal::Other(other.to_string()),
     })
+}
+
+/// A name out of webpki's words for it, `DnsName("a.example")`.
+fn plain(presented: &str) -> &str {
+    let inside = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inside.map_or(presented, |inside| inside.trim_matches('"'))
 }
 
 impl ServerCertVerifier for Verifier {
