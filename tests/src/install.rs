@@ -52,6 +52,7 @@ pub const PEERS: &[Needed] = &[
     ("/usr/bin/tshark", "tshark"),
     ("/usr/bin/curl", "curl"),
     ("/usr/bin/openssl", "openssl"),
+    ("/usr/bin/gnutls-serv", "gnutls-bin"),
     ("/usr/bin/iperf3", "iperf3"),
     ("/usr/sbin/kea-dhcp4", "kea-dhcp4-server"),
     ("/usr/sbin/kea-dhcp6", "kea-dhcp6-server"),

@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 /// In a namespace, with passt, DPDK and other programs of the host. Those of vhost-user take about a minute, as does "state", peers two,
-/// the judge of captures ten seconds.
-const SCENARIOS: [&str; 8] =
-    ["judge", "inputs", "passt", "ends", "state", "vhost_user", "vhost_user_netd", "peers"];
+/// the judge of captures ten seconds, fetch eight.
+const SCENARIOS: [&str; 9] =
+    ["judge", "inputs", "passt", "ends", "state", "vhost_user", "vhost_user_netd", "peers", "fetch"];
 /// In virtual machines.
 const MACHINE_SCENARIOS: [&str; 7] =
     ["harness", "vm_inputs", "vm_viommu", "vm_rings", "vm_offloads", "vm_gce", "kill9"];
