@@ -16,8 +16,15 @@ pub fn fetch(data: &[u8]) {
     let (Some(from), Some(status)) = (input.u8(), input.u16()) else { return };
     let mut headers = HeaderMap::new();
     while let (Some(name), Some(value)) = (input.u8(), input.short()) {
-        const NAMES: [&str; 7] =
-            ["content-length", "content-range", "content-encoding", "content-type", "etag", "location", "x-other"];
+        const NAMES: [&str; 7] = [
+            "content-length",
+            "content-range",
+            "content-encoding",
+            "content-type",
+            "etag",
+            "location",
+            "x-other",
+        ];
         let name = HeaderName::from_static(NAMES[usize::from(name) % NAMES.len()]);
         if let Ok(value) = HeaderValue::from_bytes(value) {
             headers.append(name, value);
