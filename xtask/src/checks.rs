@@ -37,7 +37,9 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     announce("build");
     cargo(&["build", "--workspace", "--all-targets", "--quiet"])?;
     announce("tests of the crates");
+    let programs = binaries::target_directory()?.join("debug");
     let mut tests = cargo_command(&["test", "--workspace", "--quiet"]);
+    tests.env(binaries::PREBUILT, &programs);
     if long {
         tests.env("NETD_LONG", "1");
     }
@@ -49,7 +51,9 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
         ("NIST's certificate chains, beside OpenSSL", "pkits"),
     ] {
         announce(what);
-        cargo(&["test", "--workspace", "--quiet", "--test", test, "--", "--ignored", "--test-threads=1"])?;
+        let mut tests = cargo_command(&["test", "--workspace", "--quiet", "--test", test]);
+        tests.args(["--", "--ignored", "--test-threads=1"]).env(binaries::PREBUILT, &programs);
+        run_to_success(tests)?;
     }
     announce("models of the rings");
     run_to_success(models()?)?;
@@ -65,7 +69,7 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     // One failure must not hide what the other machines would have said.
     arguments.extend(["--no-fail-fast", "--", "--include-ignored", "--test-threads=1"]);
     let mut scenarios = cargo_command(&arguments);
-    scenarios.env(binaries::PREBUILT, binaries::target_directory()?.join("debug"));
+    scenarios.env(binaries::PREBUILT, programs);
     run_to_success(scenarios)
 }
 

@@ -17,17 +17,14 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
-/// Builds the Rust examples and the C library, once; returns where they are.
+/// Builds the Rust examples and the C library, once, unless `NETD_BINARIES` says that all of the workspace is built; returns where they are.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let cargo = || {
-            let mut command = Command::new(env!("CARGO"));
-            command.current_dir(repository());
-            command
-        };
-        run(cargo().args(["build", "--quiet", "-p", "netd-ipc", "--features", "tokio", "--examples"]));
-        run(cargo().args(["build", "--quiet", "-p", "netd-ipc-c"]));
+        if std::env::var_os("NETD_BINARIES").is_none() {
+            let mut cargo = Command::new(env!("CARGO"));
+            run(cargo.current_dir(repository()).args(["build", "--quiet", "--workspace", "--all-targets"]));
+        }
         Path::new(env!("CARGO_BIN_EXE_netd")).parent().unwrap().to_owned()
     })
 }

@@ -135,6 +135,8 @@ pub(crate) fn configuration(
         format!("[dns]\nhosts = {:?}", directory.join("hosts")),
         format!("[ipc]\nsocket = {socket:?}\nmode = \"0666\""),
         format!("[state]\ndirectory = {:?}", directory.join(name)),
+        // Root starts the daemon as another user, and the tests speak for netd-services.
+        format!("[services]\nuser = {}", rustix::process::geteuid().as_raw()),
         more.to_owned(),
         GRANT.to_owned(),
     ];
