@@ -472,7 +472,8 @@ fn interface_file_enums_read_back_into_the_types() {
     values::<RecordKind>(&file, "RecordKind", 7);
     values::<SocketRole>(&file, "SocketRole", 2);
     values::<crate::policy::TrustChange>(&file, "TrustChange", 3);
-    assert_eq!(file.enums.len(), 12);
+    values::<crate::ClockAuthority>(&file, "ClockAuthority", 3);
+    assert_eq!(file.enums.len(), 13);
 }
 
 #[test]
