@@ -60,7 +60,6 @@ pub const PEERS: &[Needed] = &[
     ("/usr/sbin/unbound", "unbound"),
     ("/usr/sbin/avahi-daemon", "avahi-daemon"),
     ("/usr/sbin/chronyd", "chrony"),
-    ("/usr/bin/openssl", "openssl"),
     // For clients from PyPI, in environments of their own.
     ("/usr/lib/python3.11/ensurepip/__init__.py", "python3-venv"),
 ];
