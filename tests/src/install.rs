@@ -39,6 +39,13 @@ pub const KERNEL_BUILD: &[Needed] = &[
     ("/usr/lib/x86_64-linux-gnu/libelf.so.1", "libelf1"),
 ];
 
+/// To make the disk of a guest that is a whole Debian, once.
+pub const DEBIAN_BUILD: &[Needed] = &[
+    ("/usr/bin/mmdebstrap", "mmdebstrap"),
+    ("/sbin/mke2fs", "e2fsprogs"),
+    ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
+];
+
 /// The programs on the other side of the wire.
 pub const PEERS: &[Needed] = &[
     ("/sbin/ip", "iproute2"),

@@ -10,7 +10,7 @@ use crate::guest::{Output, Process};
 use crate::netns::Namespace;
 use crate::peers::{self, Dnsmasq, LeasePlan};
 use crate::process::wait_until;
-use crate::vm::{Nic, Twin, Vm, Wire};
+use crate::vm::{Nic, System, Twin, Vm, Wire};
 use crate::{ensure, install};
 use serde_json::Value;
 use std::fs;
@@ -76,6 +76,15 @@ impl Judge {
 impl Lab {
     /// Builds it: GCE's twin gets GCE's lease.
     pub fn new(twin: Twin) -> Result<Lab> {
+        Lab::with(twin, System::Initramfs)
+    }
+
+    /// The same with a Debian on the machine.
+    pub fn debian(twin: Twin) -> Result<Lab> {
+        Lab::with(twin, System::Debian)
+    }
+
+    fn with(twin: Twin, system: System) -> Result<Lab> {
         install::ensure(install::PEERS)?;
         let plan = match twin {
             Twin::Gce => peers::GCE,
@@ -90,7 +99,7 @@ impl Lab {
         namespace.ip(&format!("address add {}/32 dev lo", plan.remote))?;
         let dnsmasq = Dnsmasq::start(&namespace, BRIDGE, &plan)?;
         let nic = Nic::new(plan.mac, Wire::Tap(TAP.to_owned()));
-        let vm = Vm::builder(twin).nic(nic).namespace(&namespace).boot()?;
+        let vm = Vm::builder(twin).system(system).nic(nic).namespace(&namespace).boot()?;
         Ok(Lab { vm, dnsmasq, namespace, plan, judge: None })
     }
 
@@ -224,6 +233,11 @@ impl<'a> Daemon<'a> {
 /// allowed about what every netd has sent and received; a failure is shown with the logs.
 pub fn scenario(twin: Twin, allowed: &[Allowed], body: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     run(&Lab { judge: Some(Judge::new(allowed)?), ..Lab::new(twin)? }, body)
+}
+
+/// The same in a Debian.
+pub fn debian_scenario(twin: Twin, allowed: &[Allowed], body: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    run(&Lab { judge: Some(Judge::new(allowed)?), ..Lab::debian(twin)? }, body)
 }
 
 /// The same, with nobody to judge: for scenarios with offloads, whose frames pass the tap with checksums that nobody computed.

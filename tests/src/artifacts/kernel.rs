@@ -28,6 +28,7 @@ const RECIPE_VERSION: &str = "1";
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel {
     directory: PathBuf,
+    release: String,
     /// Which modules each module needs, from modules.dep: paths relative to [`Kernel::modules`].
     dependencies: HashMap<String, Vec<String>>,
 }
@@ -51,7 +52,12 @@ impl Kernel {
                 .attempt(|| format!("put the kernel at {}", directory.display()))?;
         }
         let dependencies = read_dependencies(&directory.join("modules/modules.dep"))?;
-        Ok(Kernel { directory, dependencies })
+        Ok(Kernel { directory, release, dependencies })
+    }
+
+    /// What `uname -r` says in it.
+    pub(crate) fn release(&self) -> &str {
+        &self.release
     }
 
     /// The kernel image.

@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// A boot takes 3 to 5 s emulated on two idle cores; a minute means that it hangs.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
+/// With systemd it takes some 15 s on idle cores.
+const DEBIAN_BOOT_LIMIT: Duration = Duration::from_secs(240);
 /// Of the serial log, in messages.
 const LOG_LINES_SHOWN: usize = 40;
 /// Where the first NIC sits on the root bus; the following ones come after it.
@@ -27,6 +29,7 @@ const FIRST_NIC_SLOT: u8 = 3;
 /// Behind every slot that a NIC may take.
 const SERIAL_SLOT: u8 = 0x10;
 const BRIDGE_SLOT: u8 = 0x11;
+const DISK_SLOT: u8 = 0x12;
 
 /// Which machine to imitate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,14 @@ impl Twin {
         match self {
             Twin::Gce => "gce",
             Twin::Viommu => "viommu",
+        }
+    }
+
+    /// What a virtio device needs beside its own properties.
+    fn virtio_properties(self) -> &'static str {
+        match self {
+            Twin::Gce => "",
+            Twin::Viommu => ",iommu_platform=on,disable-legacy=on",
         }
     }
 
@@ -78,6 +89,17 @@ impl Twin {
     }
 }
 
+/// What runs on the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum System {
+    /// busybox and our programs in memory: there within seconds.
+    #[default]
+    Initramfs,
+    /// A whole Debian with systemd, users alice (2001) and bob (2002), nginx and sshd (not started), on a disk that forgets everything
+    /// with the machine. Our programs are in /opt/netd-tests, the last directory of the harness's PATH.
+    Debian,
+}
+
 /// Where a NIC's other end is.
 #[derive(Clone, Debug)]
 pub enum Wire {
@@ -111,6 +133,8 @@ impl Nic {
 #[derive(Debug)]
 pub struct VmBuilder<'a> {
     twin: Twin,
+    system: System,
+    carried: Vec<PathBuf>,
     memory_mib: u32,
     hugepages: u32,
     nics: Vec<Nic>,
@@ -119,6 +143,20 @@ pub struct VmBuilder<'a> {
 }
 
 impl<'a> VmBuilder<'a> {
+    /// What runs on it (an initramfs unless set).
+    #[must_use]
+    pub fn system(mut self, system: System) -> Self {
+        self.system = system;
+        self
+    }
+
+    /// Puts this file into a Debian's /opt/netd-tests, beside our programs.
+    #[must_use]
+    pub fn carry(mut self, file: &Path) -> Self {
+        self.carried.push(file.to_owned());
+        self
+    }
+
     /// The size of the guest's memory (1024 MiB unless set).
     #[must_use]
     pub fn memory_mib(mut self, memory_mib: u32) -> Self {
@@ -154,9 +192,10 @@ impl<'a> VmBuilder<'a> {
         self
     }
 
-    /// Boots the machine and waits for its agent.
+    /// Boots the machine and waits for its agent, and for everything that a Debian starts by itself.
     pub fn boot(self) -> Result<Vm> {
-        let artifacts = Artifacts::obtain(self.twin)?;
+        let artifacts = Artifacts::obtain(self.twin, self.system, &self.carried)?;
+        let boot_limit = self.system.boot_limit();
         let accelerator = Accelerator::detect(&artifacts.kernel)?;
         let directory = tempfile::Builder::new().prefix("netd-vm-").tempdir();
         let directory = directory.attempt(|| "make a directory for the machine's socket".to_owned())?;
@@ -184,7 +223,7 @@ impl<'a> VmBuilder<'a> {
         ]);
         let mut qemu = Background::spawn(&mut qemu, &logs.qemu)?;
         let mut connection = None;
-        wait_until("QEMU's connection", BOOT_LIMIT, || {
+        wait_until("QEMU's connection", boot_limit, || {
             if !qemu.is_running() {
                 return Err(Error::Guest(format!("QEMU ended at once: {}", qemu.output())));
             }
@@ -193,8 +232,11 @@ impl<'a> VmBuilder<'a> {
         })?;
         let stream = connection.ok_or_else(|| Error::Guest("QEMU did not connect".to_owned()))?;
         stream.set_nonblocking(false).attempt(|| "make the agent's connection blocking".to_owned())?;
-        let guest = Guest::greet(stream, BOOT_LIMIT)
+        let guest = Guest::greet(stream, boot_limit)
             .map_err(|error| Error::Guest(format!("{error}\n{}", tail(&logs.serial))))?;
+        if self.system == System::Debian {
+            wait_for_systemd(&guest, boot_limit)?;
+        }
         let boot_messages = guest.run(&["dmesg", "-r"])?.lines().count();
         Ok(Vm {
             guest,
@@ -210,7 +252,7 @@ impl<'a> VmBuilder<'a> {
 
     /// Gives the machine's serial console to the terminal that we run on, until its shell ends.
     pub fn console(self) -> Result<process::ExitStatus> {
-        let artifacts = Artifacts::obtain(self.twin)?;
+        let artifacts = Artifacts::obtain(self.twin, self.system, &self.carried)?;
         let accelerator = Accelerator::detect(&artifacts.kernel)?;
         let mut qemu = self.qemu(&artifacts, accelerator, "netd.shell");
         qemu.args(["-nographic", "-serial", "mon:stdio"]);
@@ -231,9 +273,10 @@ impl<'a> VmBuilder<'a> {
         qemu.arg("-kernel").arg(&artifacts.kernel).arg("-initrd").arg(&artifacts.initramfs);
         // no_timer_check: the kernel counts ticks at boot to see whether the timer works, and panics when a busy host delays them.
         let kernel_line = format!(
-            "console=ttyS0 panic=-1 quiet no_timer_check hugepages={} {} {words}",
+            "console=ttyS0 panic=-1 quiet no_timer_check hugepages={} {} {} {words}",
             self.hugepages,
-            self.twin.kernel_words()
+            self.twin.kernel_words(),
+            self.system.kernel_words()
         );
         qemu.args(["-append", kernel_line.trim_end()]);
         if self.nics.iter().any(|nic| nic.shares_group) {
@@ -241,6 +284,13 @@ impl<'a> VmBuilder<'a> {
         }
         for (number, nic) in self.nics.iter().enumerate() {
             add_nic(&mut qemu, self.twin, number, nic);
+        }
+        if let Some(disk) = &artifacts.disk {
+            // What the guest writes goes to a file that nobody else sees, and that ends with QEMU.
+            let drive = format!("if=none,id=disk,format=raw,snapshot=on,file={}", disk.display());
+            let properties = self.twin.virtio_properties();
+            let device = format!("virtio-blk-pci,drive=disk,addr={DISK_SLOT:#x}{properties}");
+            qemu.args(["-drive", &drive, "-device", &device]);
         }
         qemu.args(&self.extra);
         qemu
@@ -257,6 +307,33 @@ impl<'a> VmBuilder<'a> {
         };
         self.nics.iter().enumerate().map(place).collect()
     }
+}
+
+impl System {
+    fn boot_limit(self) -> Duration {
+        match self {
+            System::Initramfs => BOOT_LIMIT,
+            System::Debian => DEBIAN_BOOT_LIMIT,
+        }
+    }
+
+    fn kernel_words(self) -> &'static str {
+        match self {
+            System::Initramfs => "",
+            System::Debian => "netd.disk=/dev/vda",
+        }
+    }
+}
+
+/// Until nothing is left to be started; a unit that failed is an error.
+fn wait_for_systemd(guest: &Guest, limit: Duration) -> Result<()> {
+    let wait = ["systemctl", "is-system-running", "--wait"];
+    let state = guest.command(&wait).limit(limit).output()?.stdout_text();
+    if state.trim() == "running" {
+        return Ok(());
+    }
+    let failed = guest.script("systemctl --failed; journalctl --boot --priority=warning --no-pager").run()?;
+    Err(Error::Guest(format!("the system is {}:\n{failed}", state.trim())))
 }
 
 fn add_nic(qemu: &mut Command, twin: Twin, number: usize, nic: &Nic) {
@@ -305,6 +382,8 @@ impl Vm {
     pub fn builder<'a>(twin: Twin) -> VmBuilder<'a> {
         VmBuilder {
             twin,
+            system: System::default(),
+            carried: Vec::new(),
             memory_mib: 1024,
             hugepages: 64,
             nics: Vec::new(),
