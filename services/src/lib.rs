@@ -12,6 +12,7 @@
 
 pub mod config;
 pub mod daemon;
+mod dial;
 mod failure;
 pub mod fetch;
 pub mod netd;

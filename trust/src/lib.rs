@@ -1,21 +1,21 @@
 //! Whom netd's services believe: the roots that the operator chose, and what a server must show to be accepted by one of them.
 //!
 //! [`Directories::load`] reads the roots of `pkg://trust/` and `state:/trust/installed/` into a [`Store`], with a [`Problem`] for each file that
-//! cannot be used. A [`Verifier`] judges servers by one store, on [`Terms`]: rustls asks it during a handshake ([`Verifier::client_config`]), and
-//! whoever wants to know the chain asks it afterwards with the certificates that were sent ([`Verifier::judge`]). Whatever it has against a
-//! server is a [`Refusal`], which [`explain`] finds inside the handshake's error. No other root is ever used, the host's name is always
-//! checked, and no check that fails is made up for by another.
+//! cannot be used. A [`Verifier`] judges servers by one store, on [`Terms`]; whatever it has against one is a [`Refusal`]. In a handshake rustls
+//! asks it through a [`Witness`], which keeps what the server sent and what was thought of it. No other root is ever used, the host's name is
+//! always checked, and no check that fails is made up for by another.
 //!
 //! ```no_run
 //! # use std::sync::Arc;
-//! # use netd_trust::{Clock, Directories, Terms, Verifier};
+//! # use netd_trust::{Clock, Directories, Terms, Verifier, Witness};
 //! # use netd_policy::{Pins, TimePolicy};
 //! let now = None; // the time, if the clock is trusted
 //! let (store, problems) = Directories::default().load(now);
 //! let terms = Terms::new(TimePolicy::Strict, Clock::Trusted, Arc::new(Pins::default()), true)?;
 //! let verifier = Verifier::new(Arc::new(store), terms);
-//! let config = Arc::new(verifier.client_config()?); // for rustls, with ALPN as its user likes
-//! // After the handshake: verifier.judge(connection.peer_certificates().unwrap(), &name, UnixTime::now())
+//! let witness = Witness::new(verifier);
+//! let config = Arc::new(witness.client_config()?); // for rustls, with ALPN as its user likes
+//! // After the handshake, whether it succeeded or not: witness.judged()
 //! # Ok::<(), netd_trust::Error>(())
 //! ```
 //!
@@ -29,12 +29,12 @@ mod date;
 mod files;
 mod path;
 mod problem;
-mod recorder;
 mod refusal;
 mod store;
 #[cfg(test)]
 mod tests;
 mod verifier;
+mod witness;
 
 use std::io;
 use std::path::PathBuf;
@@ -44,10 +44,10 @@ pub use chain::{Chain, Dates, PinMet};
 pub use date::Date;
 pub use files::{Directories, Removed, Stamp};
 pub use problem::{Flaw, Problem};
-pub use recorder::Recorder;
-pub use refusal::{Refusal, explain};
+pub use refusal::Refusal;
 pub use store::{Origin, Root, Store};
 pub use verifier::{Clock, Terms, Verifier};
+pub use witness::Witness;
 
 /// What went wrong, other than a server's certificate.
 #[derive(Debug, thiserror::Error)]

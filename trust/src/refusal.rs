@@ -250,14 +250,6 @@ impl Refusal {
     }
 }
 
-/// The refusal inside an error of a handshake, if that is what ended it. rustls's own words for it are not for people.
-pub fn explain(error: &rustls::Error) -> Option<&Refusal> {
-    match error {
-        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => other.0.downcast_ref(),
-        _ => None,
-    }
-}
-
 /// At most a few of a list.
 fn listed<T: std::fmt::Display>(items: &[T]) -> String {
     const SHOWN_MAX: usize = 5;

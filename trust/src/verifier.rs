@@ -1,13 +1,8 @@
-//! The judge: rustls asks it about each server.
+//! The judge of servers.
 
 use std::sync::Arc;
 
 use netd_policy::{HostName, Pins, TimePolicy};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
-};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::EndEntityCert;
 
@@ -67,38 +62,12 @@ impl Terms {
 pub struct Verifier {
     store: Arc<Store>,
     terms: Terms,
-    provider: Arc<CryptoProvider>,
 }
 
 impl Verifier {
     /// With these roots and no others.
     pub fn new(store: Arc<Store>, terms: Terms) -> Arc<Verifier> {
-        Arc::new(Verifier { store, terms, provider: Arc::new(rustls::crypto::ring::default_provider()) })
-    }
-
-    /// A client of TLS 1.2 and 1.3 that asks this judge about each server. Sessions are not resumed: a resumed one shows no certificate,
-    /// so it would outlive the removal of its root.
-    ///
-    /// # Errors
-    /// [`Error::Tls`]: never with the provider as it is.
-    pub fn client_config(self: &Arc<Self>) -> Result<ClientConfig, Error> {
-        self.client_config_with(Arc::clone(self) as Arc<dyn ServerCertVerifier>)
-    }
-
-    /// The same with a judge in front of this one, such as a [`Recorder`](crate::Recorder).
-    ///
-    /// # Errors
-    /// As [`client_config`](Self::client_config).
-    pub fn client_config_with(&self, judge: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, Error> {
-        let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
-            .with_protocol_versions(&versions)
-            .map_err(Error::Tls)?
-            .dangerous()
-            .with_custom_certificate_verifier(judge)
-            .with_no_client_auth();
-        config.resumption = rustls::client::Resumption::disabled();
-        Ok(config)
+        Arc::new(Verifier { store, terms })
     }
 
     /// Judges what a server sent (its own certificate first), and tells the chain that was found.
@@ -174,10 +143,6 @@ impl Verifier {
         }
         Ok(met)
     }
-
-    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
-        &self.provider.signature_verification_algorithms
-    }
 }
 
 /// RFC 6125, 6: the subject alternative names, and nothing else.
@@ -197,45 +162,4 @@ fn check_name(leaf: &CertificateDer<'_>, host: &ServerName<'_>) -> Result<(), Re
 fn plain(presented: &str) -> &str {
     let inside = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inside.map_or(presented, |inside| inside.trim_matches('"'))
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let sent: Vec<_> = std::iter::once(end_entity).chain(intermediates).cloned().collect();
-        match self.judge(&sent, server_name, now) {
-            Ok(_) => Ok(ServerCertVerified::assertion()),
-            Err(refusal) => {
-                Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal)))))
-            }
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, self.algorithms())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, self.algorithms())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms().supported_schemes()
-    }
 }

@@ -4,7 +4,6 @@
 
 mod answer;
 mod body;
-mod dial;
 mod fixture;
 mod http;
 mod pipe;
@@ -28,6 +27,8 @@ use crate::Failure;
 use crate::config;
 use crate::server::{Connection, Gone, Services};
 
+/// What fetching takes, for the host and port.
+const FETCH: &str = "net.http.fetch";
 /// Bytes that are handed to a client at once, and that it has to take within the idle deadline.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -65,7 +66,7 @@ impl Fetcher {
         options: &FetchOptions,
     ) -> Result<Opened, Failure> {
         let target = Target::parse(url)?;
-        let rule = services.netd.permit(client, "net.http.fetch", Some(target.authority())).await?;
+        let rule = services.netd.permit(client, FETCH, Some(target.authority())).await?;
         if target.is_fixture() {
             return self.open_fixture(&target, rule, options).await;
         }

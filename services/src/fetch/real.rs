@@ -14,8 +14,9 @@ use super::http::{self, Answer, Version};
 use super::pipe::Pipe;
 use super::target::Target;
 use super::tls::{self, Met, Shown};
-use super::{Body, Fetcher, Opened, dial, microseconds};
+use super::{Body, FETCH, Fetcher, Opened, microseconds};
 use crate::Failure;
+use crate::dial::dial;
 use crate::server::Services;
 
 /// Redirects that are followed: as many as clients usually do (RFC 9110, 15.4, leaves it to them); longer ways are loops.
@@ -88,16 +89,16 @@ impl Fetcher {
                 );
                 return Err(Failure::new(ErrorKind::RedirectRefused, message));
             }
-            if next.host() != target.host() {
+            if next.remote().host != target.remote().host {
                 let message = format!(
                     "'{}' redirects to another host, '{}' ({}): that is not followed; fetch it from there",
-                    target.host(),
-                    next.host(),
+                    target.remote().host,
+                    next.remote().host,
                     next.url()
                 );
                 return Err(Failure::new(ErrorKind::RedirectRefused, message));
             }
-            rule = services.netd.permit(client, "net.http.fetch", Some(next.authority())).await?;
+            rule = services.netd.permit(client, FETCH, Some(next.authority())).await?;
             target = next;
         }
     }
@@ -119,9 +120,11 @@ impl Fetcher {
                 format!("{doing} {} took longer than {} s", target.authority(), after.as_secs_f32());
             Failure::new(ErrorKind::TimedOut, message)
         };
-        let stream = timeout_at(deadline.into(), dial::dial(&services.netd, client, target, deadline))
-            .await
-            .map_err(|_| late("connecting to", connect))??;
+        let stream =
+            timeout_at(deadline.into(), dial(&services.netd, client, FETCH, target.remote(), deadline))
+                .await
+                .map_err(|_| late("connecting to", connect))??;
+        let stream = TcpStream::new(stream)?;
         let peer = Some(stream.peer_addr().into());
         let connected = Instant::now();
         let first_byte = options.first_byte.unwrap_or(self.config.first_byte);
@@ -207,7 +210,7 @@ impl Coming {
         let Coming { mut decoded, _connection, shown, authority } = self;
         let still = || async {
             services.netd.permit(client, "net.http.devnet", None).await?;
-            services.netd.permit(client, "net.http.fetch", Some(authority.clone())).await?;
+            services.netd.permit(client, FETCH, Some(authority.clone())).await?;
             if let Some(shown) = &shown {
                 shown.judge(&*services.trust.verifier(&services.netd).await?)?;
             }

@@ -4,6 +4,7 @@ use netd_ipc::services::ErrorKind;
 use url::{Host, Url};
 
 use crate::Failure;
+use crate::dial::Remote;
 
 /// The host that the stub backend answers for.
 const FIXTURE_HOST: &str = "fixture.local";
@@ -14,9 +15,7 @@ pub struct Target {
     /// Without user, password and fragment; the host's name in IDNA's form, without the dot at its end.
     url: Url,
     secure: bool,
-    /// As decisions and certificates name it; IPv6 addresses without brackets.
-    host: Host<String>,
-    port: u16,
+    remote: Remote,
 }
 
 impl Target {
@@ -71,7 +70,7 @@ impl Target {
         };
         url.set_host(Some(&host.to_string()))
             .map_err(|error| wrong(format!("'{url}' has no host ({error})")))?;
-        Ok(Target { url, secure, host, port })
+        Ok(Target { url, secure, remote: Remote { host, port } })
     }
 
     /// As text.
@@ -84,26 +83,21 @@ impl Target {
         self.secure
     }
 
-    /// Whom it names.
-    pub fn host(&self) -> &Host<String> {
-        &self.host
-    }
-
-    /// Its port.
-    pub fn port(&self) -> u16 {
-        self.port
+    /// Whom it names: an IPv4 address within an IPv6 one as what it is, a name without the dot at its end.
+    pub(crate) fn remote(&self) -> &Remote {
+        &self.remote
     }
 
     /// Host and port, as netd is asked about them.
     pub fn authority(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+        self.remote.to_string()
     }
 
     /// The `Host` of a request: without the port if it is the scheme's (RFC 9110, 7.2).
     pub fn host_header(&self) -> String {
         match self.url.port() {
-            Some(port) => format!("{}:{port}", self.host),
-            None => self.host.to_string(),
+            Some(port) => format!("{}:{port}", self.remote.host),
+            None => self.remote.host.to_string(),
         }
     }
 
@@ -119,7 +113,7 @@ impl Target {
 
     /// Whether the stub backend answers for it.
     pub fn is_fixture(&self) -> bool {
-        matches!(&self.host, Host::Domain(name) if name == FIXTURE_HOST)
+        matches!(&self.remote.host, Host::Domain(name) if name == FIXTURE_HOST)
     }
 }
 

@@ -4,18 +4,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use netd_ipc::services::{ErrorKind, Tls};
+use netd_ipc::services::Tls;
 use netd_ipc::tokio::TcpStream;
-use netd_trust::{Chain, Refusal, Verifier};
+use netd_trust::{Chain, Refusal, Verifier, Witness};
 use rustls::{AlertDescription, Error as TlsError};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use url::Host;
 
 use super::target::Target;
 use crate::Failure;
-use crate::trust::shown as shown_certificate;
+use crate::trust::{server_name, shown as shown_certificate};
 
 /// What is spoken above TLS, the preferred first (RFC 7301).
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -54,17 +53,22 @@ pub(super) async fn secure(
     target: &Target,
     verifier: &Arc<Verifier>,
 ) -> Result<Met, Failure> {
-    let name = server_name(target)?;
-    let mut config =
-        verifier.client_config().map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
+    let name = server_name(&target.remote().host)?;
+    let witness = Witness::new(Arc::clone(verifier));
+    let mut config = witness.client_config()?;
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     let connector = TlsConnector::from(Arc::new(config));
-    let stream = connector.connect(name.clone(), stream).await.map_err(handshake)?;
+    let shaken = connector.connect(name.clone(), stream).await;
+    let (stream, chain) = match (shaken, witness.judged()) {
+        (_, Some(Err(refusal))) => return Err(refused(&refusal)),
+        (Ok(stream), Some(Ok(chain))) => (stream, chain),
+        (Err(error), _) => return Err(handshake(error)),
+        (Ok(_), None) => return Err(Failure::tls("handshake", "the server showed no certificate")),
+    };
     let (_, connection) = stream.get_ref();
     let certificates = connection.peer_certificates().unwrap_or_default();
     let certificates = certificates.iter().map(|certificate| certificate.clone().into_owned()).collect();
     let shown = Shown { certificates, name };
-    let chain = shown.judge(verifier)?;
     let version = connection.protocol_version().map(|version| format!("{version:?}").replace('_', "."));
     let suite = connection.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
     let tls = Tls {
@@ -77,22 +81,12 @@ pub(super) async fn secure(
     Ok(Met { stream, tls, shown, chain })
 }
 
-fn server_name(target: &Target) -> Result<ServerName<'static>, Failure> {
-    match target.host() {
-        Host::Ipv4(address) => Ok(ServerName::IpAddress(std::net::IpAddr::V4(*address).into())),
-        Host::Ipv6(address) => Ok(ServerName::IpAddress(std::net::IpAddr::V6(*address).into())),
-        Host::Domain(name) => ServerName::try_from(name.clone()).map_err(|_| {
-            Failure::new(ErrorKind::InvalidInput, format!("'{name}' is no name that a certificate can have"))
-        }),
-    }
-}
-
 fn now() -> UnixTime {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     UnixTime::since_unix_epoch(since.unwrap_or(Duration::ZERO))
 }
 
-/// A handshake that failed.
+/// A handshake that failed, for another reason than the server's certificate.
 fn handshake(error: io::Error) -> Failure {
     let Some(said) = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) else {
         if error.kind() == io::ErrorKind::UnexpectedEof {
@@ -100,9 +94,6 @@ fn handshake(error: io::Error) -> Failure {
         }
         return error.into();
     };
-    if let Some(refusal) = netd_trust::explain(said) {
-        return refused(refusal);
-    }
     match said {
         TlsError::PeerIncompatible(_) | TlsError::AlertReceived(AlertDescription::ProtocolVersion) => {
             Failure::tls(

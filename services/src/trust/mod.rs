@@ -5,6 +5,7 @@
 
 mod check;
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +13,9 @@ use netd_ipc::policy::TrustChange;
 use netd_ipc::server::Peer;
 use netd_ipc::services::{ErrorKind, TrustList, TrustProblem, TrustRemoval};
 use netd_trust::{Chain, Clock, Date, Error, Problem, Root, Stamp, Store, Terms, Verifier};
+use rustls_pki_types::ServerName;
 use tokio::task::spawn_blocking;
+use url::Host;
 
 pub(crate) use self::check::check;
 use crate::Failure;
@@ -213,6 +216,20 @@ fn root(root: &Root) -> netd_ipc::services::Root {
         key: certificate.key.clone(),
         file: file.display().to_string(),
         origin: origin.to_string(),
+    }
+}
+
+/// What a certificate must be for, if it is to be this host's.
+///
+/// # Errors
+/// `InvalidInput`: no certificate can be for it.
+pub(crate) fn server_name(host: &Host<String>) -> Result<ServerName<'static>, Failure> {
+    match host {
+        Host::Ipv4(address) => Ok(ServerName::IpAddress(IpAddr::V4(*address).into())),
+        Host::Ipv6(address) => Ok(ServerName::IpAddress(IpAddr::V6(*address).into())),
+        Host::Domain(name) => ServerName::try_from(name.clone()).map_err(|_| {
+            Failure::new(ErrorKind::InvalidInput, format!("'{name}' is no name that a certificate can have"))
+        }),
     }
 }
 

@@ -1,16 +1,16 @@
 //! The way to a server, on netd's sockets: its addresses, those of them that the client may reach, and a connection to the first that answers.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use netd_ipc::TcpStream;
 use netd_ipc::server::Peer;
 use netd_ipc::services::ErrorKind;
-use netd_ipc::tokio::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use url::Host;
 
-use super::target::Target;
 use crate::Failure;
 use crate::netd::Netd;
 
@@ -19,36 +19,52 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Addresses that are tried: both families of the largest services have fewer.
 const ADDRESSES_MAX: usize = 16;
 
-/// Connects, until the deadline.
+/// Whom to reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Remote {
+    /// As decisions and certificates name it.
+    pub(crate) host: Host<String>,
+    /// Its port.
+    pub(crate) port: u16,
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Connects for `client`, which was allowed to use `capability` on this very host and port, until the deadline.
 ///
 /// # Errors
 /// In netd's words: the name does not exist, nobody answers, or it is not allowed.
-pub(super) async fn dial(
+pub(crate) async fn dial(
     netd: &Netd,
     client: &Peer,
-    target: &Target,
+    capability: &'static str,
+    remote: &Remote,
     deadline: Instant,
 ) -> Result<TcpStream, Failure> {
-    let addresses = match target.host() {
-        // That the client may fetch from this very address was decided already.
+    let addresses = match &remote.host {
         Host::Ipv4(address) => vec![IpAddr::V4(*address)],
         Host::Ipv6(address) => vec![IpAddr::V6(*address)],
         Host::Domain(name) => {
             let asked = name.clone();
             let found = netd.call(move |netd| netd.resolve_deadline(&asked, Some(deadline))).await?;
-            allowed(netd, client, target, found).await?
+            allowed(netd, client, capability, remote, found).await?
         }
     };
-    let remotes = interleaved(addresses).into_iter().map(|address| SocketAddr::new(address, target.port()));
+    let remotes = interleaved(addresses).into_iter().map(|address| SocketAddr::new(address, remote.port));
     race(netd, remotes.take(ADDRESSES_MAX).collect(), deadline).await
 }
 
-/// Those of a name's addresses that are public, or that the client may fetch from by address: otherwise whoever serves a name could
+/// Those of a name's addresses that are public, or that the client may reach by address: otherwise whoever serves a name could
 /// lead a client that trusts it into the networks behind this machine.
 async fn allowed(
     netd: &Netd,
     client: &Peer,
-    target: &Target,
+    capability: &'static str,
+    remote: &Remote,
     found: Vec<IpAddr>,
 ) -> Result<Vec<IpAddr>, Failure> {
     let (mut allowed, mut refused) = (Vec::new(), None);
@@ -57,8 +73,8 @@ async fn allowed(
             allowed.push(address);
             continue;
         }
-        let by_address = SocketAddr::new(address.to_canonical(), target.port()).to_string();
-        match netd.permit(client, "net.http.fetch", Some(by_address)).await {
+        let by_address = SocketAddr::new(address.to_canonical(), remote.port).to_string();
+        match netd.permit(client, capability, Some(by_address)).await {
             Ok(_) => allowed.push(address),
             Err(failure) => refused = Some((address, failure)),
         }
@@ -68,12 +84,11 @@ async fn allowed(
             failure.kind,
             format!(
                 "'{}' has the address {address}, which is not public, and a grant by name does not reach there: {}",
-                target.host(),
-                failure.message
+                remote.host, failure.message
             ),
         )),
         _ if allowed.is_empty() => {
-            Err(Failure::new(ErrorKind::NotFound, format!("'{}' has no address", target.host())))
+            Err(Failure::new(ErrorKind::NotFound, format!("'{}' has no address", remote.host)))
         }
         _ => Ok(allowed),
     }
@@ -107,7 +122,7 @@ async fn race(netd: &Netd, remotes: Vec<SocketAddr>, deadline: Instant) -> Resul
             () = sleep(ATTEMPT_DELAY), if more => continue,
         };
         match attempt {
-            Some(Ok(Ok(stream))) => return Ok(TcpStream::new(stream)?),
+            Some(Ok(Ok(stream))) => return Ok(stream),
             Some(Ok(Err(failure))) => failed = Some(failure),
             Some(Err(error)) => failed = Some(Failure::new(ErrorKind::Internal, error.to_string())),
             None => {
