@@ -8,7 +8,9 @@
 //! the next one begins with it. [`Run::keep`] writes the smallest set of inputs that covers as much as both back to the first.
 //!
 //! What decides about a change should give the same answer twice, so a [`Start::Known`] begins with the committed corpus alone and rolls
-//! known dice, and differs only in how far it gets; what is new is for a [`Start::Anywhere`] to find.
+//! known dice, and differs only in how far it gets; what is new is for a [`Start::Anywhere`] to find. For that the programs lie at the same
+//! addresses each time, since libFuzzer learns from every comparison, those of pointers too, and do not look every second what other processes
+//! found meanwhile.
 
 use crate::error::{Attempt, Error, Result};
 use crate::process::describe;
@@ -20,6 +22,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::personality::{self, Persona};
 
 /// What `-C` flags make a program one that libFuzzer can steer: edge counters, the table of their places, and the operands of
 /// comparisons. As `cargo fuzz` has them; all of them are stable flags.
@@ -93,6 +97,8 @@ impl Run {
         println!("built {} fuzz targets in {} s", chosen.len(), begun.elapsed().as_secs());
         let targets: Vec<Target> =
             chosen.iter().map(|name| Target::new(name, &programs)).collect::<Result<_>>()?;
+        // Inherited by what this process runs. Where it is not allowed, two runs differ a little more.
+        let _ = personality::get().and_then(|now| personality::set(now | Persona::ADDR_NO_RANDOMIZE));
         for together in targets.chunks(thread::available_parallelism().map_or(1, NonZero::get)) {
             thread::scope(|scope| {
                 let explore =
@@ -180,7 +186,7 @@ impl Target {
         // The first corpus that is named gets what is found.
         let forgotten = tempfile::tempdir().attempt(|| "make a temporary directory".to_owned())?;
         match start {
-            Start::Known => command.arg(format!("-seed={SEED}")).arg(forgotten.path()),
+            Start::Known => command.arg(format!("-seed={SEED}")).arg("-reload=0").arg(forgotten.path()),
             Start::Anywhere => command.arg(&self.found),
         };
         let output = finish(command.arg(&self.committed))?;

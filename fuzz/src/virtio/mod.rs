@@ -13,7 +13,7 @@ pub use soft::softdev;
 use std::sync::Arc;
 
 use netd_virtqueue::{DmaMemory, DmaSegment, NetDevice, Options, open_pci};
-use vm_memory::MmapRegion;
+use vm_memory::{Bytes as _, MmapRegion, VolatileMemory as _};
 
 use self::pci::Function;
 use self::ring::Device;
@@ -21,6 +21,7 @@ use crate::input::Input;
 
 /// Enough for two rings of 4,096 entries and our few frames.
 const MEMORY_BYTES: usize = 1 << 20;
+static CLEAR: [u8; MEMORY_BYTES] = [0; MEMORY_BYTES];
 /// Few buffers, so that rings go round within one script.
 const FRAMES: u16 = 8;
 
@@ -37,12 +38,14 @@ pub fn virtio_modern(data: &[u8]) {
 /// What the device is ([`Function::new`]), then what it does ([`Device::step`]).
 fn run(data: &[u8], modern: bool) -> Option<()> {
     thread_local! {
-        // Making and clearing a mapping costs more than a whole script.
+        // Making a mapping costs more than a whole script.
         static REGION: Arc<MmapRegion> = Arc::new(MmapRegion::new(MEMORY_BYTES).expect("a mapping of a MiB"));
     }
     let mut input = Input::new(data);
     let function = Arc::new(Function::new(&mut input, modern)?);
     let region = REGION.with(Arc::clone);
+    // What the last script left is no part of this one.
+    region.as_volatile_slice().write_slice(&CLEAR, 0).expect("the whole region");
     let whole = DmaSegment { offset: 0, len: MEMORY_BYTES, device_address: 0 };
     let memory =
         Arc::new(DmaMemory::new(Arc::clone(&region), vec![whole]).expect("one segment, the whole region"));

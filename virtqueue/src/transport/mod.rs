@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -101,17 +101,12 @@ pub trait Transport: Send {
     /// Until this returned `Ok` once, the device may still write to memory.
     fn reset(&mut self) -> Result<(), Error> {
         self.set_status(0)?;
-        let deadline = Instant::now() + RESET_TIMEOUT;
-        loop {
-            let status = self.status()?;
-            if status == 0 {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(Error::ResetTimeout(RESET_TIMEOUT.as_millis() as u64, status));
-            }
-            thread::sleep(RESET_POLL);
-        }
+        let mut status = 0;
+        let stopped = wait_until(|| {
+            status = self.status()?;
+            Ok(status == 0)
+        })?;
+        if stopped { Ok(()) } else { Err(Error::ResetTimeout(RESET_TIMEOUT.as_millis() as u64, status)) }
     }
 
     /// Says whether the device asked to be reset.
@@ -129,6 +124,18 @@ pub trait Transport: Send {
 const RESET_TIMEOUT: Duration = Duration::from_secs(2);
 /// Short enough not to be felt at start.
 const RESET_POLL: Duration = Duration::from_micros(100);
+
+/// Asks whether a reset is done until it is; `false` after [`RESET_TIMEOUT`] at least. The questions are counted, since a machine that was
+/// suspended in between has asked too seldom, whatever the clock says.
+fn wait_until(mut done: impl FnMut() -> Result<bool, Error>) -> Result<bool, Error> {
+    for _ in 0..RESET_TIMEOUT.as_micros() / RESET_POLL.as_micros() {
+        if done()? {
+            return Ok(true);
+        }
+        thread::sleep(RESET_POLL);
+    }
+    Ok(false)
+}
 
 /// One PCI function as its driver sees it: configuration space, and registers behind BARs. Accesses are single ones of
 /// the width asked for, little endian.

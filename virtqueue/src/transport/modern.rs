@@ -2,11 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread;
-use std::time::Instant;
 
 use crate::transport::{
-    Doorbell, NO_VECTOR, PciFunction, RESET_POLL, RESET_TIMEOUT, Transport, TransportKind, access,
+    Doorbell, NO_VECTOR, PciFunction, RESET_TIMEOUT, Transport, TransportKind, access, wait_until,
 };
 use crate::{Error, Feature, Position, RingAddresses};
 
@@ -253,14 +251,10 @@ impl Transport for ModernPci {
         self.select(index)?;
         self.write_u16(common::QUEUE_RESET, 1)?;
         // The reset is done when the field reads 0 and the queue is disabled (2.6.1.1, 4.1.4.3.1).
-        let deadline = Instant::now() + RESET_TIMEOUT;
-        while self.read_u16(common::QUEUE_RESET)? != 0 || self.read_u16(common::QUEUE_ENABLE)? != 0 {
-            if Instant::now() >= deadline {
-                return Err(Error::QueueResetTimeout(index, RESET_TIMEOUT.as_millis() as u64));
-            }
-            thread::sleep(RESET_POLL);
-        }
-        Ok(())
+        let done = wait_until(|| {
+            Ok(self.read_u16(common::QUEUE_RESET)? == 0 && self.read_u16(common::QUEUE_ENABLE)? == 0)
+        })?;
+        if done { Ok(()) } else { Err(Error::QueueResetTimeout(index, RESET_TIMEOUT.as_millis() as u64)) }
     }
 
     fn read_config(&self, offset: u8, buffer: &mut [u8]) -> Result<(), Error> {
