@@ -243,6 +243,20 @@ pub enum BadCall {
     InvalidParameter(String),
 }
 
+impl Request {
+    /// The method, and the parameters to be taken one by one.
+    ///
+    /// # Errors
+    /// It asks for another protocol on the connection: no method changes it.
+    pub(crate) fn open(self) -> Result<(String, Fields), BadCall> {
+        let Request { method, parameters, oneway: _, more: _, upgrade } = self;
+        if upgrade {
+            return Err(BadCall::InvalidParameter("upgrade".to_owned()));
+        }
+        Ok((method, Fields::new(parameters)))
+    }
+}
+
 impl BadCall {
     /// The reply that says so.
     pub fn response(&self) -> Response {
@@ -265,11 +279,7 @@ impl Call {
     /// # Errors
     /// The method does not exist, or a parameter is wrong: the first that is.
     pub fn parse(request: Request) -> Result<Call, BadCall> {
-        let Request { method, parameters, oneway: _, more: _, upgrade } = request;
-        if upgrade {
-            return Err(BadCall::InvalidParameter("upgrade".to_owned()));
-        }
-        let mut fields = Fields::new(parameters);
+        let (method, mut fields) = request.open()?;
         let call = match method.as_str() {
             "org.varlink.service.GetInfo" => Call::GetInfo,
             "org.varlink.service.GetInterfaceDescription" => {

@@ -33,8 +33,8 @@ pub mod tokio;
 pub mod types;
 
 pub use client::{
-    Client, Event, Grant, Incoming, Received, SYSTEM_SOCKET, TcpListener, TcpStream, ToEndpoints, UdpSocket,
-    resolve, user_socket,
+    Client, Event, Grant, Incoming, Received, SOCKET_VARIABLE, SYSTEM_SOCKET, TcpListener, TcpStream,
+    ToEndpoints, UdpSocket, resolve, user_socket,
 };
 pub use error::{Error, ErrorKind};
 pub use policy::AuditReport;

@@ -1,9 +1,9 @@
 //! The life of netd-services: listen, serve until told to stop.
 
 use std::io;
-use std::path::PathBuf;
 
-use netd_ipc::server::ListenError;
+use netd_ipc::server::{ListenError, own_path};
+use netd_ipc::services::{SOCKET_VARIABLE, SYSTEM_SOCKET, user_socket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -32,29 +32,14 @@ pub enum Error {
     },
 }
 
-/// Where the socket is unless the configuration says otherwise: for root and for the package's user, whose directory systemd makes, that
-/// of the system; else below `$XDG_RUNTIME_DIR`.
-fn default_path() -> Result<PathBuf, Error> {
-    if let Some(path) = std::env::var_os(netd_ipc::services::SOCKET_VARIABLE) {
-        return Ok(path.into());
-    }
-    let system = PathBuf::from(netd_ipc::services::SYSTEM_SOCKET);
-    let ours = system
-        .parent()
-        .is_some_and(|directory| rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok());
-    if rustix::process::geteuid().is_root() || ours {
-        return Ok(system);
-    }
-    netd_ipc::services::user_socket().ok_or(Error::NoDefaultPath)
-}
-
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// Whatever keeps it from serving.
 pub fn run(config: Config) -> Result<(), Error> {
     let system = |step| move |source| Error::System { step, source };
-    let path = config.socket.clone().map_or_else(default_path, Ok)?;
+    let default = || own_path(SOCKET_VARIABLE, SYSTEM_SOCKET, user_socket());
+    let path = config.socket.clone().or_else(default).ok_or(Error::NoDefaultPath)?;
     let listener = netd_ipc::server::listen(&path, config.socket_mode)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)

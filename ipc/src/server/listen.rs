@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::{Access, FlockOperation, Mode, OFlags, access, flock, open};
 
 /// Why there is no socket to listen at.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,17 @@ pub enum ListenError {
         /// What may help, or nothing.
         hint: &'static str,
     },
+}
+
+/// Where a daemon's socket is unless its configuration says otherwise: where the variable says that it is; for root, and for the package's
+/// user, whose directory systemd makes, at `system`; else at `user`.
+pub fn own_path(variable: &str, system: &str, user: Option<PathBuf>) -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Some(path.into());
+    }
+    let system = PathBuf::from(system);
+    let ours = system.parent().is_some_and(|directory| access(directory, Access::WRITE_OK).is_ok());
+    if rustix::process::geteuid().is_root() || ours { Some(system) } else { user }
 }
 
 /// Listens at `path`, with this mode: 0660 lets the group of the daemon in and nobody else.

@@ -81,11 +81,7 @@ impl Call {
     /// # Errors
     /// The method does not exist, or a parameter is wrong: the first that is.
     pub fn parse(request: Request) -> Result<Call, BadCall> {
-        let Request { method, parameters, oneway: _, more: _, upgrade } = request;
-        if upgrade {
-            return Err(BadCall::InvalidParameter("upgrade".to_owned()));
-        }
-        let mut fields = Fields::new(parameters);
+        let (method, mut fields) = request.open()?;
         let call = match method.as_str() {
             "org.varlink.service.GetInfo" => Call::GetInfo,
             "org.varlink.service.GetInterfaceDescription" => {

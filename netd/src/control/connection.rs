@@ -6,22 +6,14 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use netd_ipc::framing::{Decoder, REQUEST_BYTES_MAX};
 use netd_ipc::passing;
+use netd_ipc::server::{READ_BYTES, STALL_MAX, VIOLATIONS_MAX};
 use netd_policy::Subject;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-
-/// Bytes per read. Requests are a few hundred bytes.
-const READ_BYTES: usize = 4096;
-
-/// Malformed requests until the connection is closed: enough to see the errors of a client under development.
-const VIOLATIONS_MAX: u32 = 8;
-
-/// How long a client may leave a reply unread that does not fit its socket buffer.
-const STALL_MAX: Duration = Duration::from_secs(10);
 
 /// Why a connection is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -15,7 +15,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use netd_ipc::server::ListenError;
+use netd_ipc::server::{ListenError, own_path};
 
 mod connection;
 mod plan;
@@ -46,16 +46,13 @@ pub enum Error {
     Thread(#[source] io::Error),
 }
 
-/// Where the socket is unless the configuration says otherwise: `/run/netd/netd.sock` for root, else
-/// `$XDG_RUNTIME_DIR/netd/netd.sock`.
+/// Where the socket is unless the configuration says otherwise.
 ///
 /// # Errors
-/// Not root, and no `XDG_RUNTIME_DIR`.
+/// Not root, nor the package's user, and no `XDG_RUNTIME_DIR`.
 pub fn default_path() -> Result<PathBuf, Error> {
-    if rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from(netd_ipc::SYSTEM_SOCKET));
-    }
-    netd_ipc::user_socket().ok_or(Error::NoDefaultPath)
+    own_path(netd_ipc::SOCKET_VARIABLE, netd_ipc::SYSTEM_SOCKET, netd_ipc::user_socket())
+        .ok_or(Error::NoDefaultPath)
 }
 
 #[cfg(test)]

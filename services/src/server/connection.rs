@@ -2,12 +2,11 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use netd_ipc::call::{Request, Response};
 use netd_ipc::framing::{self, Decoder, REQUEST_BYTES_MAX};
 use netd_ipc::passing;
-use netd_ipc::server::Peer;
+use netd_ipc::server::{Peer, READ_BYTES, STALL_MAX, VIOLATIONS_MAX};
 use rustix::net::{RecvFlags, SendFlags};
 use serde_json::Value;
 use tokio::io::Interest;
@@ -17,13 +16,6 @@ use tokio::time::timeout;
 use super::disposal::Disposal;
 use super::share::Share;
 use crate::Failure;
-
-/// Bytes per read. Requests are a few hundred bytes.
-const READ_BYTES: usize = 4096;
-/// Malformed requests until the connection is closed: enough to see the errors of a client under development.
-const VIOLATIONS_MAX: u32 = 8;
-/// How long a client may leave a reply unread that does not fit its socket buffer.
-const STALL_MAX: Duration = Duration::from_secs(10);
 
 /// Why a connection is over.
 #[derive(Debug, thiserror::Error)]
