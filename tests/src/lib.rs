@@ -8,6 +8,7 @@
 pub mod artifacts;
 pub mod bench;
 pub mod binaries;
+mod bulk;
 pub mod capture;
 pub mod demo;
 pub mod digest;

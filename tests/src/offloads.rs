@@ -2,13 +2,11 @@
 //! computed and segments of 64 KiB never cut. What clients see must be the same with each of them on or off.
 
 use crate::capture::Capture;
-use crate::ensure;
-use crate::error::{Attempt, Result};
+use crate::error::Result;
 use crate::lab::{Lab, NO_OFFLOADS, TAP, configuration, host_run, scenario_unjudged, scratch};
-use crate::netns::wait_for_path;
-use crate::peers::{Socat, file_of};
-use crate::process::{run, wait_until};
+use crate::process::run;
 use crate::vm::Twin;
+use crate::{bulk, ensure};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -18,8 +16,6 @@ use std::time::Duration;
 const BULK_BYTES: u64 = 16 << 20;
 /// Emulated on two busy cores some 5 MB/s are seen at worst.
 const BULK_LIMIT: Duration = Duration::from_secs(120);
-const EXCHANGE_LIMIT: Duration = Duration::from_secs(30);
-const PORT: u16 = 7100;
 /// What both twins' devices have, and what can be switched while they run.
 const OFFLOADS: [&str; 6] = ["tx_checksum", "tx_tso4", "tx_tso6", "rx_checksum", "rx_tso4", "rx_tso6"];
 /// Octets in a segment that fits the link.
@@ -35,8 +31,8 @@ pub fn segments_cross_the_tap_uncut_until_they_are_switched_off(twin: Twin) -> R
         let directory = scratch()?;
         let file = directory.path().join("tap.pcap");
         let capture = Capture::start(&lab.namespace, TAP, &file)?;
-        receive(lab)?;
-        send(lab)?;
+        bulk::receive(lab, BULK_BYTES, BULK_LIMIT)?;
+        bulk::send(lab, BULK_BYTES, BULK_LIMIT)?;
         let file = capture.stop()?;
         for (side, field) in [("received", "ip.dst"), ("sent", "ip.src")] {
             let long = long_segments(&file, &format!("{field} == {}", lab.plan.client))?;
@@ -64,8 +60,8 @@ fn carries_without(lab: &Lab) -> Result<()> {
     // What the device was told, it does from the next answer on.
     host_run(&lab.namespace, "ping", &["-c", "3", "-i", "0.2", "-W", "5", lab.plan.client])?;
     let before = [counted(lab, "device_segments_joined")?, counted(lab, "device_segments_to_cut")?];
-    receive(lab)?;
-    send(lab)?;
+    bulk::receive(lab, BULK_BYTES, BULK_LIMIT)?;
+    bulk::send(lab, BULK_BYTES, BULK_LIMIT)?;
     let after = [counted(lab, "device_segments_joined")?, counted(lab, "device_segments_to_cut")?];
     ensure!(before == after, "switched off, and {before:?} became {after:?}");
     Ok(())
@@ -96,37 +92,4 @@ fn long_segments(file: &Path, of: &str) -> Result<usize> {
     let mut tshark = Command::new("tshark");
     tshark.arg("-r").arg(file).args(["-Y", &filter, "-T", "fields", "-e", "tcp.len"]);
     Ok(run(&mut tshark)?.lines().count())
-}
-
-/// A file of the host's, read by a client in the guest.
-fn receive(lab: &Lab) -> Result<()> {
-    let directory = scratch()?;
-    let blob = directory.path().join("blob");
-    let sum = file_of(&blob, BULK_BYTES, 1)?;
-    let (file, listen) = (format!("FILE:{}", blob.display()), format!("TCP-LISTEN:{PORT},reuseaddr"));
-    let mut socat = Socat::listen(&lab.namespace, PORT, &["-u", &file, &listen])?;
-    let receive = format!("netctl connect {} {PORT} </dev/null | netd-peer digest", lab.plan.gateway);
-    let received = lab.vm.guest().script(&receive).limit(BULK_LIMIT).run()?;
-    socat.process.finish(BULK_LIMIT)?;
-    ensure!(received.trim() == format!("{sum} {BULK_BYTES}"), "sent {sum} {BULK_BYTES}, received {received}");
-    Ok(())
-}
-
-/// What a client in the guest generates, read by the host.
-fn send(lab: &Lab) -> Result<()> {
-    let listen = format!("TCP-LISTEN:{PORT},reuseaddr");
-    let mut socat = Socat::listen(&lab.namespace, PORT, &["-u", &listen, "SYSTEM:sha256sum > sum"])?;
-    let gateway = lab.plan.gateway;
-    let send =
-        format!("set -o pipefail; netd-peer generate {BULK_BYTES} 2 | netctl connect {gateway} {PORT}");
-    lab.vm.guest().script(&send).limit(BULK_LIMIT).run()?;
-    socat.process.finish(EXCHANGE_LIMIT)?;
-    let file = socat.file("sum");
-    wait_for_path(&file, EXCHANGE_LIMIT)?;
-    let expected = crate::digest::generate(BULK_BYTES, 2, std::io::sink()).attempt(|| "digest".to_owned())?;
-    wait_until("sha256sum's answer", EXCHANGE_LIMIT, || {
-        let sum = std::fs::read_to_string(&file).attempt(|| "read the sum".to_owned())?;
-        ensure!(sum.is_empty() || sum.starts_with(&expected), "sent {expected}, received {sum}");
-        Ok(!sum.is_empty())
-    })
 }

@@ -1,10 +1,9 @@
 //! The ring formats on a device that offers both, in a virtual machine: packed unless configuration says otherwise.
 
-use crate::ensure;
 use crate::error::Result;
-use crate::lab::{Lab, configuration, host_run, scenario, scratch};
-use crate::peers::{Socat, file_of};
+use crate::lab::{Lab, configuration, host_run, scenario};
 use crate::vm::Twin;
+use crate::{bulk, ensure};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ const PACKED: &str = "VIRTIO_F_RING_PACKED";
 const BULK_BYTES: u64 = 8 << 20;
 /// Emulated on two busy cores some 5 MB/s are seen at worst.
 const BULK_LIMIT: Duration = Duration::from_secs(120);
-const PORT: u16 = 7100;
 
 /// DHCP, ping and TCP on packed rings, and again on split ones after the switch was turned, with or without events by index.
 pub fn ring_format_follows_the_offer_and_the_configuration() -> Result<()> {
@@ -43,15 +41,7 @@ fn carries(lab: &Lab, configuration: &str, packed: bool, declined: Option<&str>)
     }
     lab.netctl(&["ping", lab.plan.gateway])?.success()?;
     host_run(&lab.namespace, "ping", &["-c", "3", "-i", "0.2", "-W", "5", lab.plan.client])?;
-    let directory = scratch()?;
-    let blob = directory.path().join("blob");
-    let sum = file_of(&blob, BULK_BYTES, 1)?;
-    let (file, listen) = (format!("FILE:{}", blob.display()), format!("TCP-LISTEN:{PORT},reuseaddr"));
-    let mut socat = Socat::listen(&lab.namespace, PORT, &["-u", &file, &listen])?;
-    let receive = format!("netctl connect {} {PORT} </dev/null | netd-peer digest", lab.plan.gateway);
-    let received = lab.vm.guest().script(&receive).limit(BULK_LIMIT).run()?;
-    socat.process.finish(BULK_LIMIT)?;
-    ensure!(received.trim() == format!("{sum} {BULK_BYTES}"), "sent {sum} {BULK_BYTES}, received {received}");
+    bulk::receive(lab, BULK_BYTES, BULK_LIMIT)?;
     netd.terminate().map(drop)
 }
 

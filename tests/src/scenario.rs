@@ -1,15 +1,13 @@
 //! What both twins must show. Each function is one test, run in a machine of its own.
 
 use crate::capture::Allowed;
-use crate::digest;
 use crate::error::{Attempt, Error, Result};
 use crate::guest::Output;
 use crate::lab::{Lab, PROVIDER, host_run, scenario, scratch};
-use crate::netns::wait_for_path;
-use crate::peers::{Nginx, Socat, file_of, wait_for_listener};
+use crate::peers::{Nginx, Socat, wait_for_listener};
 use crate::process::{Background, wait_until};
 use crate::vm::Twin;
-use crate::{binaries::Binaries, ensure};
+use crate::{binaries::Binaries, bulk, ensure};
 use serde_json::Value;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -117,7 +115,7 @@ fn check_provider(lab: &Lab) -> Result<()> {
 
 fn check_no_interrupts(lab: &Lab) -> Result<()> {
     let interrupts = vfio_interrupts(lab)?;
-    ensure!(interrupts.unwrap_or(0) == 0, "interrupts were delivered: {interrupts:?}");
+    ensure!(interrupts == 0, "{interrupts} interrupts were delivered");
     let device = lab.json("device")?;
     ensure!(device["poll"] == "busy", "the device is not polled:\n{device:#}");
     let queues = device["queues"].as_array().cloned().unwrap_or_default();
@@ -136,33 +134,32 @@ pub fn interrupts_come_only_while_the_mode_asks_for_them(twin: Twin) -> Result<(
         lab.bind()?;
         let netd = lab.start_netd()?;
         let vectors = vfio_interrupts(lab)?;
-        ensure!(vectors.unwrap_or(0) == 0, "{vectors:?} interrupts before the first sleep");
+        ensure!(vectors == 0, "{vectors} interrupts before the first sleep");
         receive(lab, POLLED_FRAMES)?;
         let vectors = vfio_interrupts(lab)?;
-        ensure!(vectors.unwrap_or(0) == 0, "{vectors:?} interrupts while the rings were polled");
+        ensure!(vectors == 0, "{vectors} interrupts while the rings were polled");
         lab.netctl(&["poll", "adaptive"])?.success()?;
         host_run(&lab.namespace, "ping", &["-c", "5", "-i", "0.2", "-W", "5", lab.plan.client])?;
         lab.netctl(&["poll", "busy"])?.success()?;
-        let asked_for = vfio_interrupts(lab)?.unwrap_or(0);
+        let asked_for = vfio_interrupts(lab)?;
         ensure!(asked_for > 0, "no interrupt woke the worker for five pings");
         receive(lab, POLLED_FRAMES / 10)?;
         let later = vfio_interrupts(lab)?;
-        ensure!(later == Some(asked_for), "{asked_for} interrupts, and later {later:?}, though polled");
+        ensure!(later == asked_for, "{asked_for} interrupts, and later {later}, though polled");
         let device = lab.json("device")?;
         ensure!(device["queues"][0]["interrupts"] == asked_for, "{asked_for} interrupts, but:\n{device:#}");
         netd.terminate().map(drop)
     })
 }
 
-/// Interrupts delivered for the function, over all vectors and CPUs; none without a vector.
-fn vfio_interrupts(lab: &Lab) -> Result<Option<u64>> {
+/// Interrupts delivered for the function, over all vectors and CPUs.
+fn vfio_interrupts(lab: &Lab) -> Result<u64> {
     let interrupts = lab.vm.guest().read_file("/proc/interrupts")?;
     // "24:  0  0  PCI-MSI 49152-edge  vfio-msix[0](0000:00:03.0)": one count for each CPU, then the names.
     let of_line = |line: &str| -> u64 {
         line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()).sum()
     };
-    let counts = interrupts.lines().filter(|line| line.contains("vfio")).map(of_line);
-    Ok(counts.reduce(|sum, count| sum + count))
+    Ok(interrupts.lines().filter(|line| line.contains("vfio")).map(of_line).sum())
 }
 
 /// Has the host send datagrams until so many frames more were received.
@@ -249,18 +246,7 @@ pub fn bulk_received_has_the_digest_that_was_sent(twin: Twin) -> Result<()> {
     scenario(twin, &[], |lab| {
         lab.bind()?;
         let netd = lab.start_netd()?;
-        let directory = scratch()?;
-        let blob = directory.path().join("blob");
-        let sum = file_of(&blob, BULK_BYTES, 1)?;
-        let (file, listen) = (format!("FILE:{}", blob.display()), format!("TCP-LISTEN:{PORT},reuseaddr"));
-        let mut socat = Socat::listen(&lab.namespace, PORT, &["-u", &file, &listen])?;
-        let receive = format!("netctl connect {} {PORT} </dev/null | netd-peer digest", lab.plan.gateway);
-        let received = lab.vm.guest().script(&receive).limit(BULK_LIMIT).run()?;
-        socat.process.finish(EXCHANGE_LIMIT)?;
-        ensure!(
-            received.trim() == format!("{sum} {BULK_BYTES}"),
-            "sent {sum} {BULK_BYTES}, received {received}"
-        );
+        bulk::receive(lab, BULK_BYTES, BULK_LIMIT)?;
         netd.terminate().map(drop)
     })
 }
@@ -270,22 +256,7 @@ pub fn bulk_sent_has_the_digest_that_was_received(twin: Twin) -> Result<()> {
     scenario(twin, &[], |lab| {
         lab.bind()?;
         let netd = lab.start_netd()?;
-        let listen = format!("TCP-LISTEN:{PORT},reuseaddr");
-        let mut socat = Socat::listen(&lab.namespace, PORT, &["-u", &listen, "SYSTEM:sha256sum > sum"])?;
-        let send = format!(
-            "set -o pipefail; netd-peer generate {BULK_BYTES} 2 | netctl connect {} {PORT}",
-            lab.plan.gateway
-        );
-        lab.vm.guest().script(&send).limit(BULK_LIMIT).run()?;
-        socat.process.finish(EXCHANGE_LIMIT)?;
-        let sum_file = socat.file("sum");
-        wait_for_path(&sum_file, EXCHANGE_LIMIT)?;
-        let expected = digest::generate(BULK_BYTES, 2, std::io::sink()).attempt(|| "digest".to_owned())?;
-        wait_until("sha256sum's answer", EXCHANGE_LIMIT, || {
-            let sum = std::fs::read_to_string(&sum_file).attempt(|| "read the sum".to_owned())?;
-            ensure!(sum.is_empty() || sum.starts_with(&expected), "sent {expected}, received {sum}");
-            Ok(!sum.is_empty())
-        })?;
+        bulk::send(lab, BULK_BYTES, BULK_LIMIT)?;
         netd.terminate().map(drop)
     })
 }
