@@ -23,6 +23,7 @@ pub mod netns;
 pub mod offloads;
 pub mod peers;
 pub mod process;
+pub mod removal;
 pub mod rings;
 pub mod scenario;
 pub mod tapped;

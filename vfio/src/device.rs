@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vfio_bindings::bindings::vfio::{
-    VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX,
 };
 
 use crate::bind::{VFIO_PCI, check_group, no_driver};
@@ -206,6 +206,17 @@ impl Device {
         }
         let disabled = self.handle.set_interrupts(VFIO_PCI_MSIX_IRQ_INDEX, &[]);
         disabled.map_err(|source| Error::Vfio { function: self.function, step: "disable MSI-X", source })
+    }
+
+    /// Has `eventfd` signalled when the kernel wants the function back: it is unplugged, or its driver unbound. Whoever does that waits,
+    /// unkillably, until this [`Device`] is closed (linux/vfio.h, VFIO_PCI_REQ_IRQ_INDEX). Returns whether the kernel can tell.
+    pub fn watch_removal(&self, eventfd: impl AsFd) -> Result<bool, Error> {
+        let failed = |source| Error::Vfio { function: self.function, step: "watch for its removal", source };
+        if self.handle.interrupt_count(VFIO_PCI_REQ_IRQ_INDEX).map_err(failed)? == 0 {
+            return Ok(false);
+        }
+        self.handle.set_interrupts(VFIO_PCI_REQ_IRQ_INDEX, &[Some(eventfd.as_fd())]).map_err(failed)?;
+        Ok(true)
     }
 
     /// Makes the memory that the function may reach: `bytes` rounded up to whole huge pages, zeroed.

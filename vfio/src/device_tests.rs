@@ -115,6 +115,14 @@ fn interrupts_enabled_are_as_many_as_eventfds() {
 }
 
 #[test]
+fn removal_is_told_by_an_eventfd_of_its_own() {
+    let (_machine, device, function) = opened(true);
+    let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    assert!(device.watch_removal(&eventfd).unwrap());
+    assert_eq!(*function.log.lock().unwrap(), ["interrupts 4: 1 eventfds"]);
+}
+
+#[test]
 fn reset_reaches_the_function_or_says_that_it_has_none() {
     let (_machine, device, function) = opened(true);
     device.reset().unwrap();

@@ -347,7 +347,12 @@ impl VfioFunction for FakeFunction {
     }
 
     fn interrupt_count(&self, index: u32) -> io::Result<u32> {
-        Ok(if index == 2 { 3 } else { 0 })
+        // MSI-X, and the wish to have the function back.
+        Ok(match index {
+            2 => 3,
+            4 => 1,
+            _ => 0,
+        })
     }
 
     fn set_interrupts(&self, index: u32, eventfds: &[Option<BorrowedFd<'_>>]) -> io::Result<()> {

@@ -11,8 +11,17 @@ use std::time::Duration;
 const SCENARIOS: [&str; 9] =
     ["judge", "inputs", "passt", "ends", "state", "vhost_user", "vhost_user_netd", "peers", "fetch"];
 /// In virtual machines.
-const MACHINE_SCENARIOS: [&str; 8] =
-    ["harness", "vm_inputs", "vm_viommu", "vm_rings", "vm_offloads", "vm_gce", "vm_debian", "kill9"];
+const MACHINE_SCENARIOS: [&str; 9] = [
+    "harness",
+    "vm_inputs",
+    "vm_viommu",
+    "vm_rings",
+    "vm_offloads",
+    "vm_removal",
+    "vm_gce",
+    "vm_debian",
+    "kill9",
+];
 
 /// How long each fuzz target looks for something new, and how long with `--long`.
 const FUZZ: Duration = Duration::from_secs(10);

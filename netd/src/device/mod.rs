@@ -9,12 +9,13 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use netd_ipc::{DeviceKind, PollMode};
+use netd_vfio::Bdf;
 use netd_virtqueue::{NetDevice, Switches, VhostUserRole};
 
 use crate::config;
 
 pub use software::Software;
-pub use vfio::Vfio;
+pub use vfio::{Place, Vfio};
 pub use vhost_user::Backend as VhostUser;
 
 /// Why a device cannot be used.
@@ -29,9 +30,12 @@ pub enum Error {
     /// The software device.
     #[error(transparent)]
     Software(#[from] netd_softdev::Error),
-    /// No descriptor for its interrupt.
-    #[error("no eventfd for the interrupt of the function")]
+    /// No descriptor for its interrupts, or for its end.
+    #[error("no eventfd for what the function has to tell")]
     Eventfd(#[source] std::io::Error),
+    /// The kernel wants the function back.
+    #[error("the function {0} is being taken away: it is unplugged, or its driver unbound")]
+    Removed(Bdf),
     /// No randomness for an address.
     #[error("the system's random generator failed")]
     Random,
@@ -43,13 +47,12 @@ impl From<netd_virtqueue::Fault> for Error {
     }
 }
 
-/// The number of a descriptor that never changes.
-const FIRST: u64 = 1;
-
 /// What carries the frames.
 pub enum Backend {
     /// A PCI function.
     Vfio(Vfio),
+    /// A PCI function that was let go, to be opened again when it is back.
+    Absent(Place),
     /// A software device in this process.
     Software(Box<Software>),
     /// A device in another process.
@@ -71,7 +74,9 @@ impl Backend {
     ) -> Result<Self, Error> {
         Ok(match device {
             config::Device::Vfio { function } => {
-                Backend::Vfio(Vfio::open(*function, features, hugetlbfs, poll == PollMode::Busy)?)
+                let (hugetlbfs, polled) = (hugetlbfs.to_owned(), poll == PollMode::Busy);
+                let place = Place { function: *function, switches: features, hugetlbfs, polled, opened: 0 };
+                Backend::Vfio(Vfio::open(place)?)
             }
             config::Device::Software { link, mac, mtu } => {
                 Backend::Software(Box::new(Software::open(link, *mac, *mtu, features)?))
@@ -88,8 +93,12 @@ impl Backend {
     ///
     /// When the device does not come up; it is reset then.
     pub fn bring_up(&mut self) -> Result<NetDevice, Error> {
+        if let Backend::Absent(place) = self {
+            *self = Backend::Vfio(Vfio::open(place.clone())?);
+        }
         match self {
             Backend::Vfio(vfio) => vfio.bring_up(),
+            Backend::Absent(place) => Err(Error::Removed(place.function)),
             Backend::Software(software) => software.bring_up(),
             Backend::VhostUser(vhost_user) => vhost_user.bring_up(),
         }
@@ -102,7 +111,7 @@ impl Backend {
     /// When the driver broke the protocol: the device stops until it is reset.
     pub fn service(&mut self) -> Result<usize, Error> {
         match self {
-            Backend::Vfio(_) | Backend::VhostUser(_) => Ok(0),
+            Backend::Vfio(_) | Backend::Absent(_) | Backend::VhostUser(_) => Ok(0),
             Backend::Software(software) => software.service(),
         }
     }
@@ -110,10 +119,30 @@ impl Backend {
     /// What to wait for to learn of received frames, with a number above 0 that changes when the descriptor does.
     pub fn descriptor(&self) -> Option<(BorrowedFd<'_>, u64)> {
         match self {
-            Backend::Vfio(vfio) => vfio.descriptor().map(|descriptor| (descriptor, FIRST)),
+            Backend::Vfio(vfio) => vfio.descriptor(),
+            Backend::Absent(_) => None,
             Backend::Software(software) => software.descriptor(),
             Backend::VhostUser(vhost_user) => vhost_user.descriptor(),
         }
+    }
+
+    /// What becomes readable when the kernel wants the device back, numbered as [`descriptor`](Self::descriptor) is.
+    pub fn removal(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        match self {
+            Backend::Vfio(vfio) => Some(vfio.removal()),
+            Backend::Absent(_) | Backend::Software(_) | Backend::VhostUser(_) => None,
+        }
+    }
+
+    /// Closes a function that the kernel wants back; it is opened again when it is brought up. The driver must be gone.
+    ///
+    /// # Errors
+    ///
+    /// When the function or its memory could not be let go in order. It is closed in any case.
+    pub fn let_go(&mut self) -> Result<(), Error> {
+        let Backend::Vfio(vfio) = self else { return Ok(()) };
+        let absent = Backend::Absent(vfio.place());
+        std::mem::replace(self, absent).close()
     }
 
     /// Prepares the device to wake a worker that sleeps. Returns whether it can.
@@ -124,7 +153,7 @@ impl Backend {
     pub fn prepare_to_wake(&mut self) -> Result<bool, Error> {
         match self {
             Backend::Vfio(vfio) => vfio.unmask(),
-            Backend::Software(_) | Backend::VhostUser(_) => Ok(true),
+            Backend::Absent(_) | Backend::Software(_) | Backend::VhostUser(_) => Ok(true),
         }
     }
 
@@ -146,14 +175,14 @@ impl Backend {
     pub fn close(self) -> Result<(), Error> {
         match self {
             Backend::Vfio(vfio) => vfio.close(),
-            Backend::Software(_) | Backend::VhostUser(_) => Ok(()),
+            Backend::Absent(_) | Backend::Software(_) | Backend::VhostUser(_) => Ok(()),
         }
     }
 
     /// What kind of device it is.
     pub fn kind(&self) -> DeviceKind {
         match self {
-            Backend::Vfio(_) => DeviceKind::Vfio,
+            Backend::Vfio(_) | Backend::Absent(_) => DeviceKind::Vfio,
             Backend::Software(_) => DeviceKind::Software,
             Backend::VhostUser(_) => DeviceKind::VhostUser,
         }
@@ -163,7 +192,7 @@ impl Backend {
     pub fn interrupts(&mut self) -> Option<u64> {
         match self {
             Backend::Vfio(vfio) => vfio.interrupts(),
-            Backend::Software(_) | Backend::VhostUser(_) => None,
+            Backend::Absent(_) | Backend::Software(_) | Backend::VhostUser(_) => None,
         }
     }
 
@@ -171,7 +200,7 @@ impl Backend {
     pub fn vhost_user(&self) -> Option<&VhostUser> {
         match self {
             Backend::VhostUser(vhost_user) => Some(vhost_user),
-            Backend::Vfio(_) | Backend::Software(_) => None,
+            Backend::Vfio(_) | Backend::Absent(_) | Backend::Software(_) => None,
         }
     }
 
@@ -179,7 +208,7 @@ impl Backend {
     pub fn function(&self) -> Option<&Vfio> {
         match self {
             Backend::Vfio(vfio) => Some(vfio),
-            Backend::Software(_) | Backend::VhostUser(_) => None,
+            Backend::Absent(_) | Backend::Software(_) | Backend::VhostUser(_) => None,
         }
     }
 }

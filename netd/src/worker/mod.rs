@@ -37,7 +37,7 @@ mod stream;
 pub(crate) mod tests;
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -54,7 +54,7 @@ use crate::audit::Audit;
 use crate::capture::{Direction, Taps};
 use crate::command::Submission;
 use crate::config::{self, Dns, Network};
-use crate::device::{self, Backend};
+use crate::device::{self, Backend, Vfio};
 use crate::disposal::Disposal;
 use crate::rules::Rules;
 use crate::store::Store;
@@ -73,8 +73,10 @@ use crate::worker::spin::Spin;
 const WAKER: Token = Token(0);
 /// The device's descriptor: an interrupt, or the software device's link.
 const LINK: Token = Token(1);
+/// The kernel wants the device back.
+const REMOVAL: Token = Token(2);
 /// Clients' descriptors: this plus their key.
-const TOKEN_FIRST: usize = 2;
+const TOKEN_FIRST: usize = 3;
 
 /// Frames taken from the device in one turn, so that clients have theirs in between: a full ring of buffers.
 const RX_BUDGET: usize = 256;
@@ -150,6 +152,7 @@ pub struct Worker {
     submissions: mpsc::Receiver<Submission>,
     started: time::Instant,
     link_generation: u64,
+    removal_generation: u64,
 }
 
 impl Worker {
@@ -224,6 +227,7 @@ impl Worker {
             submissions: commands,
             started: time::Instant::now(),
             link_generation: 0,
+            removal_generation: 0,
         };
         if worker.slot.live().is_some() {
             worker.evidence.device_up();
@@ -245,7 +249,7 @@ impl Worker {
                 Some(since) if self.may_sleep(now, since) => self.prepare_sleep(now),
                 _ => Duration::ZERO,
             };
-            self.watch_link()?;
+            self.watch_device()?;
             match self.poll.poll(&mut events, Some(timeout)) {
                 Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
                     return Err(Error::System { step: "wait for events", source: error });
@@ -274,6 +278,7 @@ impl Worker {
     fn turn(&mut self, now: Instant, events: &Events) -> bool {
         self.clients.settle();
         self.take_settings(now);
+        self.heed_removal(now, events);
         let mut worked = self.take_commands(now) | !events.is_empty();
         match self.network(now, events) {
             Ok(moved) => worked |= moved,
@@ -442,18 +447,34 @@ impl Worker {
         next.map_or(SLEEP_MAX, |at| at.saturating_duration_since(now).min(SLEEP_MAX))
     }
 
-    /// Watches the link's descriptor, which changes when the link is mended. The old one left the poll as it closed.
-    fn watch_link(&mut self) -> Result<(), Error> {
-        let Some((descriptor, generation)) = self.backend.descriptor() else { return Ok(()) };
-        if generation == self.link_generation {
-            return Ok(());
+    /// Watches the device's descriptors, which change when a link is mended or a function opened again. The old ones left the poll as they
+    /// closed.
+    fn watch_device(&mut self) -> Result<(), Error> {
+        let Self { backend, poll, link_generation, removal_generation, .. } = self;
+        let watch = |found: Option<(BorrowedFd<'_>, u64)>, token, seen: &mut u64| {
+            let Some((descriptor, generation)) = found.filter(|(_, generation)| generation != seen) else {
+                return Ok(());
+            };
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            poll.registry().register(&mut SourceFd(&descriptor.as_raw_fd()), token, interest)?;
+            *seen = generation;
+            Ok(())
+        };
+        let watched = watch(backend.descriptor(), LINK, link_generation)
+            .and_then(|()| watch(backend.removal(), REMOVAL, removal_generation));
+        watched.map_err(|source| Error::System { step: "watch the device", source })
+    }
+
+    /// Lets the device go if the kernel wants it back. Whoever takes it away waits for that and cannot be stopped, so it is not tried to
+    /// end anything in order first.
+    fn heed_removal(&mut self, now: Instant, events: &Events) {
+        let wanted = events.iter().any(|event| event.token() == REMOVAL && event.is_readable());
+        let Some(function) = self.backend.function().filter(|_| wanted).map(Vfio::bdf) else { return };
+        self.fail(now, &device::Error::Removed(function));
+        match self.backend.let_go() {
+            Ok(()) => tracing::warn!(%function, "the function was let go"),
+            Err(error) => tracing::error!(%function, %error, "the function was not let go in order"),
         }
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered =
-            self.poll.registry().register(&mut SourceFd(&descriptor.as_raw_fd()), LINK, interest);
-        registered.map_err(|source| Error::System { step: "watch the link", source })?;
-        self.link_generation = generation;
-        Ok(())
     }
 
     fn stop(mut self) -> Result<(), Error> {

@@ -4,13 +4,16 @@
 //! a modern device behind an emulated VT-d.
 
 mod accelerator;
+mod qmp;
 
 use crate::artifacts::{Artifacts, cache_directory};
+use crate::ensure;
 use crate::error::{Attempt, Error, Result};
 use crate::guest::{Guest, protocol};
 use crate::netns::Namespace;
 use crate::process::{Background, wait_until};
 pub use accelerator::Accelerator;
+use serde_json::json;
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -213,6 +216,8 @@ impl<'a> VmBuilder<'a> {
             "-serial",
             &format!("file:{}", logs.serial.display()),
         ]);
+        let control = directory.path().join("qmp.sock");
+        qemu.args(["-qmp", &format!("unix:{},server=on,wait=off", control.display())]);
         qemu.args([
             "-device",
             &format!("virtio-serial-pci,id=agents,addr={SERIAL_SLOT:#x}"),
@@ -244,7 +249,9 @@ impl<'a> VmBuilder<'a> {
             twin: self.twin,
             accelerator,
             serial_log: logs.serial,
-            nics: self.bdfs(),
+            bdfs: self.bdfs(),
+            nics: self.nics,
+            control,
             qemu,
             _directory: directory,
         })
@@ -349,17 +356,21 @@ fn add_nic(qemu: &mut Command, twin: Twin, number: usize, nic: &Nic) {
             qemu.args(["-netdev", &format!("hubport,id=net{number},hubid={number}")]);
         }
     }
+    qemu.args(["-device", &nic_device(twin, number, nic)]);
+}
+
+/// Its driver and properties, as QEMU's command line has them.
+fn nic_device(twin: Twin, number: usize, nic: &Nic) -> String {
     let place = if nic.shares_group {
         format!("bus=shared,addr={:#x}", number + 1)
     } else {
         format!("addr={:#x}", usize::from(FIRST_NIC_SLOT) + number)
     };
-    let device = format!(
+    format!(
         "virtio-net-pci,id=nic{number},netdev=net{number},mac={},{place},{}",
         nic.mac,
         twin.nic_properties()
-    );
-    qemu.args(["-device", &device]);
+    )
 }
 
 /// A machine that runs; switched off on drop.
@@ -371,9 +382,11 @@ pub struct Vm {
     twin: Twin,
     accelerator: Accelerator,
     serial_log: PathBuf,
-    nics: Vec<String>,
+    nics: Vec<Nic>,
+    bdfs: Vec<String>,
+    control: PathBuf,
     qemu: Background,
-    /// Holds the agent's socket as long as QEMU runs: fields are dropped in this order.
+    /// Holds the sockets as long as QEMU runs: fields are dropped in this order.
     _directory: tempfile::TempDir,
 }
 
@@ -409,7 +422,27 @@ impl Vm {
 
     /// The PCI address of a NIC, in the order in which they were added.
     pub fn bdf(&self, nic: usize) -> &str {
-        &self.nics[nic]
+        &self.bdfs[nic]
+    }
+
+    /// Plugs the cable of a NIC in or out.
+    pub fn set_link(&self, nic: usize, up: bool) -> Result<()> {
+        let arguments = json!({ "name": format!("nic{nic}"), "up": up });
+        qmp::execute(&self.control, "set_link", &arguments).map(drop)
+    }
+
+    /// Asks the guest to let a NIC go, and takes it out when the guest did (GCE's twin only: Q35's root bus has no slots to unplug from).
+    pub fn unplug(&self, nic: usize) -> Result<()> {
+        qmp::execute(&self.control, "device_del", &json!({ "id": format!("nic{nic}") })).map(drop)
+    }
+
+    /// Puts a NIC that was taken out back into its slot.
+    pub fn plug(&self, nic: usize) -> Result<()> {
+        let line = format!("device_add {}", nic_device(self.twin, nic, &self.nics[nic]));
+        // The human's command takes what QEMU's command line has; it says nothing if all is well.
+        let said = qmp::execute(&self.control, "human-monitor-command", &json!({ "command-line": line }))?;
+        ensure!(said == "", "QEMU refused {line:?}: {said}");
+        Ok(())
     }
 
     /// The process id of QEMU.
