@@ -6,6 +6,7 @@ use super::*;
 
 mod by_name;
 mod properties;
+mod scopes;
 
 const FILE: &str = "test.toml";
 

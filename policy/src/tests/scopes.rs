@@ -1,0 +1,172 @@
+//! Every capability: denied by default, allowed within its scope, denied just outside; in the same words that `explain` takes.
+
+use super::*;
+
+/// A capability, the scope of a grant of it, what that allows, and what it does not although it is next to it.
+type Scoped = (Capability, &'static str, &'static [&'static str], &'static [&'static str]);
+
+const PREFIXES: &str =
+    "ports = [\"80\", \"8000-8999\"]\nto = [\"198.51.100.64/26\", \"2001:db8:1::/48\", \"fe80::/64\"]";
+const PREFIXES_ALONE: &str = "to = [\"198.51.100.64/26\", \"2001:db8:1::/48\"]";
+const NAMES: &str =
+    "ports = [\"80\", \"8000-8999\"]\nhosts = [\"*.example.org\", \"example.net\", \"b\u{fc}cher.example\"]";
+const NAMES_ALONE: &str = "hosts = [\"*.example.org\", \"example.net\", \"b\u{fc}cher.example\"]";
+
+const INSIDE_PREFIXES: &[&str] = &[
+    "198.51.100.64:80",
+    "198.51.100.127:8000",
+    "198.51.100.100:8999",
+    "[2001:db8:1:ffff::1]:80",
+    // An IPv4 address in IPv6's form is that address.
+    "[::ffff:198.51.100.64]:80",
+    // A zone names a link of this machine; the address is the same.
+    "[fe80::1]:80",
+    "[fe80::1%7]:80",
+];
+const OUTSIDE_PREFIXES: &[&str] = &[
+    "198.51.100.64:79",
+    "198.51.100.64:81",
+    "198.51.100.64:7999",
+    "198.51.100.64:9000",
+    "198.51.100.63:80",
+    "198.51.100.128:80",
+    "[2001:db8:2::1]:80",
+    "[2001:db8:0:ffff::1]:80",
+    "[::ffff:198.51.100.128]:80",
+    // Such forms as NAT64 and the deprecated compatible one are addresses of their own.
+    "[64:ff9b::198.51.100.64]:80",
+    "[::198.51.100.64]:80",
+    "[fe80:0:0:1::1%7]:80",
+];
+const INSIDE_NAMES: &[&str] = &[
+    "www.example.org:80",
+    "a.b.example.org:8999",
+    "WWW.Example.ORG:80",
+    "www.example.org.:80",
+    "example.net:8000",
+    "EXAMPLE.net.:80",
+    "b\u{fc}cher.example:80",
+    "B\u{dc}CHER.example:80",
+    "xn--bcher-kva.example:80",
+    "XN--BCHER-KVA.EXAMPLE.:80",
+];
+const OUTSIDE_NAMES: &[&str] = &[
+    "www.example.org:79",
+    "www.example.org:9000",
+    "example.org:80",
+    "wwwexample.org:80",
+    "www.example.org.evil.example:80",
+    "www.example.net:80",
+    "notexample.net:80",
+    "example.net.org:80",
+    "bucher.example:80",
+    "xn--bcher-kva.example.com:80",
+    "www.b\u{fc}cher.example:80",
+    "198.51.100.64:80",
+];
+
+const SCOPES: &[Scoped] = &[
+    (Capability::TcpConnect, PREFIXES, INSIDE_PREFIXES, OUTSIDE_PREFIXES),
+    (Capability::TcpConnect, NAMES, INSIDE_NAMES, OUTSIDE_NAMES),
+    (Capability::UdpSend, PREFIXES, INSIDE_PREFIXES, OUTSIDE_PREFIXES),
+    (
+        Capability::HttpFetch,
+        PREFIXES,
+        &["198.51.100.64:80", "[2001:db8:1::1]:8000"],
+        &["198.51.100.63:80", "www.example.org:80"],
+    ),
+    (Capability::HttpFetch, NAMES, INSIDE_NAMES, OUTSIDE_NAMES),
+    (
+        Capability::TlsValidate,
+        PREFIXES,
+        &["[::ffff:198.51.100.64]:80"],
+        &["[::ffff:198.51.100.63]:80", "198.51.100.64:443"],
+    ),
+    (Capability::TlsValidate, NAMES, INSIDE_NAMES, OUTSIDE_NAMES),
+    (
+        Capability::TcpListen,
+        "ports = [\"80\", \"8000-8999\"]",
+        &["80", "8000", "8999"],
+        &["79", "81", "7999", "9000", "any"],
+    ),
+    (
+        Capability::UdpBind,
+        "ports = [\"80\", \"49152-65535\"]",
+        &["80", "65535", "any"],
+        &["79", "81", "49151"],
+    ),
+    (
+        Capability::IcmpPing,
+        PREFIXES_ALONE,
+        &["198.51.100.64", "2001:db8:1::1", "::ffff:198.51.100.127"],
+        &["198.51.100.63", "198.51.100.128", "2001:db8:2::1", "::ffff:198.51.100.63"],
+    ),
+    (
+        Capability::DnsResolve,
+        NAMES_ALONE,
+        &[
+            "www.example.org",
+            "WWW.EXAMPLE.ORG.",
+            "example.net",
+            "b\u{fc}cher.example",
+            "xn--bcher-kva.example",
+        ],
+        &["example.org", "wwwexample.org", "www.example.net", "bucher.example", "198.51.100.64", "any"],
+    ),
+    (Capability::HttpDevnet, "", &["any"], &[]),
+    (Capability::TrustManage, "", &["any"], &[]),
+    (Capability::Capture, "", &["any"], &[]),
+];
+
+fn asked(capability: Capability, target: &str) -> Request {
+    Request::parse(capability, Some(target)).unwrap_or_else(|error| panic!("{capability} {target}: {error}"))
+}
+
+#[test]
+fn capability_is_denied_by_default_allowed_in_scope_and_denied_just_outside() {
+    let nothing = policy(true, "").unwrap();
+    for (capability, scope, inside, outside) in SCOPES {
+        let text = format!("[[grant]]\nsubject = \"user:7\"\nallow = [\"{capability}\"]\n{scope}\n");
+        let granted = policy(true, &text).unwrap();
+        let denying = text.replace("[[grant]]", "[[deny]]").replace("allow = ", "deny = ");
+        let all = format!("[[grant]]\nsubject = \"any\"\nallow = [\"{capability}\"]\n{denying}");
+        let denied = policy(true, &all).unwrap();
+        for target in *inside {
+            let request = asked(*capability, target);
+            let allowed = |policy: &Policy, uid| policy.decide(&subject(uid), &request).is_allowed();
+            assert!(!allowed(&nothing, 7), "{request} is allowed by nothing");
+            assert!(allowed(&granted, 7), "{request} is not allowed by\n{text}");
+            assert!(!allowed(&granted, 8), "{request} is allowed to another user");
+            assert!(!allowed(&denied, 7), "{request} is not denied by\n{all}");
+            assert!(allowed(&denied, 8), "{request} is denied to another user by\n{all}");
+        }
+        for target in *outside {
+            let request = asked(*capability, target);
+            assert!(!granted.decide(&subject(7), &request).is_allowed(), "{request} is allowed by\n{text}");
+            if *target != "any" {
+                assert!(denied.decide(&subject(7), &request).is_allowed(), "{request} is denied by\n{all}");
+            }
+        }
+    }
+    for capability in Capability::ALL {
+        assert!(SCOPES.iter().any(|(scoped, ..)| *scoped == capability), "{capability} was not asked for");
+    }
+}
+
+/// One right is no other, at the same target.
+#[test]
+fn grant_of_one_capability_gives_no_other() {
+    for (capability, scope, inside, _) in SCOPES {
+        let text = format!("[[grant]]\nsubject = \"any\"\nallow = [\"{capability}\"]\n{scope}\n");
+        let granted = policy(true, &text).unwrap();
+        for (other, _, targets, _) in SCOPES.iter().filter(|(other, ..)| other != capability) {
+            for target in targets.iter().chain(*inside) {
+                let Ok(request) = Request::parse(*other, Some(target)) else { continue };
+                assert!(
+                    !granted.decide(&subject(7), &request).is_allowed(),
+                    "{request} is allowed by\n{text}"
+                );
+            }
+        }
+    }
+}
