@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use netd_policy::{HostName, Subject, Tls};
+use netd_policy::{HostName, Rule, Subject, Terms, Tls};
 
 use crate::capture::Filter;
 
@@ -20,6 +20,19 @@ pub struct Submission {
     pub owner: Subject,
     /// What is to be done.
     pub command: Command,
+    /// By what it was let through; without it, whoever carries it out asks again.
+    pub decided: Option<Decided>,
+}
+
+/// That policy let a call through, and when: it need not be asked again while the same rules are in force.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// [`Rules::generation`](crate::rules::Rules::generation) before the rules were looked at, so that they are these or newer ones.
+    pub generation: u64,
+    /// The rule that it rests on.
+    pub rule: Rule,
+    /// On what terms.
+    pub terms: Terms,
 }
 
 /// What a worker can be asked to do.

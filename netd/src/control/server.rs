@@ -23,7 +23,7 @@ use super::reply::{self, Message};
 use super::share::{Held, Share, idle_client};
 use super::{Error, WAKER};
 use crate::audit::Audit;
-use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
+use crate::command::{Command, Completion, Decided, Reply, Submission, WorkerPort};
 use crate::disposal::Disposal;
 use crate::log::LogLevel;
 use crate::rules::Rules;
@@ -324,10 +324,14 @@ impl<P: WorkerPort> Server<P> {
             Plan::Local(message) => return Answer::Now(message),
             Plan::Decided(asked, todo) => (asked, todo),
         };
-        if let Decision::Deny { error, reason, rule } = self.rules.current().policy.decide(&owner, &asked) {
-            self.audit.denied(&owner, &asked, error, &rule);
-            return Answer::Now(reply::failed(policy::kind(error), &reason));
-        }
+        let generation = self.rules.generation();
+        let decided = match self.rules.current().policy.decide(&owner, &asked) {
+            Decision::Allow { rule, terms } => Decided { generation, rule, terms },
+            Decision::Deny { error, reason, rule } => {
+                self.audit.denied(&owner, &asked, error, &rule);
+                return Answer::Now(reply::failed(policy::kind(error), &reason));
+            }
+        };
         let command = match todo {
             Todo::SetLogLevel(filter) => return Answer::Now(self.set_log_level(&owner, &filter)),
             Todo::GetAudit => {
@@ -372,7 +376,7 @@ impl<P: WorkerPort> Server<P> {
         };
         let call = self.next_call;
         self.next_call += 1;
-        match self.port.submit(Submission { token: call, owner, command }) {
+        match self.port.submit(Submission { token: call, owner, command, decided: Some(decided) }) {
             Ok(()) => {
                 self.submitted = true;
                 self.calls.insert(call, token);
@@ -457,8 +461,12 @@ impl<P: WorkerPort> Server<P> {
         }
         if let Some(Outstanding { token: call, oneway: _ }) = connection.outstanding {
             self.calls.remove(&call);
-            let cancel =
-                Submission { token: call, owner: connection.subject.clone(), command: Command::Cancel };
+            let cancel = Submission {
+                token: call,
+                owner: connection.subject.clone(),
+                command: Command::Cancel,
+                decided: None,
+            };
             // With a full queue the call runs to its end, and its reply is dropped when it comes.
             self.submitted |= self.port.submit(cancel).is_ok();
         }

@@ -206,7 +206,7 @@ fn connect_allowed_goes_to_the_worker_and_its_descriptor_to_the_client() {
     let control = Control::start(true);
     let client = control.client();
     let call = std::thread::spawn(move || client.tcp_connect("192.0.2.1:80".parse().unwrap(), None));
-    let Submission { token, owner, command } = control.next();
+    let Submission { token, owner, command, decided: _ } = control.next();
     let remote = "192.0.2.1:80".parse().unwrap();
     assert_eq!(command, Command::Connect { remote, timeout: netd_ipc::call::CONNECT_TIMEOUT });
     assert_eq!((owner.uid, owner.pid), (rustix::process::geteuid().as_raw(), std::process::id()));

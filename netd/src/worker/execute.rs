@@ -22,7 +22,7 @@ impl Worker {
         any
     }
 
-    fn execute(&mut self, now: Instant, Submission { token, owner, command }: Submission) {
+    fn execute(&mut self, now: Instant, Submission { token, owner, command, decided }: Submission) {
         let Self { slot, clients, backend, about, taps, blueprint, history, clock, .. } = self;
         let caller = (token, owner);
         match command {
@@ -68,13 +68,13 @@ impl Worker {
             Command::Outcome { id } => clients.outcome(token, id, caller.1.uid),
             Command::Connect { remote, timeout } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
-                clients.connect(now, &mut live.stack, caller, remote, timeout);
+                clients.connect(now, &mut live.stack, caller, (remote, decided), timeout);
             }
             Command::ConnectName { name, port, timeout } => {
                 let Some(live) = slot.live_or_fail(clients, token) else { return };
                 let asker = (token, caller.1.uid);
                 if clients.charge_packet(now, &caller)
-                    && clients.dial(now, caller, name.clone(), port, timeout)
+                    && clients.dial(now, caller, (name.clone(), port), decided.as_ref(), timeout)
                 {
                     live.names.find(now, asker, &name);
                 }

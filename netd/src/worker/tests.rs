@@ -273,7 +273,7 @@ impl Lab {
 
     fn submit(&mut self, command: Command) -> u64 {
         self.next_token += 1;
-        let submission = Submission { token: self.next_token, owner: OWNER, command };
+        let submission = Submission { token: self.next_token, owner: OWNER, command, decided: None };
         assert!(self.port.submit(submission).is_ok());
         self.next_token
     }
@@ -490,7 +490,7 @@ fn connect_that_is_cancelled_answers_nobody_and_leaves_nothing() {
     let mut lab = Lab::new();
     let remote = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 99), 80));
     let token = lab.submit(Command::Connect { remote, timeout: Duration::from_secs(1) });
-    let cancel = Submission { token, owner: OWNER, command: Command::Cancel };
+    let cancel = Submission { token, owner: OWNER, command: Command::Cancel, decided: None };
     assert!(lab.port.submit(cancel).is_ok());
     thread::sleep(Duration::from_millis(1200));
     assert!(lab.sockets().is_empty());
@@ -598,7 +598,8 @@ fn outcome_of_another_user_is_not_told() {
     let token = lab.submit(Command::Status);
     lab.answer(token);
     let other = Subject { uid: 1001, ..OWNER };
-    let submission = Submission { token: token + 1, owner: other, command: Command::Outcome { id } };
+    let submission =
+        Submission { token: token + 1, owner: other, command: Command::Outcome { id }, decided: None };
     lab.next_token = token + 1;
     assert!(lab.port.submit(submission).is_ok());
     assert!(matches!(lab.answer(token + 1), Reply::Failed(ErrorKind::InvalidSocket, _)));
@@ -614,7 +615,9 @@ fn device_that_fails_ends_every_socket_by_name_and_comes_back() {
     let (mut worker, port, _wake) = Worker::new(setup, waker).unwrap();
     let events = mio::Events::with_capacity(8);
     let turn = |worker: &mut Worker, at: u64| worker.turn(Instant::from_micros(at), &events);
-    let submit = |token, command| assert!(port.submit(Submission { token, owner: OWNER, command }).is_ok());
+    let submit = |token, command| {
+        assert!(port.submit(Submission { token, owner: OWNER, command, decided: None }).is_ok())
+    };
 
     submit(1, Command::Listen { address: None, port: Some(80), backlog: 1 });
     turn(&mut worker, 0);

@@ -9,7 +9,7 @@ use netd_stack::{Egress, FlowId, Instant, Stack};
 use rustix::net::SocketType;
 
 use crate::capture::{Filter, Taps};
-use crate::command::{Failure, Reply};
+use crate::command::{Decided, Failure, Reply};
 use crate::worker::clients::{
     Agreed, Clients, Connecting, LISTENER_BYTES, STREAM_BYTES, Socket, out_of_descriptors,
 };
@@ -25,17 +25,26 @@ impl Clients {
         now: Instant,
         stack: &mut Stack,
         (token, owner): (u64, Subject),
-        remote: SocketAddr,
+        (remote, decided): (SocketAddr, Option<Decided>),
         timeout: Duration,
     ) {
         let deadline = now + timeout;
-        let begun = self
-            .permit(&owner, None, remote)
+        let permitted = match decided.filter(|decided| self.still_holds(decided)) {
+            Some(Decided { generation: _, rule, terms }) => Ok(Agreed { name: None, rule, terms }),
+            None => self.permit(&owner, None, remote),
+        };
+        let begun = permitted
             .and_then(|agreed| self.attempt(now, stack, (token, &owner), (remote, agreed), deadline));
         match begun {
             Ok(flow) => drop(self.connect_deadlines.insert((deadline, flow))),
             Err(failure) => self.completions.send(token, failure.into()),
         }
+    }
+
+    /// Whether the rules are still those that it was decided by. If they change a moment later, the flow is among those that
+    /// [`rules_changed`](Self::rules_changed) asks about.
+    pub(super) fn still_holds(&self, decided: &Decided) -> bool {
+        decided.generation == self.gate.rules.generation()
     }
 
     /// Asks policy about a connection, by the rules that are in force now.

@@ -17,7 +17,7 @@ use netd_policy::hello::Refusal;
 use netd_policy::{Decision, HostName, Policy, Request, Subject};
 use netd_stack::{FlowId, Instant, Stack};
 
-use crate::command::Failure;
+use crate::command::{Decided, Failure};
 use crate::worker::clients::calls::denial_kind;
 use crate::worker::clients::{Agreed, Clients, Connecting};
 
@@ -64,15 +64,16 @@ impl Clients {
         &mut self,
         now: Instant,
         (token, owner): (u64, Subject),
-        name: HostName,
-        port: u16,
+        (name, port): (HostName, u16),
+        decided: Option<&Decided>,
         timeout: Duration,
     ) -> bool {
         let deadline = now + timeout;
         let dial = Dial { owner, name, port, deadline, timer: deadline, stage: Stage::Resolving };
         let request = dial.request();
-        if let Decision::Deny { error, reason, rule } =
-            self.gate.rules.current().policy.decide(&dial.owner, &request)
+        if !decided.is_some_and(|decided| self.still_holds(decided))
+            && let Decision::Deny { error, reason, rule } =
+                self.gate.rules.current().policy.decide(&dial.owner, &request)
         {
             let failure = self.denied(&dial.owner, &request, (error, reason), &rule);
             self.completions.send(token, failure.into());
@@ -232,10 +233,13 @@ impl Clients {
         for (token, dial) in &mut self.dials {
             let request = dial.request();
             if let Stage::Racing { waiting, .. } = &mut dial.stage {
-                let allowed = |(remote, agreed): &(SocketAddr, Agreed)| {
-                    policy.decide(&dial.owner, &agreed.request(*remote)).is_allowed()
+                let still_allowed = |(remote, agreed): &mut (SocketAddr, Agreed)| {
+                    let decision = policy.decide(&dial.owner, &agreed.request(*remote));
+                    let Decision::Allow { rule, terms } = decision else { return false };
+                    (agreed.rule, agreed.terms) = (rule, terms);
+                    true
                 };
-                waiting.retain(allowed);
+                waiting.retain_mut(still_allowed);
             }
             if let Decision::Deny { error, reason, rule } = policy.decide(&dial.owner, &request) {
                 self.gate.audit.cut(&dial.owner, &request, &rule);

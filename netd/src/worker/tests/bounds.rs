@@ -1,6 +1,9 @@
 //! What clients may have, and what a reload takes away.
 
+use netd_policy::{Rule, Terms};
+
 use super::*;
+use crate::command::Decided;
 use crate::limits::{ClientLimits, Limits};
 
 impl Lab {
@@ -97,6 +100,28 @@ fn rules_that_deny_what_is_open_cut_it_and_nothing_else() {
     assert_eq!(lab.outcome(kept).end, StreamEnd::Open);
     lab.peer.wait("the reset", |stack| stack.tcp_status(flow).unwrap().closed);
     assert_eq!(lab.clients().total.sockets.used, 1);
+}
+
+/// By rules that deny it, so that whether they are asked can be told.
+#[test]
+fn connect_that_was_decided_by_older_rules_is_decided_again_and_no_other() {
+    let mut lab = Lab::with(|setup, _| {
+        let off = GRANTED.replace("enabled = true", "enabled = false");
+        let policy = config::Config::parse(Path::new("test"), &off).unwrap().policy;
+        setup.rules = Arc::new(Rules::new(policy, Limits::default()));
+    });
+    let now = lab.rules.generation();
+    let (remote, timeout) = (SocketAddr::from((PEER, 80)), PATIENCE);
+    let mut connect = |generation: u64| {
+        let decided = Some(Decided { generation, rule: Rule::Default, terms: Terms::Free });
+        let (token, command) = (lab.next_token + 1, Command::Connect { remote, timeout });
+        lab.next_token = token;
+        assert!(lab.port.submit(Submission { token, owner: OWNER, command, decided }).is_ok());
+        refusal(&lab.answer(token)).0
+    };
+    // Nobody listens there: it was sent.
+    assert_eq!(connect(now), ErrorKind::ConnectionRefused);
+    assert_eq!(connect(now + 1), ErrorKind::DevnetDisabled);
 }
 
 #[test]

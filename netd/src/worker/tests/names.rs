@@ -239,7 +239,7 @@ fn name_that_is_not_resolved_in_time_ends_the_call_and_its_question() {
     let Reply::Failed(ErrorKind::TimedOut, message) = reply else { panic!("{reply:?}") };
     assert!(message.contains("was not resolved in time"), "{message}");
     let token = lab.submit(dial("b.slow.example", PATIENCE));
-    let cancel = Submission { token, owner: OWNER, command: Command::Cancel };
+    let cancel = Submission { token, owner: OWNER, command: Command::Cancel, decided: None };
     assert!(lab.port.submit(cancel).is_ok());
     wait("no question under way", || {
         let Reply::Clients(report) = lab.call(Command::Clients) else { panic!("no report") };
