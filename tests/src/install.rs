@@ -59,6 +59,8 @@ pub const PEERS: &[Needed] = &[
     ("/usr/bin/tshark", "tshark"),
     ("/usr/bin/curl", "curl"),
     ("/usr/bin/openssl", "openssl"),
+    ("/usr/bin/brotli", "brotli"),
+    ("/usr/bin/zstd", "zstd"),
     ("/usr/bin/gnutls-serv", "gnutls-bin"),
     ("/usr/bin/iperf3", "iperf3"),
     ("/usr/sbin/kea-dhcp4", "kea-dhcp4-server"),

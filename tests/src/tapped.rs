@@ -130,6 +130,11 @@ impl Tapped {
         self.wait("a lease", |tapped| Ok(tapped.json(&["status"])?["address_source"] == "dhcp"))
     }
 
+    /// Has netd read its configuration again.
+    pub fn reload(&self) -> Result<()> {
+        self.netd.as_ref().map_or(Ok(()), |netd| netd.signal(Signal::HUP))
+    }
+
     /// Waits until something is so.
     pub fn wait(&self, what: &str, mut so: impl FnMut(&Tapped) -> Result<bool>) -> Result<()> {
         wait_until(what, LIMIT, || so(self))

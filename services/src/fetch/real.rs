@@ -216,6 +216,11 @@ impl Coming {
             }
             Ok(())
         };
-        decoded.carry(pipe, idle, still).await
+        let carried = decoded.carry(pipe, idle, still).await;
+        if carried.is_err() {
+            // netd cuts by itself what is no longer allowed: then that is why, and not that the server broke off.
+            still().await?;
+        }
+        carried
     }
 }

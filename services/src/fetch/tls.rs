@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use netd_ipc::services::Tls;
 use netd_ipc::tokio::TcpStream;
 use netd_trust::{Chain, Refusal, Verifier, Witness};
-use rustls::{AlertDescription, Error as TlsError};
+use rustls::{AlertDescription, Error as TlsError, PeerMisbehaved};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -100,6 +100,12 @@ fn handshake(error: io::Error) -> Failure {
                 "protocol_version",
                 format!("the server speaks neither TLS 1.3 nor 1.2 as they are spoken here ({said})"),
             )
+        }
+        // RFC 8446, 4.1.3: a server that knows TLS 1.3 says so when it is asked for less.
+        TlsError::PeerMisbehaved(PeerMisbehaved::AttemptedDowngradeToTls12WhenTls13IsSupported) => {
+            let message =
+                "the server knows TLS 1.3 and was led to speak 1.2: somebody between hides what we speak";
+            Failure::tls("downgrade", message)
         }
         TlsError::AlertReceived(alert) => {
             Failure::tls("alert", format!("the server refused the TLS handshake with the alert {alert:?}"))

@@ -16,6 +16,10 @@ use crate::Trying as _;
 
 /// The name that servers are fetched from; everything below `.test` leads to the bridge.
 pub(crate) const HOST: &str = "www.host.test";
+/// What the good certificate is for beside it: a host with the wrong pin, one with the right one, one with an IPv6 address alone, and one
+/// with both.
+pub(crate) const OTHER_HOSTS: [&str; 4] =
+    ["wrongly-pinned.host.test", "pinned.host.test", "six.host.test", "both.host.test"];
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -73,7 +77,11 @@ impl Certificates {
             CertifiedIssuer::signed_by(elsewhere, key()?, &trusted).trying("make an intermediate")?;
         let certificates = Certificates { directory: directory.to_owned(), root: trusted.pem() };
 
-        certificates.leaf("good", &server("good", HOST, 2020, 2040)?, &middle, &[&middle])?;
+        let mut good = server("good", HOST, 2020, 2040)?;
+        for host in OTHER_HOSTS {
+            good.subject_alt_names.push(SanType::DnsName(host.try_into().trying("name a host")?));
+        }
+        certificates.leaf("good", &good, &middle, &[&middle])?;
         certificates.leaf("wrong_host", &server("wrong", "other.test", 2020, 2040)?, &trusted, &[])?;
         certificates.leaf("expired", &server("old", HOST, 2020, 2022)?, &trusted, &[])?;
         certificates.leaf("not_yet_valid", &server("young", HOST, 2038, 2040)?, &trusted, &[])?;
@@ -127,6 +135,15 @@ impl Certificates {
     /// Its key.
     pub(crate) fn key(&self, name: &str) -> PathBuf {
         self.directory.join(format!("{name}.key"))
+    }
+
+    /// The pin of its key, as openssl reckons it.
+    pub(crate) fn pin(&self, name: &str) -> Result<String> {
+        let script = format!(
+            "openssl x509 -in {} -pubkey -noout | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64",
+            self.chain(name).display()
+        );
+        run(Command::new("sh").args(["-ec", &script])).map(|digest| format!("sha256/{}", digest.trim()))
     }
 
     /// The one that is trusted.

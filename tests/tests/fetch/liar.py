@@ -1,4 +1,4 @@
-"""A server that lies: PORT TLS_PORT CHAIN KEY. What it does wrong is the path of the request."""
+"""A server that lies: PORT TLS_PORT BETWEEN_PORT CHAIN KEY. What it does wrong is the path of the request."""
 
 import gzip
 import socket
@@ -54,6 +54,11 @@ def serve(stream, path):
         for _ in range(600):
             stream.sendall(b".")
             time.sleep(0.1)
+    elif path == "/steady":
+        stream.sendall(HEAD + b"Content-Length: 1000000000\r\n\r\n")
+        for _ in range(1800):
+            stream.sendall(b"x" * 4096)
+            time.sleep(0.05)
     elif path == "/silent":
         time.sleep(60)
     elif path == "/garbage":
@@ -85,15 +90,45 @@ def handle(connection, context):
         pass
 
 
-def listen(port, context):
+# The extension supported_versions of a ClientHello (RFC 8446, 4.2.1): TLS 1.3 and 1.2, and twice 1.2.
+VERSIONS = bytes.fromhex("002b00050403040303"), bytes.fromhex("002b00050403030303")
+
+
+def carry(source, sink):
+    try:
+        while piece := source.recv(65536):
+            sink.sendall(piece)
+    except OSError:
+        pass
+    for stream in source, sink:
+        try:
+            stream.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
+def between(client, port):
+    """Carries bytes, but for what the client says of TLS 1.3."""
+    server = socket.create_connection((client.getsockname()[0], port))
+    hello = b""
+    while len(hello) < 5 or len(hello) < 5 + int.from_bytes(hello[3:5]):
+        hello += client.recv(65536)
+    assert VERSIONS[0] in hello, hello.hex()
+    server.sendall(hello.replace(*VERSIONS))
+    threading.Thread(target=carry, args=(server, client), daemon=True).start()
+    carry(client, server)
+
+
+def listen(port, serve, argument):
     listener = socket.create_server(("", port))
     while True:
         connection, _ = listener.accept()
-        threading.Thread(target=handle, args=(connection, context), daemon=True).start()
+        threading.Thread(target=serve, args=(connection, argument), daemon=True).start()
 
 
-port, tls_port, chain, key = sys.argv[1:]
+port, tls_port, between_port, chain, key = sys.argv[1:]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(chain, key)
-threading.Thread(target=listen, args=(int(port), None), daemon=True).start()
-listen(int(tls_port), context)
+threading.Thread(target=listen, args=(int(port), handle, None), daemon=True).start()
+threading.Thread(target=listen, args=(int(between_port), between, int(tls_port)), daemon=True).start()
+listen(int(tls_port), handle, context)

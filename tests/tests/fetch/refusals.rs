@@ -5,8 +5,8 @@ use std::fs;
 use netd_tests::{Result, ensure};
 
 use crate::Trying as _;
-use crate::certificates::HOST;
-use crate::running::{LIAR_PORT, LIAR_TLS_PORT, Running, SOON};
+use crate::certificates::{HOST, OTHER_HOSTS};
+use crate::running::{BETWEEN_PORT, LIAR_PORT, LIAR_TLS_PORT, Running, SOON};
 
 /// Servers with bad certificates: what they show, and what is said of it.
 const CERTIFICATES: [(&str, &str); 9] = [
@@ -110,6 +110,13 @@ fn over_tls(running: &Running<'_>) -> Result<()> {
     running.refused(&url("truncated"), &[], "Truncated", "broke off")?;
     running.refused(&url("plain"), &[], "RedirectRefused", "from https to http")?;
     running.refused(&format!("https://{HOST}:{LIAR_PORT}/"), &[], "no_tls", "is it plain HTTP?")?;
+    let downgraded = format!("https://{HOST}:{BETWEEN_PORT}/ok");
+    running.refused(&downgraded, &[], "downgrade", "somebody between hides")?;
+    let [wrongly_pinned, pinned, ..] = OTHER_HOSTS.map(|host| format!("https://{host}:{LIAR_TLS_PORT}/ok"));
+    running.refused(&wrongly_pinned, &[], "wrong_pin", "pinned for 'wrongly-pinned.host.test'")?;
+    let (_, told) = running.fetched(&pinned, &[])?;
+    let pin = told["hops"][0]["tls"]["pin"].as_str().unwrap_or_default();
+    ensure!(pin.contains("for pinned.host.test"), "{told:#}");
     // The root is taken away, and nothing else changes.
     fs::rename(running.path("roots/root.pem"), running.path("root.pem")).trying("use our own directory")?;
     // The directories are looked at once in a second.

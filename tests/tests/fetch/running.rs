@@ -2,16 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use netd_tests::netns::wait_for_path;
 use netd_tests::process::Background;
-use netd_tests::tapped::{GATEWAY, LIMIT, Tapped};
+use netd_tests::tapped::{GATEWAY, GATEWAY6, LIMIT, Tapped};
 use netd_tests::{Error, Result, ensure};
 use serde_json::Value;
 
 use crate::Trying as _;
-use crate::certificates::{Certificates, HOST};
+use crate::certificates::{Certificates, HOST, OTHER_HOSTS};
 
 /// The server that lies, and how.
 const LIAR: &str = include_str!("liar.py");
@@ -19,19 +20,24 @@ const LIAR: &str = include_str!("liar.py");
 pub(crate) const LIAR_PORT: u16 = 8099;
 /// See [`LIAR_PORT`].
 pub(crate) const LIAR_TLS_PORT: u16 = 8443;
+/// Somebody between, who hides from the port with TLS that TLS 1.3 is known.
+pub(crate) const BETWEEN_PORT: u16 = 8444;
 
 /// Names, all of which are the bridge.
 pub(crate) fn hosts() -> String {
-    format!("{GATEWAY} {HOST} other.host.test secret.test\n")
+    let [wrongly_pinned, pinned, six, both] = OTHER_HOSTS;
+    format!(
+        "{GATEWAY} {HOST} other.host.test secret.test {wrongly_pinned} {pinned} {both}\n{GATEWAY6} {six} {both}\n"
+    )
 }
 
 /// What netd's configuration says beside device and addresses: everybody may fetch from names below host.test, and because those have
 /// private addresses here, from those as well.
 pub(crate) fn configuration(hosts: &Path) -> String {
     format!(
-        "[clock]\ntrust = \"host\"\n[dns]\nhosts = {hosts:?}\n\
+        "[clock]\ntrust = \"host\"\n[ipv6]\nmode = \"static\"\naddresses = [\"fd77::50/64\"]\n[dns]\nhosts = {hosts:?}\n\
          [[grant]]\nsubject = \"any\"\nallow = [\"net.http.fetch\"]\nhosts = [\"*.host.test\", \"fixture.local\"]\n\
-         [[grant]]\nsubject = \"any\"\nallow = [\"net.http.fetch\"]\nto = [\"{GATEWAY}/32\"]\n\
+         [[grant]]\nsubject = \"any\"\nallow = [\"net.http.fetch\"]\nto = [\"{GATEWAY}/32\", \"{GATEWAY6}/128\"]\n\
          [[grant]]\nsubject = \"any\"\nallow = [\"net.http.devnet\"]\n"
     )
 }
@@ -42,6 +48,15 @@ pub(crate) struct Fetched {
     pub(crate) told: Value,
     /// Whether it succeeded.
     pub(crate) done: bool,
+}
+
+/// What stands in a file that nothing may be written to.
+const PRECIOUS: &[u8] = b"precious";
+
+/// A fetch whose body is coming.
+pub(crate) struct UnderWay {
+    child: Child,
+    file: String,
 }
 
 /// Everything at work.
@@ -61,8 +76,15 @@ impl<'t> Running<'t> {
         }
         fs::write(path("roots/root.pem"), certificates.root()).trying("use our own directory")?;
         fs::write(path("fixtures/hello"), "a fixture\n").trying("use our own directory")?;
+        let [wrongly_pinned, pinned, ..] = OTHER_HOSTS;
+        // Of another certificate of the same root.
+        let pins = format!(
+            "{{ {wrongly_pinned:?} = [{:?}], {pinned:?} = [{:?}] }}",
+            certificates.pin("wrong_host")?,
+            certificates.pin("good")?
+        );
         let configuration = format!(
-            "[ipc]\nsocket = {:?}\n[netd]\nsocket = {:?}\n[trust]\npackaged = {:?}\ninstalled = {:?}\n[fetch]\nfixtures = {:?}\n",
+            "[ipc]\nsocket = {:?}\n[netd]\nsocket = {:?}\n[trust]\npackaged = {:?}\ninstalled = {:?}\npins = {pins}\n[fetch]\nfixtures = {:?}\n",
             path("services.sock"),
             path("netd.sock"),
             path("roots"),
@@ -76,7 +98,9 @@ impl<'t> Running<'t> {
         wait_for_path(&path("services.sock"), LIMIT)?;
         fs::write(path("liar.py"), LIAR).trying("use our own directory")?;
         let mut command = tapped.namespace.command("/usr/bin/python3");
-        command.arg(path("liar.py")).args([LIAR_PORT.to_string(), LIAR_TLS_PORT.to_string()]);
+        command
+            .arg(path("liar.py"))
+            .args([LIAR_PORT, LIAR_TLS_PORT, BETWEEN_PORT].map(|port| port.to_string()));
         command.args([certificates.chain("good"), certificates.key("good")]);
         let mut liar = Background::spawn(&mut command, &path("liar.log"))?;
         tapped.namespace.wait_for_tcp(&mut liar, GATEWAY, LIAR_TLS_PORT)?;
@@ -110,6 +134,30 @@ impl<'t> Running<'t> {
         Ok(Fetched { told, done })
     }
 
+    /// Begins to fetch to `file`, which is there already; back when a part of the body has come.
+    pub(crate) fn begin(&self, url: &str, file: &str) -> Result<UnderWay> {
+        let part = self.path(&format!("{file}.part"));
+        fs::write(self.path(file), PRECIOUS).trying("use our own directory")?;
+        let mut command = self.tapped.netctl(&["--json", "fetch", url, "-o"]);
+        command.arg(self.path(file)).env("NETD_SERVICES_SOCKET", self.path("services.sock"));
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().trying("run netctl")?;
+        let begun = |_: &Tapped| Ok(fs::metadata(&part).is_ok_and(|part| part.len() > 0));
+        self.tapped.wait("a part of the body", begun)?;
+        Ok(UnderWay { child, file: file.to_owned() })
+    }
+
+    /// Waits for the end of what [`begin`](Self::begin) began: it must have been refused by this name, and the file left alone.
+    pub(crate) fn given_up(&self, UnderWay { child, file }: UnderWay, name: &str) -> Result<()> {
+        let output = child.wait_with_output().trying("wait for netctl")?;
+        ensure!(!output.status.success(), "{file} was fetched");
+        let told: Value = serde_json::from_slice(&output.stderr).trying("understand netctl")?;
+        let told_name = told["reason"].as_str().or(told["error"].as_str()).unwrap_or_default();
+        ensure!(told_name == name, "{file}: expected {name}, and netctl says: {told:#}");
+        let content = fs::read(self.path(&file)).trying("read the file")?;
+        ensure!(content == PRECIOUS, "{file}: something was written to the file");
+        Ok(())
+    }
+
     /// Fetches what must come, and returns it with what netctl says.
     pub(crate) fn fetched(&self, url: &str, arguments: &[&str]) -> Result<(Vec<u8>, Value)> {
         let _ = fs::remove_file(self.path("out"));
@@ -120,7 +168,7 @@ impl<'t> Running<'t> {
 
     /// Fetches what must be refused by this name, and with these words; and nothing may be written to the file.
     pub(crate) fn refused(&self, url: &str, arguments: &[&str], name: &str, words: &str) -> Result<()> {
-        fs::write(self.path("out"), "precious").trying("use our own directory")?;
+        fs::write(self.path("out"), PRECIOUS).trying("use our own directory")?;
         let Fetched { told, done } = self.fetch(url, arguments)?;
         ensure!(!done, "{url} was fetched: {told:#}");
         let told_name = told["reason"].as_str().or(told["error"].as_str()).unwrap_or_default();
@@ -128,7 +176,7 @@ impl<'t> Running<'t> {
         ensure!(told_name == name, "{url}: expected {name}, and netctl says: {told:#}");
         ensure!(message.contains(words), "{url}: expected '{words}' in: {message}");
         let content = fs::read(self.path("out")).trying("read the file")?;
-        ensure!(content == b"precious", "{url}: something was written to the file");
+        ensure!(content == PRECIOUS, "{url}: something was written to the file");
         for part in ["out.part", "out.part.json"] {
             let _ = fs::remove_file(self.path(part));
         }

@@ -3,11 +3,12 @@
 use std::fs;
 
 use netd_tests::process::Background;
-use netd_tests::tapped::GATEWAY;
+use netd_tests::tapped::{GATEWAY, GATEWAY6};
 use netd_tests::{Result, ensure};
 
 use crate::Trying as _;
-use crate::certificates::HOST;
+use crate::certificates::{HOST, OTHER_HOSTS};
+use crate::encodings;
 use crate::running::{LIAR_PORT, Running};
 
 const HTTP: u16 = 8080;
@@ -28,13 +29,16 @@ fn nginx(running: &Running<'_>) -> Result<Background> {
          http {{ access_log off; client_body_temp_path {root}/body; proxy_temp_path {root}/proxy;\n\
          fastcgi_temp_path {root}/fastcgi; uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;\n\
          gzip on; gzip_types *; gzip_min_length 1;\n\
-         server {{ listen {HTTP}; root {root}/files; location = /moved {{ return 301 /text; }} \n\
-           location = /secure {{ return 301 https://{HOST}:{HTTPS}/text; }} }}\n\
-         server {{ listen {HTTPS} ssl http2; ssl_protocols TLSv1.2 TLSv1.3; root {root}/files; ssl_certificate {chain}; ssl_certificate_key {key}; }} }}\n",
+         server {{ listen {HTTP}; listen [::]:{HTTP}; root {root}/files; location = /moved {{ return 301 /text; }} \n\
+           location = /secure {{ return 301 https://{HOST}:{HTTPS}/text; }}\n\
+           {encoded} }}\n\
+         server {{ listen {HTTPS} ssl http2; listen [::]:{HTTPS} ssl http2; ssl_protocols TLSv1.2 TLSv1.3; root {root}/files; ssl_certificate {chain}; ssl_certificate_key {key}; }} }}\n",
         root = root.display(),
+        encoded = encodings::locations(),
         chain = running.certificates.chain("good").display(),
         key = running.certificates.key("good").display(),
     );
+    encodings::make(&root.join("files"))?;
     fs::write(root.join("nginx.conf"), configuration).trying("use our own directory")?;
     let root = root.display().to_string();
     running.server("nginx", &["-p", &root, "-c", "nginx.conf", "-e", "stderr"], HTTPS)
@@ -71,7 +75,29 @@ pub(crate) fn check(running: &Running<'_>) -> Result<()> {
     let (body, told) = running.fetched("https://fixture.local/hello", &[])?;
     ensure!(body == b"a fixture\n" && told["hops"][0]["protocol"] == "fixture", "{told:#}");
     running.fetched(&format!("http://{GATEWAY}:{LIAR_PORT}/ok"), &[])?;
+    encodings::check(running, &plain, &text)?;
+    families(running, &text)?;
     others(running)
+}
+
+/// By IPv6, and by the family that answers.
+fn families(running: &Running<'_>, text: &str) -> Result<()> {
+    let [.., six, both] = OTHER_HOSTS;
+    for url in [
+        format!("http://{six}:{HTTP}/text"),
+        format!("https://{six}:{HTTPS}/text"),
+        format!("http://[{GATEWAY6}]:{HTTP}/text"),
+    ] {
+        let (body, told) = running.fetched(&url, &[])?;
+        ensure!(body == text.as_bytes(), "another text came over IPv6");
+        ensure!(told["hops"][0]["peer"]["address"] == GATEWAY6, "{told:#}");
+    }
+    // The liar listens on IPv4 alone, and IPv6 is tried first (RFC 8305, 4).
+    for (port, address) in [(HTTP, GATEWAY6), (LIAR_PORT, GATEWAY)] {
+        let (_, told) = running.fetched(&format!("http://{both}:{port}/text"), &[])?;
+        ensure!(told["hops"][0]["peer"]["address"] == address, "{told:#}");
+    }
+    Ok(())
 }
 
 /// A part that is there is gone on with, and one of another version is not.

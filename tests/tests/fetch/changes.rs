@@ -1,0 +1,40 @@
+//! What is taken away while a body comes: the root that its server was believed by, and the devnet switch.
+
+use std::fs;
+
+use netd_tests::{Result, ensure};
+
+use crate::Trying as _;
+use crate::certificates::HOST;
+use crate::running::{LIAR_PORT, LIAR_TLS_PORT, Running};
+
+pub(crate) fn check(running: &Running<'_>) -> Result<()> {
+    let secured = running.begin(&format!("https://{HOST}:{LIAR_TLS_PORT}/steady"), "secured")?;
+    let plain = running.begin(&format!("http://{HOST}:{LIAR_PORT}/steady"), "plain")?;
+    // One goes on when the root of the other goes.
+    fs::rename(running.path("roots/root.pem"), running.path("root.pem")).trying("use our own directory")?;
+    running.given_up(secured, "no_roots")?;
+    fs::rename(running.path("root.pem"), running.path("roots/root.pem")).trying("use our own directory")?;
+    let part = || fs::metadata(running.path("plain.part")).map_or(0, |part| part.len());
+    let (before, moved) = (part(), "more of the body without TLS");
+    running.tapped.wait(moved, |_| Ok(part() > before))?;
+
+    switch(running, false)?;
+    running.given_up(plain, "DevnetDisabled")?;
+    let url = format!("http://{HOST}:{LIAR_PORT}/ok");
+    running.refused(&url, &[], "DevnetDisabled", "devnet switch")?;
+    running.fetched("https://fixture.local/hello", &[])?;
+    switch(running, true)?;
+    running.fetched(&url, &[]).map(drop)
+}
+
+/// The devnet switch, by a reload.
+fn switch(running: &Running<'_>, on: bool) -> Result<()> {
+    let path = running.path("netd.toml");
+    let text = fs::read_to_string(&path).trying("read netd.toml")?;
+    let switched = text.replace(&format!("enabled = {}", !on), &format!("enabled = {on}"));
+    ensure!(switched != text, "the switch is {on} already");
+    fs::write(&path, switched).trying("write netd.toml")?;
+    running.tapped.reload()?;
+    running.tapped.wait("the switch", |tapped| Ok(tapped.json(&["status"])?["devnet_enabled"] == on))
+}
