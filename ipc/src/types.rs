@@ -171,6 +171,7 @@ pub enum Transport {
 }
 
 /// How a worker waits for frames.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PollMode {

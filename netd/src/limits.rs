@@ -5,6 +5,7 @@ use serde::Deserialize;
 const MIB: u64 = 1 << 20;
 
 /// All bounds on clients.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -22,6 +23,7 @@ pub struct Limits {
 }
 
 /// What one user may have.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClientLimits {

@@ -10,10 +10,9 @@
 //! ```
 
 use serde::Deserialize;
-use toml::Spanned;
 
 use crate::capability::Capability;
-use crate::file::{FileError, Places, position, wrong};
+use crate::file::{FileError, Places, Spanned, position, wrong};
 use crate::request::Request;
 use crate::rule::Origin;
 use crate::subject::SubjectPattern;

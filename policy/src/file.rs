@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use toml::Spanned;
 
 use crate::quota::QuotaTable;
 use crate::rule::{DenyTable, GrantTable, Origin, RuleConfig};
+pub use crate::spanned::Spanned;
 
 /// Something wrong in a file: where, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,15 +24,26 @@ pub struct FileError {
 }
 
 /// What a file of rules may hold.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    /// What somebody may do. Nobody may do anything that no grant allows.
     #[serde(default)]
     grant: Vec<Spanned<GrantTable>>,
+    /// What somebody may not do: wins over every grant.
     #[serde(default)]
     deny: Vec<Spanned<DenyTable>>,
+    /// How much of netd somebody may have.
     #[serde(default)]
     quota: Vec<Spanned<QuotaTable>>,
+}
+
+/// What a file of rules looks like, as JSON Schema has it.
+#[cfg(feature = "schema")]
+#[must_use]
+pub fn schema(generator: schemars::SchemaGenerator) -> schemars::Schema {
+    generator.into_root_schema_for::<File>()
 }
 
 /// What a file says.

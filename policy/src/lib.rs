@@ -35,6 +35,9 @@ mod quota;
 mod reach;
 mod request;
 mod rule;
+#[cfg(feature = "schema")]
+mod schema;
+mod spanned;
 mod subject;
 mod target;
 mod terms;

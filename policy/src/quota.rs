@@ -56,18 +56,25 @@ impl Resource {
 }
 
 /// A `[[quota]]` table.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuotaTable {
+    /// Who, all clients together; `any`: each user alone.
     subject: SubjectPattern,
+    /// Sockets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sockets: Option<NonZeroU32>,
+    /// What its sockets can take at the very most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     memory_mib: Option<NonZeroU32>,
+    /// New connections; as many may come at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     connects_per_second: Option<NonZeroU32>,
+    /// Datagrams, echo requests and names; as many may come at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     packets_per_second: Option<NonZeroU32>,
+    /// Of payload: of connections both ways, of datagrams those sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bytes_per_second: Option<NonZeroU32>,
 }

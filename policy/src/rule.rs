@@ -62,32 +62,53 @@ pub struct RuleConfig {
 }
 
 /// A `[[grant]]` table.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrantTable {
+    /// Who: `any`, `user:NAME|UID`, `group:NAME|GID` or `unit:NAME.service`.
     subject: SubjectPattern,
+    /// What.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     allow: Vec<Capability>,
+    /// Remote ports of connections and datagrams, local ports of listeners and bound sockets; absent: every one. UDP port 443 is granted only by a port of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     ports: Option<Vec<PortRange>>,
+    /// Remote prefixes; absent: every one. A cloud's metadata server is granted only by a prefix of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>", length(min = 1)))]
     to: Option<Vec<IpNet>>,
+    /// Names, `example.org` or `*.example.org` (what is below it); absent: every one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     hosts: Option<Vec<HostPattern>>,
+    /// What connections by name begin with: `required` (a ClientHello for that name) or `any`; absent: `required` on port 443 and `any` on others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tls: Option<Tls>,
 }
 
 /// A `[[deny]]` table.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DenyTable {
+    /// Who: `any`, `user:NAME|UID`, `group:NAME|GID` or `unit:NAME.service`.
     subject: SubjectPattern,
+    /// What.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     deny: Vec<Capability>,
+    /// Remote ports of connections and datagrams, local ports of listeners and bound sockets; absent: every one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     ports: Option<Vec<PortRange>>,
+    /// Remote prefixes; absent: every one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>", length(min = 1)))]
     to: Option<Vec<IpNet>>,
+    /// Names, `example.org` or `*.example.org` (what is below it); absent: every one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     hosts: Option<Vec<HostPattern>>,
 }
 

@@ -25,6 +25,7 @@ const DIGEST_BYTES: usize = 32;
 const PREFIX: &str = "sha256/";
 
 /// How the dates of certificates count.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimePolicy {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use netd_policy::file::Spanned;
 use netd_policy::{Pins, TimePolicy};
 use netd_trust::Directories;
 use serde::Deserialize;
-use toml::Spanned;
 
 /// Where it is looked for unless told otherwise. It need not exist.
 pub const PATH_DEFAULT: &str = "/etc/netd/services.toml";
@@ -48,6 +48,7 @@ pub struct Trust {
 }
 
 /// What clients may have of netd-services.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -82,45 +83,75 @@ pub struct Fetch {
     pub idle: Duration,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Raw {
+    /// Where clients connect.
     ipc: RawIpc,
+    /// Where netd is.
     netd: RawNetd,
+    /// What clients may have.
     limits: Limits,
+    /// How something is fetched, unless the client says less.
     fetch: RawFetch,
+    /// Which servers are believed.
     trust: RawTrust,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawTrust {
+    /// pkg://trust/: roots of certificates that come with the package; never written to.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = Directories::default().packaged)))]
     packaged: Option<PathBuf>,
+    /// state:/trust/installed/: what `netctl trust add` installs.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = Directories::default().installed)))]
     installed: Option<PathBuf>,
+    /// How the dates of certificates count.
     time: TimePolicy,
+    /// Hosts that must show one of these public keys in their chain, such as `{ "*.example.org" = ["sha256/..."] }`.
     pins: Pins,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawIpc {
+    /// The socket.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = netd_ipc::services::SYSTEM_SOCKET)))]
     socket: Option<PathBuf>,
+    /// Its permission bits, octal.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = "^0*[0-7]{1,3}$"), extend("default" = "0666")))]
     mode: Option<Spanned<String>>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawNetd {
+    /// netd's socket.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = netd_ipc::SYSTEM_SOCKET)))]
     socket: Option<PathBuf>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawFetch {
+    /// What http(s)://fixture.local/ is answered from.
     fixtures: PathBuf,
+    /// Most bytes of a body, decompressed; clients may ask for less.
     size_max_mib: u64,
+    /// For connecting, names and TLS included.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 600)))]
     connect_seconds: Spanned<u64>,
+    /// From the request to the whole head of the answer.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 600)))]
     first_byte_seconds: Spanned<u64>,
+    /// For each KiB of the body.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 600)))]
     idle_seconds: Spanned<u64>,
 }
 
@@ -231,6 +262,12 @@ impl Config {
             },
         })
     }
+}
+
+/// What the file looks like, as JSON Schema has it.
+#[cfg(feature = "schema")]
+pub fn schema(generator: schemars::SchemaGenerator) -> schemars::Schema {
+    generator.into_root_schema_for::<Raw>()
 }
 
 fn check_trust(trust: RawTrust) -> Trust {

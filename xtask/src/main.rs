@@ -5,6 +5,7 @@
 mod bench;
 mod checks;
 mod machine;
+mod schema;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use netd_tests::demo;
@@ -64,6 +65,8 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
+    /// Write the JSON Schemas of the configuration files, after one of their types changed. A test of theirs fails until then.
+    Schema,
     /// Boot a virtual machine with netd and netctl in it: a shell, or one command whose exit code is passed on.
     Vm {
         /// Which machine to imitate.
@@ -143,6 +146,7 @@ fn main() -> ExitCode {
                 .start()
                 .map(|()| ExitCode::SUCCESS)
         }
+        Task::Schema => schema::run().map(|()| ExitCode::SUCCESS),
         Task::Vm { twin, command } => machine::run(twin.into(), &command),
     };
     done.unwrap_or_else(|error| {

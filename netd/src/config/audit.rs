@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use netd_policy::file::Spanned;
 use serde::Deserialize;
-use toml::Spanned;
 
 use crate::audit::log::{Setup, Target};
 use crate::config::complaint::{Complaint, within};
@@ -36,21 +36,32 @@ impl Audit {
     }
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawAudit {
+    /// Where records go.
     to: RawTarget,
+    /// The log, with `to = "file"`; `audit/audit.jsonl` in the state directory unless given.
     file: Option<Spanned<PathBuf>>,
+    /// Names the last record; better on another disk than the log. `audit-head.json` in the state directory unless given.
     checkpoint: Option<PathBuf>,
+    /// How long the log may become before another one is begun.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 4096), extend("default" = 64)))]
     file_mib: Option<Spanned<u64>>,
+    /// How many older ones are kept.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1000), extend("default" = 8)))]
     files: Option<Spanned<u64>>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawTarget {
+    /// A file of lines.
     #[default]
     File,
+    /// journald, as netd-audit.
     Journal,
 }
 

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use netd_policy::file::Spanned;
 use netd_stack::sntp::SERVERS_MAX;
 use serde::Deserialize;
-use toml::Spanned;
 
 use crate::config::complaint::{Complaint, within};
 
@@ -13,6 +13,7 @@ use crate::config::complaint::{Complaint, within};
 const TOLERANCE_SECONDS: u64 = 60;
 
 /// Whose word counts.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClockTrust {
@@ -43,11 +44,17 @@ impl Default for Clock {
     }
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawClock {
+    /// Whose word counts.
     trust: ClockTrust,
+    /// Time servers (NTP) by address; without the key those of the lease (option 42), with `[]` none.
+    #[cfg_attr(feature = "schema", schemars(length(max = SERVERS_MAX)))]
     servers: Option<Spanned<Vec<IpAddr>>>,
+    /// How far the clock may be off from a server's.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 3600), extend("default" = TOLERANCE_SECONDS)))]
     tolerance_seconds: Option<Spanned<u64>>,
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 
-use toml::Spanned;
+use netd_policy::file::Spanned;
 
 /// Something wrong at a place in the text.
 #[derive(Debug)]

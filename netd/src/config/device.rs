@@ -5,11 +5,11 @@ use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
 use netd_ipc::PollMode;
+use netd_policy::file::Spanned;
 use netd_softdev::INTERFACE_NAME_MAX;
 use netd_vfio::{Bdf, Mac};
 use netd_virtqueue::{Switches, VhostUserRole};
 use serde::Deserialize;
-use toml::Spanned;
 
 use crate::config::complaint::{Complaint, parse_at};
 
@@ -76,48 +76,77 @@ pub enum Link {
     },
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", schemars(extend("allOf" = needs())))]
 pub(super) struct RawDevice {
+    /// Which kind of device is driven.
     kind: RawKind,
+    /// With `kind = "vfio"`: the PCI function, see `netd function list`.
+    #[cfg_attr(feature = "schema", schemars(extend("examples" = ["0000:00:03.0"])))]
     function: Option<Spanned<String>>,
+    /// With `kind = "software"`: what carries its frames.
     link: Option<Spanned<RawLink>>,
+    /// With `kind = "vhost-user"`: the socket between us and the backend.
     socket: Option<Spanned<PathBuf>>,
+    /// With `kind = "vhost-user"`: which side of the socket we are; the client unless given.
     role: Option<Spanned<RawRole>>,
+    /// The hardware address of a device that has none of its own; random unless given.
+    #[cfg_attr(feature = "schema", schemars(extend("examples" = ["02:00:00:00:00:01"])))]
     mac: Option<Spanned<String>>,
+    /// The largest IP packet of a device that does not say.
+    #[cfg_attr(feature = "schema", schemars(range(min = *SOFTWARE_MTU.start(), max = *SOFTWARE_MTU.end()), extend("default" = SOFTWARE_MTU_DEFAULT)))]
     mtu: Option<Spanned<u16>>,
+    /// How the worker waits for frames: `busy` unless given, and `adaptive` for a software device.
     poll: Option<PollMode>,
+    /// What the device offers is used; each of these can be left alone with `false`.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "features"))]
     features: BTreeMap<Spanned<String>, bool>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawKind {
+    /// A PCI function that is bound to vfio-pci.
     Vfio,
+    /// A device in another process: DPDK, Open vSwitch.
     VhostUser,
+    /// The software device in netd's own process.
     Software,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawRole {
+    /// We connect to the socket.
     Client,
+    /// We listen at the socket.
     Server,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLink {
+    /// What it is.
     kind: RawLinkKind,
+    /// With `kind = "socket"`: where the program at the other end serves it.
     path: Option<PathBuf>,
+    /// With `kind = "tap"`: the name of the interface.
     interface: Option<Spanned<String>>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawLinkKind {
+    /// A socket in QEMU's stream format, such as passt's.
     Socket,
+    /// A tap of the kernel's.
     Tap,
 }
 
@@ -219,6 +248,27 @@ fn check_features(features: BTreeMap<Spanned<String>, bool>) -> Result<Switches,
         }
     }
     Ok(switches)
+}
+
+/// The switches that there are, each `true` unless given.
+#[cfg(feature = "schema")]
+fn features(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let switch = serde_json::json!({ "type": "boolean", "default": true });
+    let switches: serde_json::Map<_, _> =
+        Switches::names().map(|name| (name.to_owned(), switch.clone())).collect();
+    schemars::json_schema!({ "type": "object", "properties": switches, "additionalProperties": false })
+}
+
+/// What each kind of device needs.
+#[cfg(feature = "schema")]
+fn needs() -> serde_json::Value {
+    let needs = |kind: &str, key: &str| {
+        serde_json::json!({
+            "if": { "properties": { "kind": { "const": kind } } },
+            "then": { "required": [key] },
+        })
+    };
+    [needs("vfio", "function"), needs("vhost-user", "socket"), needs("software", "link")].into()
 }
 
 /// Complains of a key that belongs to another kind of device.

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use netd_policy::file::Spanned;
 use netd_stack::dns::{Hosts, Limits, Mdns, Name};
 use serde::Deserialize;
-use toml::Spanned;
 
 use crate::config::complaint::{Complaint, within};
 
@@ -88,29 +88,53 @@ pub fn read_hosts(path: &Path) -> Hosts {
     hosts
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawDns {
+    /// Servers; without any, those of the lease.
     servers: Vec<IpAddr>,
+    /// Domains below which short names are sought; without any, those of the lease.
     search: Vec<Spanned<String>>,
+    /// The hosts file, read again within seconds when it changes.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = HOSTS_DEFAULT)))]
     hosts: Option<PathBuf>,
+    /// How names under .local are asked for.
     mdns: RawMdns,
+    /// How long a server has in the first round; each further round doubles it.
+    #[cfg_attr(feature = "schema", schemars(range(min = 100, max = 30000), extend("default" = TIMEOUT_MS)))]
     timeout_ms: Option<Spanned<u64>>,
+    /// Rounds through all servers.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 8), extend("default" = ATTEMPTS)))]
     attempts: Option<Spanned<u64>>,
+    /// Spread questions over the servers instead of preferring the first.
     rotate: bool,
+    /// Names under way.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 256), extend("default" = QUERIES)))]
     queries: Option<Spanned<u64>>,
+    /// The same, of one user; half of all unless given.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 256)))]
     queries_per_user: Option<Spanned<u64>>,
+    /// Answers that are remembered.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 1 << 20), extend("default" = 2048)))]
     cache_entries: Option<Spanned<u64>>,
+    /// Memory of remembered answers.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 1 << 20), extend("default" = 1024)))]
     cache_kib: Option<Spanned<u64>>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawMdns {
+    /// Over IPv4.
     #[default]
     Ipv4,
+    /// Over IPv6.
     Ipv6,
+    /// Over both.
     Both,
+    /// By the servers, as every other name.
     Off,
 }
 

@@ -20,11 +20,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use netd_ipc::PollMode;
-use netd_policy::file::Places;
+use netd_policy::file::{Places, Spanned};
 use netd_policy::{DenyTable, GrantTable, Policy, QuotaTable, Quotas};
 use netd_virtqueue::Switches;
 use serde::Deserialize;
-use toml::Spanned;
 
 pub use self::audit::Audit;
 use self::audit::RawAudit;
@@ -118,63 +117,88 @@ pub enum Error {
     Files(#[from] policy_files::Error),
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
+    /// What clients may reach at all.
     #[serde(default)]
     network: RawNetwork,
+    /// The device to drive.
     device: Spanned<RawDevice>,
+    /// Where DMA memory comes from.
     #[serde(default)]
     dma: RawDma,
+    /// The IPv4 address, and routes.
     #[serde(default)]
     address: Option<Spanned<RawAddress>>,
+    /// IPv6 addresses.
     #[serde(default)]
     ipv6: Option<Spanned<RawIpv6>>,
+    /// How large the stack's tables are.
     #[serde(default)]
     stack: RawStack,
+    /// How many connections there may be, and what they begin with.
     #[serde(default)]
     tcp: RawTcp,
+    /// How names are resolved.
     #[serde(default)]
     dns: RawDns,
+    /// Whether this machine's clock is believed where certificates are judged.
     #[serde(default)]
     clock: RawClock,
+    /// Where records of decisions go.
     #[serde(default)]
     audit: RawAudit,
+    /// Where clients connect.
     #[serde(default)]
     ipc: RawIpc,
+    /// What outlives the daemon.
     #[serde(default)]
     state: RawState,
+    /// Bounds of all clients together, and of each user.
     #[serde(default)]
     limits: Option<Spanned<Limits>>,
+    /// Who netd-services is.
     #[serde(default)]
     services: RawServices,
+    /// Where other files of rules are.
     #[serde(default)]
     policy: RawPolicy,
+    /// What somebody may do. Nobody may do anything that no grant allows.
     #[serde(default)]
     grant: Vec<Spanned<GrantTable>>,
+    /// What somebody may not do: wins over every grant.
     #[serde(default)]
     deny: Vec<Spanned<DenyTable>>,
+    /// How much of netd somebody may have.
     #[serde(default)]
     quota: Vec<Spanned<QuotaTable>>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawNetwork {
+    /// The devnet switch.
     #[serde(default)]
     devnet: RawDevnet,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawDevnet {
+    /// While it is off, no client reaches a peer, whatever it was granted.
     #[serde(default)]
     enabled: bool,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawDma {
+    /// The hugetlbfs mount: three huge pages of 2 MiB are needed there.
     hugetlbfs: PathBuf,
 }
 
@@ -184,23 +208,33 @@ impl Default for RawDma {
     }
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawIpc {
+    /// The socket.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = netd_ipc::SYSTEM_SOCKET)))]
     socket: Option<PathBuf>,
+    /// Its permission bits, octal.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = "^0*[0-7]{1,3}$"), extend("default" = "0660")))]
     mode: Option<Spanned<String>>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPolicy {
+    /// Every `*.toml` in it holds rules; `policy.d` beside this file unless given.
     directory: Option<PathBuf>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawState {
+    /// Leases by hardware address, and the secret behind IPv6 addresses; /var/lib/netd unless given.
     directory: Option<PathBuf>,
+    /// Evidence of this run; beside the socket unless given.
     runtime_directory: Option<PathBuf>,
 }
 
@@ -322,6 +356,12 @@ impl Config {
         .map(|(table, _)| table)
         .collect()
     }
+}
+
+/// What the file looks like, as JSON Schema has it.
+#[cfg(feature = "schema")]
+pub fn schema(generator: schemars::SchemaGenerator) -> schemars::Schema {
+    generator.into_root_schema_for::<Raw>()
 }
 
 fn check_limits(limits: Option<Spanned<Limits>>) -> Result<Limits, Complaint> {

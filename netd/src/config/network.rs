@@ -3,12 +3,12 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use netd_policy::file::Spanned;
 use netd_stack::{
     Addressing, Cidr, Cidr6, ConflictDetection, Ipv6Addressing, LeaseHint, Options, Route, SECONDARY_MAX,
     STATIC_ROUTES_MAX, Static, Static6,
 };
 use serde::Deserialize;
-use toml::Spanned;
 
 use crate::config::complaint::{Complaint, parse_at, within};
 
@@ -50,70 +50,114 @@ impl Network {
     }
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawAddress {
+    /// Where the first IPv4 address comes from.
     mode: RawMode,
+    /// The address with its prefix; with `mode = "dhcp"`, a fallback for when no server answers.
+    #[cfg_attr(feature = "schema", schemars(extend("examples" = ["10.0.0.2/24"])))]
     cidr: Option<Spanned<String>>,
+    /// The router of that address.
     gateway: Option<Spanned<Ipv4Addr>>,
+    /// Resolvers that come with that address.
     dns: Vec<Ipv4Addr>,
+    /// The largest IP packet on the network of that address.
     mtu: Option<u16>,
+    /// Told to the DHCP server: one label.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(regex(pattern = "^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"))
+    )]
     hostname: Option<Spanned<String>>,
+    /// How long DHCP asks before the fallback is used.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = DHCP_FALLBACK_SECONDS_MAX), extend("default" = DHCP_FALLBACK_SECONDS)))]
     fallback_seconds: Option<Spanned<u64>>,
+    /// Addresses beside the first, with their prefixes; those of one prefix share its routes.
+    #[cfg_attr(feature = "schema", schemars(length(max = SECONDARY_MAX)))]
     additional: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Routes beside those of the lease.
+    #[cfg_attr(feature = "schema", schemars(length(max = STATIC_ROUTES_MAX)))]
     routes: Option<Spanned<Vec<RawRoute>>>,
+    /// How claims to an address are checked (RFC 5227).
     conflicts: RawConflicts,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawMode {
+    /// From a DHCP server.
     #[default]
     Dhcp,
+    /// From `cidr`.
     Static,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawRoute {
+    /// A prefix.
     to: Spanned<String>,
+    /// The router; without it, the prefix is on the link.
     gateway: Option<Ipv4Addr>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawConflicts {
+    /// Addresses are used at once, and probed meanwhile.
     #[default]
     Optimistic,
+    /// First probed, then used.
     Strict,
+    /// Not at all.
     Off,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawIpv6 {
+    /// Where IPv6 addresses come from.
     mode: RawIpv6Mode,
+    /// With `mode = "static"`: addresses with their prefixes.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = SECONDARY_MAX)))]
     addresses: Option<Spanned<Vec<Spanned<String>>>>,
+    /// With `mode = "static"`: the router, mostly `fe80::...`.
     gateway: Option<Spanned<Ipv6Addr>>,
+    /// With `mode = "static"`: resolvers.
     dns: Option<Spanned<Vec<Ipv6Addr>>>,
+    /// How the lower half of addresses is made.
     identifiers: RawIdentifiers,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawIpv6Mode {
+    /// What routers and DHCPv6 say.
     #[default]
     Auto,
+    /// The link-local address alone.
     LinkLocal,
+    /// From `addresses`.
     Static,
+    /// None: no IPv6.
     Off,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawIdentifiers {
+    /// Opaque, the same on each network at each start (RFC 7217).
     #[default]
     Stable,
+    /// From the hardware address.
     Hardware,
 }
 

@@ -1,7 +1,7 @@
 //! `[services]`: who netd-services is.
 
+use netd_policy::file::Spanned;
 use serde::Deserialize;
-use toml::Spanned;
 
 use super::complaint::Complaint;
 use crate::names;
@@ -9,16 +9,21 @@ use crate::names;
 /// The user that the package makes for it.
 const USER: &str = "netd-services";
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawServices {
+    /// The user that may ask for decisions about others: a name or a number. Without the key `netd-services`, or netd's own if there is no such user.
     user: Option<Spanned<RawUser>>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected the name of a user or its number")]
 enum RawUser {
+    /// A number.
     Number(u32),
+    /// A name.
     Name(String),
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use netd_policy::file::Spanned;
 use netd_stack::Limits;
 use serde::Deserialize;
-use toml::Spanned;
 
 use crate::config::complaint::{Complaint, within};
 
@@ -12,32 +12,72 @@ const KIB: u64 = 1024;
 /// No table is larger: at 128 KiB a connection this is more memory than any machine has that runs this daemon.
 const ENTRIES_MAX: u64 = 1 << 20;
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawStack {
+    /// Neighbours; beyond, the one that was not used for the longest time is forgotten.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = ENTRIES_MAX), extend("default" = 512)))]
     neighbors: Option<Spanned<u64>>,
+    /// UDP sockets.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 65535), extend("default" = 256)))]
     udp_sockets: Option<Spanned<u64>>,
+    /// What waits for one UDP socket's client in the stack; more is dropped and counted.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 65536), extend("default" = 256)))]
     udp_queue_kib: Option<Spanned<u64>>,
+    /// The same, in datagrams.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = ENTRIES_MAX), extend("default" = 256)))]
     udp_queue_datagrams: Option<Spanned<u64>>,
+    /// Echo requests under way.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 65535), extend("default" = 64)))]
     pings: Option<Spanned<u64>>,
+    /// Datagrams that are being put together from fragments; more are dropped and counted.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = ENTRIES_MAX), extend("default" = 64)))]
     fragments: Option<Spanned<u64>>,
+    /// The same, of one source.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = ENTRIES_MAX), extend("default" = 16)))]
     fragments_per_source: Option<Spanned<u64>>,
+    /// Memory of all fragments.
+    #[cfg_attr(feature = "schema", schemars(range(min = 64, max = 1 << 20), extend("default" = 1024)))]
     fragment_kib: Option<Spanned<u64>>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawTcp {
+    /// Connections in any state; more if `[limits] sockets`, and a quarter of it, is more.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = ENTRIES_MAX), extend("default" = 1024)))]
     connections: Option<Spanned<u64>>,
+    /// Closed by their clients and still delivering; half of all unless given.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = ENTRIES_MAX)))]
     closing: Option<Spanned<u64>>,
+    /// The same, of one user: beyond, its oldest is reset; a quarter of `closing` unless given.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = ENTRIES_MAX)))]
     closing_per_user: Option<Spanned<u64>>,
+    /// Listeners.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 65535), extend("default" = 64)))]
     listeners: Option<Spanned<u64>>,
+    /// The most connections that wait for one listener's client; more SYNs are not answered.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = ENTRIES_MAX), extend("default" = 128)))]
     backlog: Option<Spanned<u64>>,
+    /// Handshakes under way.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = ENTRIES_MAX), extend("default" = 256)))]
     pending: Option<Spanned<u64>>,
+    /// The same, of one listener.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = ENTRIES_MAX), extend("default" = 64)))]
     pending_per_listener: Option<Spanned<u64>>,
+    /// The same, of one source: an IPv4 address, an IPv6 /64.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = ENTRIES_MAX), extend("default" = 32)))]
     pending_per_source: Option<Spanned<u64>>,
+    /// After how long an idle peer is asked whether it is there, unless the client says; 0: never.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 604800), extend("default" = 60)))]
     keepalive_seconds: Option<Spanned<u64>>,
+    /// How long until it is asked again.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 3600), extend("default" = 10)))]
     keepalive_interval_seconds: Option<Spanned<u64>>,
+    /// How often, before it is given up.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100), extend("default" = 9)))]
     keepalive_probes: Option<Spanned<u64>>,
 }
 
