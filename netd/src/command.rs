@@ -232,6 +232,10 @@ pub struct Completion {
     pub reply: Reply,
 }
 
+/// A worker has as many submissions before it as it may have, or is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueFull;
+
 /// The control thread's side of the queues between it and a worker.
 ///
 /// Whoever implements it wakes the control thread after it queued completions, through a [`mio::Waker`] registered with
@@ -240,8 +244,8 @@ pub trait WorkerPort {
     /// Hands a submission over without blocking. The worker looks at it once it is [woken](WorkerPort::wake), if not before.
     ///
     /// # Errors
-    /// Gives the submission back when the queue is full.
-    fn submit(&self, submission: Submission) -> Result<(), Submission>;
+    /// The queue is full.
+    fn submit(&self, submission: Submission) -> Result<(), QueueFull>;
 
     /// Wakes the worker, once for any number of submissions.
     fn wake(&self);

@@ -25,17 +25,19 @@ pub struct Published {
 /// All there are: of netd.toml, of the files in policy.d, and of services.toml.
 #[must_use]
 pub fn all() -> Vec<Published> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let kinds: [(&str, &str, fn(SchemaGenerator) -> Schema); 3] = [
-        ("network", "netd.toml: the configuration of netd", netd::config::schema),
-        ("policy", "policy.d/*.toml: who may do what through netd", netd_policy::file::schema),
-        ("services", "services.toml: the configuration of netd-services", netd_services::config::schema),
-    ];
-    let published = |(name, title, schema): (&str, &str, fn(SchemaGenerator) -> Schema)| Published {
-        path: directory.join(format!("{name}.schema.json")),
+    let published = |name: &str, title: &str, schema: fn(SchemaGenerator) -> Schema| Published {
+        path: Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("{name}.schema.json")),
         text: text(schema(generator()), title),
     };
-    kinds.into_iter().map(published).collect()
+    vec![
+        published("network", "netd.toml: the configuration of netd", netd::config::schema),
+        published("policy", "policy.d/*.toml: who may do what through netd", netd_policy::file::schema),
+        published(
+            "services",
+            "services.toml: the configuration of netd-services",
+            netd_services::config::schema,
+        ),
+    ]
 }
 
 /// Draft 7, which every editor knows, in one piece: some do not follow references.

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::audit::Audit;
-use crate::command::{Command, Completion, Reply, Submission, WorkerPort};
+use crate::command::{Command, Completion, QueueFull, Reply, Submission, WorkerPort};
 use crate::limits::Limits;
 use crate::log::LogLevel;
 use crate::rules::Rules;
@@ -34,11 +34,8 @@ struct Port {
 }
 
 impl WorkerPort for Port {
-    fn submit(&self, submission: Submission) -> Result<(), Submission> {
-        self.submissions.try_send(submission).map_err(|error| match error {
-            std::sync::mpsc::TrySendError::Full(submission) => submission,
-            std::sync::mpsc::TrySendError::Disconnected(submission) => submission,
-        })
+    fn submit(&self, submission: Submission) -> Result<(), QueueFull> {
+        self.submissions.try_send(submission).map_err(|_| QueueFull)
     }
 
     fn wake(&self) {}

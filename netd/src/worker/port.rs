@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, mpsc};
 
-use crate::command::{Completion, Submission, WorkerPort};
+use crate::command::{Completion, QueueFull, Submission, WorkerPort};
 
 /// The control thread's side of the queues to and from the worker.
 pub struct Port {
@@ -12,10 +12,8 @@ pub struct Port {
 }
 
 impl WorkerPort for Port {
-    fn submit(&self, submission: Submission) -> Result<(), Submission> {
-        self.submissions.try_send(submission).map_err(|error| match error {
-            mpsc::TrySendError::Full(submission) | mpsc::TrySendError::Disconnected(submission) => submission,
-        })
+    fn submit(&self, submission: Submission) -> Result<(), QueueFull> {
+        self.submissions.try_send(submission).map_err(|_| QueueFull)
     }
 
     fn wake(&self) {
