@@ -6,6 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use schemars::generate::SchemaSettings;

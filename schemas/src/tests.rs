@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use netd::config::Config;
-use netd_schemas::all;
 use serde_json::Value;
+
+use super::all;
 
 /// The least that netd.toml says.
 const LEAST: &str = "[device]\nkind = \"vfio\"\nfunction = \"0000:00:04.0\"\n";
