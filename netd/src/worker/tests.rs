@@ -616,7 +616,7 @@ fn device_that_fails_ends_every_socket_by_name_and_comes_back() {
     let events = mio::Events::with_capacity(8);
     let turn = |worker: &mut Worker, at: u64| worker.turn(Instant::from_micros(at), &events);
     let submit = |token, command| {
-        assert!(port.submit(Submission { token, owner: OWNER, command, decided: None }).is_ok())
+        assert!(port.submit(Submission { token, owner: OWNER, command, decided: None }).is_ok());
     };
 
     submit(1, Command::Listen { address: None, port: Some(80), backlog: 1 });
