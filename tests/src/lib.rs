@@ -10,6 +10,7 @@ pub mod bench;
 pub mod binaries;
 mod bulk;
 pub mod capture;
+pub mod debian;
 pub mod demo;
 pub mod digest;
 pub mod embedded;

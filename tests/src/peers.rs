@@ -2,6 +2,7 @@
 
 mod avahi;
 mod chrony;
+mod identity;
 mod kea;
 mod radvd;
 mod unbound;
@@ -12,6 +13,7 @@ use crate::netns::Namespace;
 use crate::process::{Background, READY_LIMIT};
 pub use avahi::Avahi;
 pub use chrony::Chrony;
+pub use identity::Identity;
 pub use kea::Kea;
 pub use radvd::Radvd;
 use std::fs;
@@ -135,6 +137,21 @@ pub struct Nginx {
 impl Nginx {
     /// Starts it; ready when its port answers.
     pub fn start(namespace: &Namespace, port: u16) -> Result<Nginx> {
+        Nginx::start_with(namespace, port, "", "")
+    }
+
+    /// The same over TLS, with HTTP/2 for whoever wants it.
+    pub fn start_tls(namespace: &Namespace, port: u16, identity: &Identity) -> Result<Nginx> {
+        let files = format!(
+            "ssl_certificate {}; ssl_certificate_key {};",
+            identity.certificate().display(),
+            identity.key().display()
+        );
+        Nginx::start_with(namespace, port, " ssl http2", &files)
+    }
+
+    /// With more words for its `listen`, and more in its `server`.
+    fn start_with(namespace: &Namespace, port: u16, listen: &str, server: &str) -> Result<Nginx> {
         install::ensure(install::PEERS)?;
         let directory = temporary_directory()?;
         let root = directory.path();
@@ -143,7 +160,7 @@ impl Nginx {
              events {{ worker_connections 256; }}\n\
              http {{ access_log off; client_body_temp_path {root}/body; proxy_temp_path {root}/proxy;\n\
              fastcgi_temp_path {root}/fastcgi; uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;\n\
-             server {{ listen 0.0.0.0:{port}; listen [::]:{port} ipv6only=on; root {root}/files; }} }}\n",
+             server {{ listen 0.0.0.0:{port}{listen}; listen [::]:{port}{listen} ipv6only=on; {server} root {root}/files; }} }}\n",
             root = root.display()
         );
         fs::create_dir(root.join("files")).attempt(|| "make nginx's directory of files".to_owned())?;
@@ -154,6 +171,13 @@ impl Nginx {
         let mut process = Background::spawn(&mut command, &root.join("nginx.log"))?;
         namespace.wait_for_tcp(&mut process, "127.0.0.1", port)?;
         Ok(Nginx { _process: process, directory, port })
+    }
+
+    /// Offers a file of this many zeros, which take no place on the disk.
+    pub fn offer_zeros(&self, name: &str, bytes: u64) -> Result<()> {
+        let path = self.directory.path().join("files").join(name);
+        let file = fs::File::create(&path).attempt(|| format!("create {}", path.display()))?;
+        file.set_len(bytes).attempt(|| format!("lengthen {}", path.display()))
     }
 
     /// Offers a file.

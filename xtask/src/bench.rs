@@ -5,7 +5,7 @@ use netd_tests::{Result, binaries};
 use std::process::Command;
 
 /// The programs that benchmarks run, beside their own.
-const PACKAGES: [&str; 3] = ["netd", "netctl", "netd-tests"];
+const PACKAGES: [&str; 4] = ["netd", "netd-services", "netctl", "netd-tests"];
 
 /// Runs the benchmark `name` of netd-bench; `json` names a file for its figures, "-" standard output.
 pub(crate) fn run(name: &str, json: Option<&str>) -> Result<()> {

@@ -47,9 +47,12 @@ enum Task {
         /// What to measure.
         #[arg(value_enum, default_value_t = Benchmark::Flows)]
         what: Benchmark,
-        /// Which machine to imitate, for `machine`.
+        /// Which machine to imitate, for `machine` and `fetch`.
         #[arg(long, value_enum, default_value_t = TwinName::Gce)]
         twin: TwinName,
+        /// For `fetch`: one part in so many of the bytes and of the fetches, where an emulated machine would take hours.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        part: u32,
         /// Write the figures as JSON to this file as well; "-" is standard output.
         #[arg(long, value_name = "FILE")]
         json: Option<String>,
@@ -96,12 +99,15 @@ enum Benchmark {
     Descriptor,
     /// One function of a virtual machine under netd and under the kernel's own driver, alternating (needs root).
     Machine,
+    /// HTTPS by netd-services through a function of a virtual machine, beside curl over the kernel's own driver, alternating: 1 GiB, and
+    /// 10,000 small fetches (needs root).
+    Fetch,
 }
 
 impl Benchmark {
     /// As netd-bench calls it.
-    fn name(self, twin: TwinName) -> &'static str {
-        match (self, twin) {
+    fn name(self, twin: TwinName, part: u32) -> String {
+        let name = match (self, twin) {
             (Benchmark::Flows, _) => "flows",
             (Benchmark::Driver, _) => "driver",
             (Benchmark::Ring, _) => "ring",
@@ -111,7 +117,10 @@ impl Benchmark {
             (Benchmark::Descriptor, _) => "descriptor",
             (Benchmark::Machine, TwinName::Gce) => "machine-gce",
             (Benchmark::Machine, TwinName::Viommu) => "machine-viommu",
-        }
+            (Benchmark::Fetch, TwinName::Gce) => return format!("fetch-gce/{part}"),
+            (Benchmark::Fetch, TwinName::Viommu) => return format!("fetch-viommu/{part}"),
+        };
+        name.to_owned()
     }
 }
 
@@ -137,8 +146,8 @@ fn main() -> ExitCode {
         Task::Demo { vm: false, .. } => demo::embedded().map(|()| ExitCode::SUCCESS),
         Task::Demo { vm: true, twin } => demo::vm(twin.into()).map(|()| ExitCode::SUCCESS),
         Task::Test { quick, long } => checks::run(quick, long).map(|()| ExitCode::SUCCESS),
-        Task::Bench { what, twin, json } => {
-            bench::run(what.name(twin), json.as_deref()).map(|()| ExitCode::SUCCESS)
+        Task::Bench { what, twin, part, json } => {
+            bench::run(&what.name(twin, part), json.as_deref()).map(|()| ExitCode::SUCCESS)
         }
         Task::Fuzz { targets, seconds, keep } => {
             let duration = Duration::from_secs(seconds);

@@ -3,6 +3,7 @@
 use crate::error::{Attempt, Error, Result};
 use crate::{bench::report::percentile, ensure};
 use netd_ipc::Client;
+use netd_ipc::services::{self, FetchOptions};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -153,6 +154,19 @@ pub fn connections(network: &Network, to: SocketAddr, duration: Duration, thread
         }
         Ok(rate)
     })
+}
+
+/// Has netd-services fetch `url` so many times, and returns the bytes of all.
+pub fn fetch(url: &str, count: u32) -> Result<u64> {
+    let client = services::Client::default_paths();
+    let failed = |error: &dyn std::fmt::Display| Error::Expectation(format!("cannot fetch {url}: {error}"));
+    let (mut chunk, mut bytes) = (vec![0; CHUNK_BYTES], 0);
+    for _ in 0..count {
+        let mut fetching = client.fetch(url, &FetchOptions::default()).map_err(|error| failed(&error))?;
+        while let 1.. = fetching.read(&mut chunk).map_err(|error| failed(&error))? {}
+        bytes += fetching.finish().map_err(|error| failed(&error))?.bytes;
+    }
+    Ok(bytes)
 }
 
 /// Serves [`ECHO`], [`DISCARD`] and [`SOURCE`] with the kernel's sockets, on three ports from `first` on, until it is killed.

@@ -123,6 +123,14 @@ fn unbounded(lab: &Lab) -> String {
 }
 
 fn under_kernel(lab: &Lab) -> Result<Figures> {
+    let interface = give_to_kernel(lab)?;
+    let figures = measure(lab, "kernel")?;
+    lab.vm.guest().run(&["ip", "link", "set", &interface, "down"])?;
+    Ok(figures)
+}
+
+/// Has the kernel's driver take the function, with the address and the default route that DHCP would give; returns the interface.
+pub(super) fn give_to_kernel(lab: &Lab) -> Result<String> {
     if lab.driver()? == "vfio-pci" {
         lab.release()?;
     }
@@ -132,14 +140,15 @@ fn under_kernel(lab: &Lab) -> Result<Figures> {
     let mtu = plan.mtu();
     let configure = format!(
         "ip link set {interface} mtu {mtu} up && ip address flush dev {interface} && \
-         ip address add {}/{} dev {interface} && ping -c 1 -w 10 {} >/dev/null && \
+         ip address add {}/{} dev {interface} && ip route add default via {gateway} && \
+         ping -c 1 -w 10 {gateway} >/dev/null && \
          echo '{LOCAL_PORTS}' > /proc/sys/net/ipv4/ip_local_port_range",
-        plan.client, plan.prefix, plan.gateway
+        plan.client,
+        plan.prefix,
+        gateway = plan.gateway
     );
     lab.vm.guest().script(&configure).run()?;
-    let figures = measure(lab, "kernel")?;
-    lab.vm.guest().run(&["ip", "link", "set", &interface, "down"])?;
-    Ok(figures)
+    Ok(interface)
 }
 
 fn measure(lab: &Lab, network: &str) -> Result<Figures> {

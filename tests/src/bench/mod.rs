@@ -5,6 +5,7 @@ mod connections;
 mod daemon;
 mod descriptor;
 mod driver;
+mod fetch;
 mod flows;
 mod frames;
 pub mod load;
@@ -39,6 +40,9 @@ pub enum Benchmark {
     Descriptor,
     /// A machine's function under netd and under the kernel's own driver, alternating.
     Machine(Twin),
+    /// HTTPS through netd-services and netd on a machine's function, beside curl over the kernel's driver: one part in so many of the
+    /// bytes and fetches.
+    Fetch(Twin, u32),
 }
 
 impl Benchmark {
@@ -53,6 +57,7 @@ impl Benchmark {
             Benchmark::Ring => ring::run(console),
             Benchmark::Descriptor => descriptor::run(console),
             Benchmark::Machine(twin) => machine::run(twin, console),
+            Benchmark::Fetch(twin, part) => fetch::run(twin, part, console),
         }
     }
 }

@@ -15,6 +15,7 @@ const USAGE: &str = "usage: netd-load kernel|netd COMMAND, or netd-load serve PO
   receive ADDRESS:PORT SECONDS                bits per second from a server that sends without end
   round-trips ADDRESS:PORT COUNT              of one byte, in microseconds: p50, p99, p999
   connections ADDRESS:PORT SECONDS THREADS    set up and closed in order, per second
+  fetch URL COUNT                             one after the other, by netd-services; the bytes of all (netd alone)
   serve PORT                                  echo on PORT, discard on PORT + 1, a source on PORT + 2";
 
 fn main() -> ExitCode {
@@ -35,6 +36,7 @@ fn run(arguments: &[&str]) -> Result<Value> {
     match arguments {
         ["serve", port] => load::serve(number(port)?).map(|()| Value::Null),
         ["kernel", command @ ..] => measure(&Network::Kernel, command),
+        ["netd", "fetch", url, count] => load::fetch(url, number(count)?).map(|bytes| json!(bytes)),
         ["netd", command @ ..] => {
             let client = Client::connect_default();
             measure(&Network::Netd(client.map_err(|error| Error::Expectation(error.to_string()))?), command)
