@@ -4,6 +4,8 @@
 //! is removed again: nothing is trusted that nobody can read of.
 
 mod check;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -149,6 +151,8 @@ impl Trust {
                 tracing::error!(%error, file = %new.file.display(), "a root whose record failed is still there");
             }
         }
+        // They may have been read meanwhile.
+        self.forget();
     }
 
     /// The roots, read again if the directories changed.
