@@ -271,6 +271,7 @@ fn decision() -> crate::policy::Decision {
         reason: "no grant".into(),
         rule: "a.toml:1 (deny, any)".into(),
         tls: Some("any".into()),
+        redirects: Some("granted".into()),
         file: Some("a.toml".into()),
         line: Some(1),
     }
@@ -286,6 +287,7 @@ fn rules() -> crate::policy::Rules {
         to: some("192.0.2.0/24"),
         hosts: some("*.example.org"),
         tls: Some("required".into()),
+        redirects: Some("granted".into()),
         file: "a.toml".into(),
         line: 1,
     };

@@ -22,6 +22,8 @@ pub struct Rule {
     pub hosts: Option<Vec<String>>,
     /// `required` or `any`, if the rule says it.
     pub tls: Option<String>,
+    /// `same-host` or `granted`, if the rule says it.
+    pub redirects: Option<String>,
     /// Where it stands.
     pub file: String,
     /// Its line, counted from 1.
@@ -54,6 +56,8 @@ pub struct Decision {
     pub rule: String,
     /// Of a connection by name that is allowed: `required` if it must begin with a ClientHello for the name, otherwise `any`.
     pub tls: Option<String>,
+    /// Of a fetch that is allowed: `granted` if it may be redirected to other hosts that are, otherwise `same-host`.
+    pub redirects: Option<String>,
     /// The file that the rule stands in.
     pub file: Option<String>,
     /// Its line, counted from 1.

@@ -7,7 +7,7 @@ use crate::index::{Entry, Place};
 use crate::port::PortRange;
 use crate::rule::{Effect, Origin, RuleConfig};
 use crate::subject::{SubjectPattern, Who};
-use crate::terms::{HTTPS, Terms, Tls};
+use crate::terms::{HTTPS, Redirects, Terms, Tls};
 
 /// Refuses a rule that could never apply, or that contradicts itself.
 pub(crate) fn check(origin: &Origin, rule: &RuleConfig) -> Result<(), Error> {
@@ -29,6 +29,9 @@ pub(crate) fn check(origin: &Origin, rule: &RuleConfig) -> Result<(), Error> {
     }
     if rule.tls.is_some() && (rule.hosts.is_none() || !rule.capabilities.contains(&Capability::TcpConnect)) {
         return Err(Error::TlsWithoutNames { origin: origin.clone() });
+    }
+    if rule.redirects.is_some() && !rule.capabilities.contains(&Capability::HttpFetch) {
+        return Err(Error::RedirectsWithoutFetch { origin: origin.clone() });
     }
     let without =
         |has: fn(Capability) -> bool| rule.capabilities.iter().copied().find(|capability| !has(*capability));
@@ -96,7 +99,13 @@ fn ports(rule: &RuleConfig, capability: Capability, ranges: Vec<PortRange>, term
             ranges.flat_map(|range| range.without(QUIC)).collect()
         }
         Terms::Free => ranges.collect(),
-        Terms::Tls | Terms::ByAddress => Vec::new(),
+        // Beside those that are allowed on no terms: a fetch is allowed either way.
+        Terms::Redirected
+            if capability == Capability::HttpFetch && rule.redirects == Some(Redirects::Granted) =>
+        {
+            ranges.collect()
+        }
+        Terms::Tls | Terms::ByAddress | Terms::Redirected => Vec::new(),
     }
 }
 

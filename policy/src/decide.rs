@@ -142,6 +142,8 @@ pub struct Policy {
     pub(crate) grants: Index,
     /// Grants by name that demand TLS.
     pub(crate) tls_grants: Index,
+    /// Grants of fetches whose redirects to other hosts are followed; they are among the grants as well.
+    redirect_grants: Index,
     pub(crate) denials: Index,
     quotas: Quotas,
 }
@@ -171,6 +173,7 @@ impl Policy {
         };
         let grants = Index::new(Covering::Whole, entries(Effect::Grant, Terms::Free));
         let tls_grants = Index::new(Covering::Whole, entries(Effect::Grant, Terms::Tls));
+        let redirect_grants = Index::new(Covering::Whole, entries(Effect::Grant, Terms::Redirected));
         let denials = Index::new(Covering::Part, entries(Effect::Deny, Terms::Free));
         Ok(Policy {
             devnet_enabled,
@@ -179,6 +182,7 @@ impl Policy {
             rules,
             grants,
             tls_grants,
+            redirect_grants,
             denials,
             quotas: Quotas::default(),
         })
@@ -288,10 +292,15 @@ impl Policy {
         }
         let named = matches!(lookup.target, Target::Address(peer) if METADATA.contains(&peer));
         let lookup = Lookup { named, ..lookup.clone() };
-        match self.grants.find(&lookup).and_then(|number| self.written(number)) {
-            Some(rule) => Decision::Allow { rule, terms: Terms::Free },
-            None => self.not_granted(request, &lookup),
+        // Of several grants the one that allows more counts.
+        let more = (lookup.capability == Capability::HttpFetch)
+            .then_some((&self.redirect_grants, Terms::Redirected));
+        for (grants, terms) in more.into_iter().chain([(&self.grants, Terms::Free)]) {
+            if let Some(rule) = grants.find(&lookup).and_then(|number| self.written(number)) {
+                return Decision::Allow { rule, terms };
+            }
         }
+        self.not_granted(request, &lookup)
     }
 
     /// The denial that covers a request, if one does.

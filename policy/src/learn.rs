@@ -53,6 +53,8 @@ pub fn smallest_grants<'a>(
         hosts,
         // What a connection by name would begin with, nobody knows before it is there: what the port suggests.
         tls: None,
+        // That is for an operator to say.
+        redirects: None,
     };
     grants.into_iter().map(rule).collect()
 }

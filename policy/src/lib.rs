@@ -53,7 +53,7 @@ pub use quota::{Bound, QuotaTable, Quotas, Resource, shares};
 pub use request::Request;
 pub use rule::{DenyTable, Effect, GrantTable, Origin, RuleConfig};
 pub use subject::{Subject, SubjectPattern};
-pub use terms::{Terms, Tls};
+pub use terms::{Redirects, Terms, Tls};
 pub use trust::{Pin, Pins, TimePolicy};
 
 /// A rule that cannot be understood.
@@ -93,6 +93,15 @@ pub enum Error {
     /// What a connection must begin with cannot be read.
     #[error("'{0}' is not what a connection can be asked to begin with: expected \"required\" or \"any\"")]
     Tls(String),
+    /// Which redirects are followed cannot be read.
+    #[error("'{0}' does not say which redirects are followed: expected \"same-host\" or \"granted\"")]
+    Redirects(String),
+    /// Redirects of what is not fetched.
+    #[error("{origin}: 'redirects' is about fetching: it needs net.http.fetch among what is allowed")]
+    RedirectsWithoutFetch {
+        /// Which rule.
+        origin: Origin,
+    },
     /// A demand that no connection would ever meet with.
     #[error(
         "{origin}: 'tls' is about connections by name: it needs 'hosts', and net.tcp.connect among what is allowed"

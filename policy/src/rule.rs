@@ -11,7 +11,7 @@ use crate::capability::Capability;
 use crate::host::HostPattern;
 use crate::port::PortRange;
 use crate::subject::SubjectPattern;
-use crate::terms::Tls;
+use crate::terms::{Redirects, Tls};
 
 /// What a rule does to the requests that it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +59,8 @@ pub struct RuleConfig {
     pub hosts: Option<Vec<HostPattern>>,
     /// What connections by name must begin with. Absent: what [`Tls`] says of the port.
     pub tls: Option<Tls>,
+    /// Which redirects of a fetch are followed. Absent: those that stay with the host.
+    pub redirects: Option<Redirects>,
 }
 
 /// A `[[grant]]` table.
@@ -86,6 +88,10 @@ pub struct GrantTable {
     /// What connections by name begin with: `required` (a ClientHello for that name) or `any`; absent: `required` on port 443 and `any` on others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tls: Option<Tls>,
+    /// Which redirects a fetch follows: `same-host`, or `granted` (to other hosts as well, as far as these are granted by themselves); absent:
+    /// `same-host`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    redirects: Option<Redirects>,
 }
 
 /// A `[[deny]]` table.
@@ -114,15 +120,16 @@ pub struct DenyTable {
 
 impl From<GrantTable> for RuleConfig {
     fn from(table: GrantTable) -> RuleConfig {
-        let GrantTable { subject, allow, ports, to, hosts, tls } = table;
-        RuleConfig { effect: Effect::Grant, subject, capabilities: allow, ports, to, hosts, tls }
+        let GrantTable { subject, allow, ports, to, hosts, tls, redirects } = table;
+        RuleConfig { effect: Effect::Grant, subject, capabilities: allow, ports, to, hosts, tls, redirects }
     }
 }
 
 impl From<DenyTable> for RuleConfig {
     fn from(table: DenyTable) -> RuleConfig {
         let DenyTable { subject, deny, ports, to, hosts } = table;
-        RuleConfig { effect: Effect::Deny, subject, capabilities: deny, ports, to, hosts, tls: None }
+        let (tls, redirects) = (None, None);
+        RuleConfig { effect: Effect::Deny, subject, capabilities: deny, ports, to, hosts, tls, redirects }
     }
 }
 
@@ -150,6 +157,9 @@ impl fmt::Display for RuleConfig {
         }
         if let Some(tls) = self.tls {
             writeln!(f, "tls = \"{tls}\"")?;
+        }
+        if let Some(redirects) = self.redirects {
+            writeln!(f, "redirects = \"{redirects}\"")?;
         }
         Ok(())
     }
@@ -188,4 +198,4 @@ macro_rules! serde_as_string {
     )*};
 }
 
-serde_as_string!(SubjectPattern, PortRange, Capability, HostPattern, Tls);
+serde_as_string!(SubjectPattern, PortRange, Capability, HostPattern, Tls, Redirects);

@@ -8,7 +8,7 @@ use crate::capability::Capability;
 use crate::host::HostPattern;
 use crate::port::PortRange;
 use crate::subject::SubjectPattern;
-use crate::terms::Tls;
+use crate::terms::{Redirects, Tls};
 use crate::trust::{Pin, Pins};
 
 /// Types that are texts in a file: their names, and what is said of them.
@@ -38,6 +38,11 @@ text! {
     Tls, "Tls", json_schema!({
         "type": "string",
         "enum": [Tls::Required.name(), Tls::Any.name()],
+    });
+    Redirects, "Redirects", json_schema!({
+        "type": "string",
+        "enum": [Redirects::SameHost.name(), Redirects::Granted.name()],
+        "default": Redirects::SameHost.name(),
     });
     SubjectPattern, "Subject", json_schema!({
         "type": "string",

@@ -45,6 +45,41 @@ impl FromStr for Tls {
     }
 }
 
+/// The key `redirects` of a grant of `net.http.fetch`: which redirects of the hosts that it names are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Redirects {
+    /// `same-host`: those that stay with the host. The same as without the key.
+    SameHost,
+    /// `granted`: those to other hosts too, as far as these are granted by themselves.
+    Granted,
+}
+
+impl Redirects {
+    /// As files have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Redirects::SameHost => "same-host",
+            Redirects::Granted => "granted",
+        }
+    }
+}
+
+impl fmt::Display for Redirects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Redirects {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Redirects, Error> {
+        let known = [Redirects::SameHost, Redirects::Granted];
+        let found = known.into_iter().find(|redirects| redirects.name() == text);
+        found.ok_or_else(|| Error::Redirects(text.to_owned()))
+    }
+}
+
 /// On what terms a request was allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Terms {
@@ -54,6 +89,8 @@ pub enum Terms {
     Tls,
     /// A connection by name whose grants are for addresses: each address that the name has is decided by itself.
     ByAddress,
+    /// A fetch whose redirects to other hosts are followed, as far as these are granted.
+    Redirected,
 }
 
 impl fmt::Display for Terms {
@@ -62,6 +99,7 @@ impl fmt::Display for Terms {
             Terms::Free => "unconditionally",
             Terms::Tls => "if it begins with a TLS ClientHello for that name (tls = \"required\")",
             Terms::ByAddress => "as far as its addresses are, each decided by itself",
+            Terms::Redirected => "with redirects to other hosts that are granted (redirects = \"granted\")",
         })
     }
 }

@@ -251,6 +251,10 @@ fn rule_that_can_never_apply_is_refused_with_its_line() {
             "subject = \"any\"\nallow = [\"net.dns.resolve\"]\nhosts = [\"a.b\"]\ntls = \"any\"",
             "and net.tcp.connect",
         ),
+        (
+            "subject = \"any\"\nallow = [\"net.tcp.connect\"]\nredirects = \"granted\"",
+            "it needs net.http.fetch",
+        ),
         ("subject = \"any\"\nallow = [\"net.tcp.listen\"]\nto = [\"::/0\"]", "net.tcp.listen names no peer"),
         ("subject = \"any\"\nallow = [\"net.dns.resolve\"]\nhosts = [\"a.b\"]\nto = [\"::/0\"]", "two rules"),
     ] {
@@ -270,6 +274,7 @@ fn file_with_wrong_values_is_refused_with_line_and_what_would_be_right() {
         ("[[grant]]\nsubject = \"any\"\nallow = []\nport = [\"1\"]", 4, "unknown field `port`"),
         ("[[grant]]\nsubject = \"any\"\nallow = []\nhosts = [\"*\"]", 4, "leave the key out"),
         ("[[grant]]\nsubject = \"any\"\nallow = []\ntls = \"on\"", 4, "expected \"required\" or \"any\""),
+        ("[[grant]]\nsubject = \"any\"\nallow = []\nredirects = \"all\"", 4, "expected \"same-host\" or"),
         ("[[deny]]\nsubject = \"any\"\ndeny = []\ntls = \"any\"", 4, "unknown field `tls`"),
         ("[[grant]]\nsubject = \"any\"\ndeny = []", 3, "unknown field `deny`"),
         ("[network.devnet]\nenabled = true", 1, "unknown field `network`"),
@@ -303,6 +308,25 @@ fn fetch_is_granted_by_name_and_port_and_that_of_fixtures_leaves_the_switch_alon
     let off = policy(false, FETCHES).unwrap();
     assert!(off.decide(&subject(1000), &fetch("fixture.local:80")).is_allowed());
     assert_eq!(off.decide(&subject(1000), &fetch("www.example.org:443")).rule(), &Rule::Devnet);
+}
+
+#[test]
+fn redirects_to_other_hosts_are_followed_where_a_grant_says_so_and_nowhere_else() {
+    let also = "[[grant]]\nsubject = \"user:alice\"\nallow = [\"net.http.fetch\"]\nhosts = [\"www.example.org\"]\nports = [\"443\"]\n";
+    let redirecting = format!("{FETCHES}{also}redirects = \"granted\"\n");
+    let terms = |text: &str, from: &str| {
+        let from = from.parse().expect("an authority");
+        policy(true, text).unwrap().decide(&subject(1000), &Request::Fetch { from }).terms()
+    };
+    assert_eq!(terms(FETCHES, "www.example.org:443"), Some(Terms::Free));
+    assert_eq!(terms(&redirecting, "www.example.org:443"), Some(Terms::Redirected));
+    assert_eq!(terms(&redirecting, "www.example.org:80"), Some(Terms::Free));
+    assert_eq!(terms(&redirecting, "api.example.org:443"), Some(Terms::Free));
+    let same_host = redirecting.replace("granted", "same-host");
+    assert_eq!(terms(&same_host, "www.example.org:443"), Some(Terms::Free));
+    let denied =
+        format!("{redirecting}[[deny]]\nsubject = \"any\"\ndeny = [\"net.http.fetch\"]\nports = [\"443\"]\n");
+    assert_eq!(terms(&denied, "www.example.org:443"), None);
 }
 
 #[test]

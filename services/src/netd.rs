@@ -7,9 +7,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use netd_ipc::policy::{Decision, TrustChange};
 use netd_ipc::server::Peer;
 use netd_ipc::services::ErrorKind;
+use netd_policy::Redirects;
 use tokio::task::spawn_blocking;
 
 use crate::Failure;
+
+/// What a client was allowed something by.
+#[derive(Debug)]
+pub(crate) struct Permission {
+    /// The rule, with its place.
+    pub(crate) rule: String,
+    /// Of a fetch: whether redirects to other hosts are followed, as far as these are granted.
+    pub(crate) redirects: bool,
+}
 
 /// A way to netd. Clones share it.
 #[derive(Debug, Clone)]
@@ -59,6 +69,19 @@ impl Netd {
         capability: &'static str,
         target: Option<String>,
     ) -> Result<String, Failure> {
+        self.permission(client, capability, target).await.map(|permission| permission.rule)
+    }
+
+    /// The same, with what the rule says of redirects.
+    ///
+    /// # Errors
+    /// It may not, in netd's words; or netd cannot be asked.
+    pub(crate) async fn permission(
+        &self,
+        client: &Peer,
+        capability: &'static str,
+        target: Option<String>,
+    ) -> Result<Permission, Failure> {
         let client = client.clone();
         let decision = self.call(move |netd| {
             netd.decide(&client, capability, target.as_deref()).map_err(|error| match error.kind() {
@@ -69,9 +92,10 @@ impl Netd {
                 _ => error,
             })
         });
-        let Decision { allowed, error, reason, rule, .. } = decision.await?;
+        let Decision { allowed, error, reason, rule, redirects, .. } = decision.await?;
         if allowed {
-            return Ok(rule);
+            let redirects = redirects.as_deref() == Some(Redirects::Granted.name());
+            return Ok(Permission { rule, redirects });
         }
         let kind = match error {
             Some(netd_ipc::ErrorKind::DevnetDisabled) => ErrorKind::DevnetDisabled,

@@ -106,6 +106,7 @@ mod tests {
             reason: format!("the reason of {target}"),
             rule: String::new(),
             tls: None,
+            redirects: None,
             file: file.map(str::to_owned),
             line: file.map(|_| 1),
         };

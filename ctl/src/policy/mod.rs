@@ -74,7 +74,8 @@ fn scope(rule: &Rule) -> String {
     };
     let parts = [part("ports", &rule.ports), part("to", &rule.to), part("hosts", &rule.hosts)];
     let tls = rule.tls.as_ref().map(|tls| format!("tls {tls}"));
-    let parts: Vec<String> = parts.into_iter().flatten().chain(tls).collect();
+    let redirects = rule.redirects.as_ref().map(|redirects| format!("redirects {redirects}"));
+    let parts: Vec<String> = parts.into_iter().flatten().chain(tls).chain(redirects).collect();
     if parts.is_empty() { "all".to_owned() } else { parts.join("; ") }
 }
 
@@ -156,6 +157,7 @@ mod tests {
             to: some("10.0.0.0/8"),
             hosts: None,
             tls: None,
+            redirects: None,
             file: "a.toml".into(),
             line: 7,
         };

@@ -46,7 +46,8 @@ impl Verdict {
     }
 
     fn of_daemon(decision: netd_ipc::policy::Decision) -> Verdict {
-        let netd_ipc::policy::Decision { allowed, error: _, reason, rule, tls: _, file, line } = decision;
+        let netd_ipc::policy::Decision { allowed, error: _, reason, rule, tls: _, redirects: _, file, line } =
+            decision;
         Verdict { allowed, reason, rule, file, line }
     }
 

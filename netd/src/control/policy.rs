@@ -6,7 +6,8 @@ use netd_ipc::ErrorKind;
 use netd_ipc::policy::{self as wire, Asker, Denials, DeniedRequest, Explanation};
 use netd_ipc::server::Peer;
 use netd_policy::{
-    Capability, Decision, Denial, Origin, Policy, Request, RuleConfig, Subject, SubjectPattern, Terms, Tls,
+    Capability, Decision, Denial, Origin, Policy, Redirects, Request, RuleConfig, Subject, SubjectPattern,
+    Terms, Tls,
 };
 
 use crate::audit::Audit;
@@ -35,7 +36,7 @@ fn rule_of(origin: &Origin, rule: &RuleConfig) -> wire::Rule {
     fn texts<T: ToString>(values: &[T]) -> Vec<String> {
         values.iter().map(ToString::to_string).collect()
     }
-    let RuleConfig { effect, subject, capabilities, ports, to, hosts, tls } = rule;
+    let RuleConfig { effect, subject, capabilities, ports, to, hosts, tls, redirects } = rule;
     wire::Rule {
         effect: effect.to_string(),
         subject: subject.to_string(),
@@ -44,6 +45,7 @@ fn rule_of(origin: &Origin, rule: &RuleConfig) -> wire::Rule {
         to: to.as_deref().map(texts),
         hosts: hosts.as_deref().map(texts),
         tls: tls.map(|tls| tls.to_string()),
+        redirects: redirects.map(|redirects| redirects.to_string()),
         file: origin.file.to_string(),
         line: origin.line,
     }
@@ -98,6 +100,7 @@ pub(super) fn explain(
 /// A decision as the interface has it.
 pub(super) fn decision(request: &Request, decision: Decision) -> wire::Decision {
     let tls = decision.terms().and_then(|terms| tls(request, terms));
+    let redirects = decision.terms().and_then(|terms| redirects(request, terms));
     let (allowed, error, reason, rule) = match decision {
         Decision::Allow { rule, terms: Terms::Free } => {
             (true, None, format!("{request}: allowed by {rule}"), rule)
@@ -113,6 +116,7 @@ pub(super) fn decision(request: &Request, decision: Decision) -> wire::Decision 
         error,
         reason,
         tls: tls.map(|tls| tls.to_string()),
+        redirects: redirects.map(|redirects| redirects.to_string()),
         file: origin.map(|origin| origin.file.to_string()),
         line: origin.map(|origin| origin.line),
         rule: rule.to_string(),
@@ -123,7 +127,15 @@ pub(super) fn decision(request: &Request, decision: Decision) -> wire::Decision 
 pub(super) fn tls(request: &Request, terms: Terms) -> Option<Tls> {
     matches!(request, Request::TcpConnectName { .. }).then_some(match terms {
         Terms::Tls => Tls::Required,
-        Terms::Free | Terms::ByAddress => Tls::Any,
+        Terms::Free | Terms::ByAddress | Terms::Redirected => Tls::Any,
+    })
+}
+
+/// Which redirects a fetch follows; none for any other request.
+fn redirects(request: &Request, terms: Terms) -> Option<Redirects> {
+    matches!(request, Request::Fetch { .. }).then_some(match terms {
+        Terms::Redirected => Redirects::Granted,
+        Terms::Free | Terms::Tls | Terms::ByAddress => Redirects::SameHost,
     })
 }
 

@@ -42,12 +42,26 @@ fn any_rule() -> impl Strategy<Value = RuleConfig> {
         prop::option::of(prop::collection::vec(range, 1..3)),
         prop::option::of(prop::collection::vec(prefix, 1..3)),
         prop::option::of((prop::collection::vec(pattern, 1..3), 1usize..16, tls)),
+        prop::option::of(prop::sample::select(vec![Redirects::SameHost, Redirects::Granted])),
     )
-        .prop_map(|(grant, subject, capabilities, ports, to, hosts)| {
+        .prop_map(|(grant, subject, capabilities, ports, to, hosts, redirects)| {
             let effect = if grant { Effect::Grant } else { Effect::Deny };
+            let followed = |redirects: Option<Redirects>, capabilities: &[Capability]| {
+                redirects.filter(|_| grant && capabilities.contains(&Capability::HttpFetch))
+            };
             let Some((hosts, which, tls)) = hosts else {
                 let to = to.filter(|_| capabilities.iter().all(|capability| capability.has_peer()));
-                return RuleConfig { effect, subject, capabilities, ports, to, hosts: None, tls: None };
+                let redirects = followed(redirects, &capabilities);
+                return RuleConfig {
+                    effect,
+                    subject,
+                    capabilities,
+                    ports,
+                    to,
+                    hosts: None,
+                    tls: None,
+                    redirects,
+                };
             };
             let named = [
                 Capability::DnsResolve,
@@ -58,7 +72,8 @@ fn any_rule() -> impl Strategy<Value = RuleConfig> {
             let capabilities = named.into_iter().enumerate().filter(|(bit, _)| which & (1 << bit) != 0);
             let capabilities: Vec<_> = capabilities.map(|(_, capability)| capability).collect();
             let tls = tls.filter(|_| grant && capabilities.contains(&Capability::TcpConnect));
-            RuleConfig { effect, subject, capabilities, ports, to: None, hosts: Some(hosts), tls }
+            let redirects = followed(redirects, &capabilities);
+            RuleConfig { effect, subject, capabilities, ports, to: None, hosts: Some(hosts), tls, redirects }
         })
 }
 
@@ -143,6 +158,12 @@ fn is_for(rule: &RuleConfig, subject: &Subject) -> bool {
 fn terms_by_reading(rules: &[RuleConfig], subject: &Subject, request: &Request) -> Option<Terms> {
     if let Request::TcpConnectName { name, port, address } = request {
         return by_name_by_reading(rules, subject, (name, *port), *address);
+    }
+    let redirected =
+        |rule: &&RuleConfig| rule.effect == Effect::Deny || rule.redirects == Some(Redirects::Granted);
+    let redirecting: Vec<RuleConfig> = rules.iter().filter(redirected).cloned().collect();
+    if matches!(request, Request::Fetch { .. }) && allowed_by_reading(&redirecting, subject, request) {
+        return Some(Terms::Redirected);
     }
     allowed_by_reading(rules, subject, request).then_some(Terms::Free)
 }

@@ -66,12 +66,12 @@ impl Fetcher {
         options: &FetchOptions,
     ) -> Result<Opened, Failure> {
         let target = Target::parse(url)?;
-        let rule = services.netd.permit(client, FETCH, Some(target.authority())).await?;
+        let permission = services.netd.permission(client, FETCH, Some(target.authority())).await?;
         if target.is_fixture() {
-            return self.open_fixture(&target, rule, options).await;
+            return self.open_fixture(&target, permission.rule, options).await;
         }
         services.netd.permit(client, "net.http.devnet", None).await?;
-        self.open_real(services, client, target, rule, options).await
+        self.open_real(services, client, target, permission, options).await
     }
 
     async fn open_fixture(

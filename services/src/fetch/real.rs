@@ -17,6 +17,7 @@ use super::tls::{self, Met, Shown};
 use super::{Body, FETCH, Fetcher, Opened, microseconds};
 use crate::Failure;
 use crate::dial::dial;
+use crate::netd::Permission;
 use crate::server::Services;
 
 /// Redirects that are followed: as many as clients usually do (RFC 9110, 15.4, leaves it to them); longer ways are loops.
@@ -44,13 +45,13 @@ impl Fetcher {
         services: &Services,
         client: &Peer,
         mut target: Target,
-        mut rule: String,
+        mut permission: Permission,
         options: &FetchOptions,
     ) -> Result<Opened, Failure> {
         let mut hops = Vec::new();
         loop {
             let Exchanged { answer, mut hop, shown } =
-                self.exchange(services, client, &target, rule, options).await?;
+                self.exchange(services, client, &target, permission.rule, options).await?;
             let Answer { response, connection } = answer;
             let next = match understand(&target, options, hop.status, response.headers())? {
                 Meaning::Body(about) => {
@@ -89,16 +90,17 @@ impl Fetcher {
                 );
                 return Err(Failure::new(ErrorKind::RedirectRefused, message));
             }
-            if next.remote().host != target.remote().host {
+            if next.remote().host != target.remote().host && (!permission.redirects || next.is_fixture()) {
                 let message = format!(
-                    "'{}' redirects to another host, '{}' ({}): that is not followed; fetch it from there",
+                    "'{}' redirects to another host, '{}' ({}): that is followed only if the grant has redirects = \"granted\"; \
+                     or fetch it from there",
                     target.remote().host,
                     next.remote().host,
                     next.url()
                 );
                 return Err(Failure::new(ErrorKind::RedirectRefused, message));
             }
-            rule = services.netd.permit(client, FETCH, Some(next.authority())).await?;
+            permission = services.netd.permission(client, FETCH, Some(next.authority())).await?;
             target = next;
         }
     }

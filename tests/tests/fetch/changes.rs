@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use netd_tests::tapped::GATEWAY;
 use netd_tests::{Result, ensure};
 
 use crate::Trying as _;
@@ -23,6 +24,17 @@ pub(crate) fn check(running: &Running<'_>) -> Result<()> {
     running.given_up(plain, "DevnetDisabled")?;
     let url = format!("http://{HOST}:{LIAR_PORT}/ok");
     running.refused(&url, &[], "DevnetDisabled", "devnet switch")?;
+    // Everything is granted to everybody here.
+    for asked in [
+        &["resolve", HOST][..],
+        &["connect", HOST, "8099"],
+        &["connect", GATEWAY, "8099"],
+        &["ping", GATEWAY],
+        &["udp", "send", GATEWAY, "53", "anything"],
+    ] {
+        let told = running.tapped.json(asked)?;
+        ensure!(told.to_string().contains("DevnetDisabled"), "netctl {}: {told:#}", asked.join(" "));
+    }
     running.fetched("https://fixture.local/hello", &[])?;
     switch(running, true)?;
     running.fetched(&url, &[]).map(drop)

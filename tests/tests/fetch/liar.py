@@ -25,6 +25,12 @@ def serve(stream, path):
         stream.sendall(b"HTTP/1.1 302 Found\r\nLocation: /redirect/%d\r\nContent-Length: 0\r\n\r\n" % (number + 1))
     elif path == "/elsewhere":
         stream.sendall(b"HTTP/1.1 302 Found\r\nLocation: //other.host.test:8099/\r\nContent-Length: 0\r\n\r\n")
+    elif path == "/granted":
+        stream.sendall(b"HTTP/1.1 302 Found\r\nLocation: //pinned.host.test:8099/ok\r\nContent-Length: 0\r\n\r\n")
+    elif path == "/denied":
+        stream.sendall(b"HTTP/1.1 302 Found\r\nLocation: //secret.test:8099/ok\r\nContent-Length: 0\r\n\r\n")
+    elif path == "/fixture":
+        stream.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://fixture.local/hello\r\nContent-Length: 0\r\n\r\n")
     elif path == "/plain":
         stream.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://www.host.test:8099/ok\r\nContent-Length: 0\r\n\r\n")
     elif path == "/headers":

@@ -39,7 +39,7 @@ const LIES: [(&str, &[&str], &str, &str); 12] = [
 
 /// All of them, and one complaint about all that were not refused as they should be.
 pub(crate) fn check(running: &Running<'_>) -> Result<()> {
-    let checks = [certificates, versions, lies, over_tls, bounds];
+    let checks = [certificates, versions, lies, redirects, over_tls, bounds];
     let complaints: Vec<String> =
         checks.iter().filter_map(|check| check(running).err()).map(|error| error.to_string()).collect();
     ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
@@ -76,6 +76,16 @@ fn lies(running: &Running<'_>) -> Result<()> {
     }
     ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
     Ok(())
+}
+
+/// To another host, where the grant says so, that is followed, and no further than other grants allow.
+fn redirects(running: &Running<'_>) -> Result<()> {
+    let from = |host: &str, path: &str| format!("http://{host}:{LIAR_PORT}/{path}");
+    let (_, told) = running.fetched(&from("other.host.test", "granted"), &[])?;
+    ensure!(told["hops"][1]["url"] == "http://pinned.host.test:8099/ok", "{told:#}");
+    running.refused(&from(HOST, "granted"), &[], "RedirectRefused", "another host, 'pinned.host.test'")?;
+    running.refused(&from("other.host.test", "denied"), &[], "PolicyDenied", "secret.test")?;
+    running.refused(&from("other.host.test", "fixture"), &[], "RedirectRefused", "fixture.local")
 }
 
 /// Only TLS 1.0 and 1.1, which are not spoken (RFC 8996).

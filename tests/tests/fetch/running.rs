@@ -38,6 +38,7 @@ pub(crate) fn configuration(hosts: &Path) -> String {
         "[clock]\ntrust = \"host\"\n[ipv6]\nmode = \"static\"\naddresses = [\"fd77::50/64\"]\n[dns]\nhosts = {hosts:?}\n\
          [[grant]]\nsubject = \"any\"\nallow = [\"net.http.fetch\"]\nhosts = [\"*.host.test\", \"fixture.local\"]\n\
          [[grant]]\nsubject = \"any\"\nallow = [\"net.http.fetch\"]\nto = [\"{GATEWAY}/32\", \"{GATEWAY6}/128\"]\n\
+         [[grant]]\nsubject = \"any\"\nallow = [\"net.http.fetch\"]\nhosts = [\"other.host.test\"]\nredirects = \"granted\"\n\
          [[grant]]\nsubject = \"any\"\nallow = [\"net.http.devnet\"]\n"
     )
 }
