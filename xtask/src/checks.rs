@@ -10,7 +10,7 @@ use std::time::Duration;
 /// the judge of captures ten seconds, fetch eight.
 const SCENARIOS: [&str; 9] =
     ["judge", "inputs", "passt", "ends", "state", "vhost_user", "vhost_user_netd", "peers", "fetch"];
-/// In virtual machines.
+/// In virtual machines. vm_debian takes two minutes, and two more once, for its disk.
 const MACHINE_SCENARIOS: [&str; 9] = [
     "harness",
     "vm_inputs",
