@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use netd_vfio::{Bdf, Selector};
 
 use crate::names::Host;
 
@@ -87,6 +88,81 @@ pub(crate) enum Command {
     Fetch(Fetch),
     /// Try the main functions, and print one marker line for each
     Selftest(Selftest),
+    /// Whether this machine lets netd take a function, and what mends it where not; exit code 1 if anything fails. Without root, too
+    Doctor(Doctor),
+    /// Take a network function from the kernel; with --confirm it goes back by itself unless `netctl confirm` follows in time
+    Takeover(Takeover),
+    /// Say that all is well after `netctl takeover --confirm`: the function stays with netd
+    Confirm(Confirm),
+    /// Give a network function back to the kernel, with the addresses and routes that it had
+    Release(Release),
+    /// Keep the time of a take-over (netctl starts this itself)
+    #[command(hide = true)]
+    Guard(Guard),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Takeover {
+    /// The function: its PCI address, its Ethernet address, or second
+    pub(crate) function: Selector,
+    /// Give it back after this time, unless confirmed: 60s, 5m
+    #[arg(long, value_name = "TIME", value_parser = crate::takeover::time)]
+    pub(crate) confirm: Option<Duration>,
+    /// Take it even if the default route goes through it; only with --confirm
+    #[arg(long, requires = "confirm")]
+    pub(crate) allow_default_route: bool,
+    /// Where to remember what it was
+    #[arg(long, value_name = "DIRECTORY", default_value = netd_vfio::STATE_DIRECTORY)]
+    pub(crate) state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Confirm {
+    /// The function, as it was named when it was taken
+    pub(crate) function: Selector,
+    /// Where it is remembered what it was
+    #[arg(long, value_name = "DIRECTORY", default_value = netd_vfio::STATE_DIRECTORY)]
+    pub(crate) state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Release {
+    /// The function, as it was named when it was taken
+    pub(crate) function: Selector,
+    /// How long to wait for another process to let it go, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub(crate) wait: Duration,
+    /// End the process that holds it, instead of waiting for it alone
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Where it is remembered what it was
+    #[arg(long, value_name = "DIRECTORY", default_value = netd_vfio::STATE_DIRECTORY)]
+    pub(crate) state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Guard {
+    /// The function
+    pub(crate) function: Bdf,
+    /// The take-over
+    #[arg(long)]
+    pub(crate) token: String,
+    /// Where it is remembered what it was
+    #[arg(long)]
+    pub(crate) state: PathBuf,
+    /// Start the one that keeps the time, and start it again if it is killed
+    #[arg(long)]
+    pub(crate) supervise: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// The function: its PCI address, its Ethernet address, or second
+    #[arg(default_value = "second")]
+    pub(crate) function: Selector,
+    /// Where it is remembered what functions were before they were taken
+    #[arg(long, value_name = "DIRECTORY", default_value = netd_vfio::STATE_DIRECTORY)]
+    pub(crate) state: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -86,6 +86,12 @@ pub(crate) enum Error {
         /// What is wrong.
         source: netd_policy::audit::Broken,
     },
+    /// A network function cannot be taken or given back.
+    #[error(transparent)]
+    Vfio(#[from] netd_vfio::Error),
+    /// Nobody would give a function back; so it is not taken.
+    #[error("nobody can be made to give the function back in time, so it is not taken: {0}")]
+    Guard(String),
     /// The system refuses something that should always work.
     #[error("cannot {doing}: {source}")]
     System {

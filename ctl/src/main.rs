@@ -5,6 +5,7 @@
 mod audit;
 mod capture;
 mod cli;
+mod doctor;
 mod error;
 mod fetch;
 mod filter;
@@ -17,6 +18,7 @@ mod pipe;
 mod policy;
 mod selftest;
 mod stream;
+mod takeover;
 mod traceroute;
 mod trust;
 mod udp;
@@ -55,6 +57,11 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
         // Some of these need no daemon.
         Command::Audit { command } => audit::run(connect, output, &command),
         Command::Policy { command } => policy::run(connect, output, &command),
+        Command::Doctor(arguments) => doctor::run(output, &arguments),
+        Command::Takeover(arguments) => takeover::takeover(output, &arguments),
+        Command::Confirm(arguments) => takeover::confirm(output, &arguments),
+        Command::Release(arguments) => takeover::release(output, &arguments),
+        Command::Guard(arguments) => takeover::guard(&arguments),
         Command::Fetch(arguments) => fetch::run(output, &arguments),
         Command::Status => observe::status(&connect()?, output),
         Command::Device { command: None } => observe::device(&connect()?, output),

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use netd_vfio::{
-    Bdf, BindOptions, Bound, DmaPool, DmaPoolOptions, Error, Function, GivenBack, Sysfs, bind, give_back,
+    Bdf, BindOptions, Bound, Error, Function, GiveBackOptions, GivenBack, STATE_DIRECTORY, Selector, Sysfs,
+    bind, give_back,
 };
 
 #[derive(Subcommand)]
@@ -18,21 +19,21 @@ pub(crate) enum Command {
     },
     /// Take a function from its kernel driver: bind it to vfio-pci.
     Bind {
-        /// Its address, as in `0000:00:03.0`.
-        function: Bdf,
+        /// Its PCI address (`0000:00:03.0`), its Ethernet address, or `second`: the machine's second network function.
+        function: Selector,
         /// Take it even if the default route goes through it. This can lock you out.
         #[arg(long)]
         allow_default_route: bool,
         /// Where to remember what it was.
-        #[arg(long, value_name = "DIRECTORY", default_value = "/run/netd")]
+        #[arg(long, value_name = "DIRECTORY", default_value = STATE_DIRECTORY)]
         state: PathBuf,
     },
     /// Give a function back to the kernel driver that it had.
     Release {
-        /// Its address, as in `0000:00:03.0`.
-        function: Bdf,
+        /// Its PCI address (`0000:00:03.0`), its Ethernet address, or `second`: the machine's second network function.
+        function: Selector,
         /// Where it is remembered what it was.
-        #[arg(long, value_name = "DIRECTORY", default_value = "/run/netd")]
+        #[arg(long, value_name = "DIRECTORY", default_value = STATE_DIRECTORY)]
         state: PathBuf,
         /// How long to wait for another process to let it go.
         #[arg(long, value_name = "SECONDS", default_value_t = 10)]
@@ -48,24 +49,30 @@ pub(crate) fn run(command: &Command) -> Result<(), Error> {
     match command {
         Command::List { json } => list(&sysfs.network_functions()?, *json),
         Command::Bind { function, allow_default_route, state } => {
+            let function = function.resolve(&sysfs, state)?;
             let options = BindOptions { allow_default_route: *allow_default_route, state_dir: state.clone() };
-            let Bound { previous_driver, isolation, mac } = bind(&sysfs, *function, &options)?;
+            let Bound { previous_driver, isolation, mac } = bind(&sysfs, function, &options)?;
             let driver = previous_driver.unwrap_or_else(|| "no driver".to_owned());
             let mac = mac.map_or_else(String::new, |mac| format!(", {mac}"));
             println!("{function}: bound to vfio-pci (was {driver}{mac}), isolation {isolation}");
         }
         Command::Release { function, state, wait, hugetlbfs } => {
-            let wait = Duration::from_secs(*wait);
-            let GivenBack { driver, interfaces } = give_back(&sysfs, *function, state, wait)?;
-            if driver.is_some() {
-                // The kernel's driver reset the device as it took it over, so nothing writes to that memory any more.
-                DmaPool::remove_stale(*function, &DmaPoolOptions { hugetlbfs: hugetlbfs.clone() })?;
-            }
+            let function = function.resolve(&sysfs, state)?;
+            let options = GiveBackOptions {
+                state_dir: state.clone(),
+                wait: Duration::from_secs(*wait),
+                evict: false,
+                hugetlbfs: hugetlbfs.clone(),
+            };
+            let GivenBack { driver, interfaces, restored } = give_back(&sysfs, function, &options)?;
             let driver = driver.unwrap_or_else(|| "no driver".to_owned());
             let names: Vec<String> = interfaces.into_iter().map(|interface| interface.name).collect();
             let names =
                 if names.is_empty() { String::new() } else { format!(", interface {}", names.join(", ")) };
-            println!("{function}: given back to {driver}{names}");
+            let restored = [restored.addresses, restored.routes].concat();
+            let restored =
+                if restored.is_empty() { String::new() } else { format!(", with {}", restored.join(", ")) };
+            println!("{function}: given back to {driver}{names}{restored}");
         }
     }
     Ok(())

@@ -7,18 +7,25 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::{self, NAME_WAIT, Restored};
 use crate::state::{self, Record};
 use crate::sysfs::{Group, Sysfs, read_optional};
-use crate::{Bdf, Error, Function, Mac};
+use crate::{Bdf, Error, Function, Interface, Mac};
 
 /// The kernel driver that hands functions to user space.
-pub(crate) const VFIO_PCI: &str = "vfio-pci";
+pub const VFIO_PCI: &str = "vfio-pci";
 /// Drivers that VFIO accepts beside it in one group, since they never touch their function
 /// (Documentation/driver-api/vfio.rst, "Groups, Devices, and IOMMUs").
 const HARMLESS_DRIVERS: [&str; 2] = [VFIO_PCI, "pci-stub"];
+/// How long the kernel's driver may take to show its interface: it does so while it probes, unless udev still has
+/// to load the module for it.
+const INTERFACE_WAIT: Duration = Duration::from_secs(2);
+const INTERFACE_INTERVAL: Duration = Duration::from_millis(20);
 /// What sysfs prints for a driver_override that is not set.
 const OVERRIDE_UNSET: &str = "(null)";
 
@@ -41,6 +48,9 @@ impl fmt::Display for Isolation {
     }
 }
 
+/// Where it is remembered what functions were, unless told otherwise: gone after a boot, as the binding is.
+pub const STATE_DIRECTORY: &str = "/run/netd";
+
 /// How to bind.
 #[derive(Clone, Debug)]
 pub struct BindOptions {
@@ -52,7 +62,7 @@ pub struct BindOptions {
 
 impl Default for BindOptions {
     fn default() -> BindOptions {
-        BindOptions { allow_default_route: false, state_dir: PathBuf::from("/run/netd") }
+        BindOptions { allow_default_route: false, state_dir: PathBuf::from(STATE_DIRECTORY) }
     }
 }
 
@@ -75,30 +85,45 @@ pub struct Bound {
 /// shares its IOMMU group with functions in use, or has neither an IOMMU nor no-IOMMU mode. After a failure half way
 /// the function is back with the driver it had.
 pub fn bind(sysfs: &Sysfs, function: Bdf, options: &BindOptions) -> Result<Bound, Error> {
-    let found = sysfs.function(function)?;
-    if !found.is_virtio_net() {
-        let Function { vendor_id, device_id, class, .. } = found;
-        return Err(Error::NotVirtioNet { function, vendor_id, device_id, class });
-    }
+    check_bindable(sysfs, function, options)?;
+    let _alone = state::lock(&options.state_dir, function)?;
+    // Somebody else may have been at it while we waited.
+    let found = check_bindable(sysfs, function, options)?;
     let remembered = state::load(&options.state_dir, function)?;
     if found.driver.as_deref() == Some(VFIO_PCI) {
         return already_bound(sysfs, function, remembered, options);
     }
-    check_default_route(sysfs, &found, options)?;
-    check_group(sysfs, &found)?;
-    if !sysfs.driver_directory(VFIO_PCI).exists() {
-        return Err(Error::VfioPciMissing { function });
-    }
-    if found.iommu_group.is_none() {
-        check_no_iommu(sysfs, function)?;
-    }
-
     let record = record_of(sysfs, &found, remembered)?;
     state::store(&options.state_dir, &record)?;
     if let Err(failure) = take(sysfs, &found) {
         return Err(restore(sysfs, &record, failure, options));
     }
     bound(sysfs, function, record)
+}
+
+/// Says what speaks against binding a function, and changes nothing.
+///
+/// # Errors
+///
+/// The refusals of [`bind`].
+pub fn check_bindable(sysfs: &Sysfs, function: Bdf, options: &BindOptions) -> Result<Function, Error> {
+    let found = sysfs.function(function)?;
+    if !found.is_virtio_net() {
+        let Function { vendor_id, device_id, class, .. } = found;
+        return Err(Error::NotVirtioNet { function, vendor_id, device_id, class });
+    }
+    if found.driver.as_deref() == Some(VFIO_PCI) {
+        return Ok(found);
+    }
+    check_default_route(sysfs, &found, options)?;
+    check_group(sysfs, &found)?;
+    if !sysfs.vfio_pci_loaded() {
+        return Err(Error::VfioPciMissing { function });
+    }
+    if found.iommu_group.is_none() {
+        check_no_iommu(sysfs, function)?;
+    }
+    Ok(found)
 }
 
 fn already_bound(
@@ -137,7 +162,11 @@ fn check_default_route(sysfs: &Sysfs, found: &Function, options: &BindOptions) -
 }
 
 /// VFIO opens a group only when no kernel driver uses any function of it.
-pub(crate) fn check_group(sysfs: &Sysfs, found: &Function) -> Result<(), Error> {
+///
+/// # Errors
+///
+/// [`Error::GroupShared`], with those that do.
+pub fn check_group(sysfs: &Sysfs, found: &Function) -> Result<(), Error> {
     let Some(group) = found.iommu_group else { return Ok(()) };
     let mut others = Vec::new();
     for &member in &found.group_members {
@@ -172,6 +201,7 @@ fn record_of(sysfs: &Sysfs, found: &Function, remembered: Option<Record>) -> Res
             previous_override: driver_override(sysfs, found.bdf)?.filter(|driver| driver != VFIO_PCI),
             mac: found.mac,
             interface: found.interfaces.first().map(|interface| interface.name.clone()),
+            link: network::snapshot(sysfs, found.bdf)?,
         }),
     }
 }
@@ -197,7 +227,7 @@ fn restore(sysfs: &Sysfs, record: &Record, failure: Option<Error>, options: &Bin
     let undone = match &failure {
         // Lack of privilege shows at the first write: nothing was changed.
         Some(Error::PermissionDenied { .. }) => Ok(()),
-        _ => return_to_driver(sysfs, record),
+        _ => return_to_kernel(sysfs, record).map(drop),
     };
     if let Err(error) = undone.and_then(|()| state::remove(&options.state_dir, function)) {
         return error;
@@ -211,11 +241,27 @@ fn restore(sysfs: &Sysfs, record: &Record, failure: Option<Error>, options: &Bin
     }
 }
 
+/// Brings a function to the driver of its record, and its interface to what it had.
+pub(crate) fn return_to_kernel(sysfs: &Sysfs, record: &Record) -> Result<(Vec<Interface>, Restored), Error> {
+    return_to_driver(sysfs, record)?;
+    let directory = sysfs.function_directory(record.function);
+    let deadline = Instant::now() + INTERFACE_WAIT;
+    while record.interface.is_some() && sysfs.interfaces(&directory)?.is_empty() && Instant::now() < deadline
+    {
+        thread::sleep(INTERFACE_INTERVAL);
+    }
+    let restored = match &record.link {
+        Some(link) => network::restore(sysfs, record.function, link, NAME_WAIT)?,
+        None => Restored::default(),
+    };
+    Ok((sysfs.interfaces(&directory)?, restored))
+}
+
 /// Brings a function without a driver, or with the wrong one, to the driver of its record.
 ///
 /// The override names that driver while the kernel probes, so that no other driver that knows the function's ids
 /// (vfio-pci, if somebody gave it `new_id`) can come first.
-pub(crate) fn return_to_driver(sysfs: &Sysfs, record: &Record) -> Result<(), Error> {
+fn return_to_driver(sysfs: &Sysfs, record: &Record) -> Result<(), Error> {
     let Record { function, previous_driver, previous_override, .. } = record;
     set_override(sysfs, *function, previous_driver.as_deref())?;
     let current = sysfs.driver(*function)?;

@@ -1,7 +1,7 @@
 //! The network functions of the machine, as sysfs shows them.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -130,18 +130,26 @@ impl Sysfs {
         Ok(members)
     }
 
-    /// Interfaces hang below the function itself, or below the virtio device that its driver made.
     pub(crate) fn interfaces(&self, function_directory: &Path) -> Result<Vec<Interface>, Error> {
-        let mut interfaces = Vec::new();
+        let interface = |place: PathBuf| {
+            let name = place.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let address = read_optional(&place.join("address"))?;
+            Ok(Interface { name, mac: address.and_then(|text| text.parse().ok()) })
+        };
+        self.interface_places(function_directory)?.into_iter().map(interface).collect()
+    }
+
+    /// The directories of its interfaces, which are named like them. They hang below the function itself, or below the virtio device
+    /// that its driver made.
+    pub(crate) fn interface_places(&self, function_directory: &Path) -> Result<Vec<PathBuf>, Error> {
+        let mut places = Vec::new();
         let virtio = names(function_directory)?.into_iter().filter(|name| name.starts_with("virtio"));
         let parents = virtio.map(|name| function_directory.join(name)).chain([function_directory.to_owned()]);
         for parent in parents {
-            for name in names(&parent.join("net"))? {
-                let address = read_optional(&parent.join("net").join(&name).join("address"))?;
-                interfaces.push(Interface { name, mac: address.and_then(|text| text.parse().ok()) });
-            }
+            let net = parent.join("net");
+            places.extend(names(&net)?.into_iter().map(|name| net.join(name)));
         }
-        Ok(interfaces)
+        Ok(places)
     }
 
     /// The interface through which a default route reaches one of these, if any does.

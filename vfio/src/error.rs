@@ -6,7 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::Bdf;
+use crate::{Bdf, Selector};
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,25 @@ pub enum Error {
     InvalidMac {
         /// What was given.
         text: String,
+    },
+
+    /// The text names no function.
+    #[error(
+        "{text:?} names no network function: give its PCI address (0000:00:04.0), its Ethernet address \
+         (42:01:0a:00:00:02), or \"second\" for the second network function of the machine"
+    )]
+    InvalidSelector {
+        /// What was given.
+        text: String,
+    },
+
+    /// No function answers to a selector.
+    #[error("no network function of this machine is {selector}; network functions here: {present}")]
+    NothingSelected {
+        /// What was asked for.
+        selector: Selector,
+        /// The network functions that there are, or "none".
+        present: String,
     },
 
     /// The machine has no such function.
@@ -113,6 +132,61 @@ pub enum Error {
         function: Bdf,
         /// The driver it has, or "no driver".
         driver: String,
+    },
+
+    /// Somebody else takes the function or gives it back.
+    #[error(
+        "PCI function {function} is being taken or given back by another process (it holds {path}): wait for it, or end it"
+    )]
+    Locked {
+        /// The function.
+        function: Bdf,
+        /// The file that it holds.
+        path: PathBuf,
+    },
+
+    /// The kernel's network could not be asked or told.
+    #[error("cannot {action} the kernel's interface on PCI function {function}")]
+    Network {
+        /// The function.
+        function: Bdf,
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+
+    /// The kernel's driver made no interface.
+    #[error(
+        "PCI function {function} is back with its driver, which has not made the interface that it had ({interface}): \
+         `dmesg` may say why; then give it back once more"
+    )]
+    NoInterface {
+        /// The function.
+        function: Bdf,
+        /// The interface's name.
+        interface: String,
+    },
+
+    /// Some of what the kernel had could not be put back.
+    #[error(
+        "PCI function {function} is back with its driver, but the kernel did not take back {refused}: add it by hand \
+         (`ip address`, `ip route`), or give the function back once more"
+    )]
+    NotRestored {
+        /// The function.
+        function: Bdf,
+        /// What, each with the reason.
+        refused: String,
+    },
+
+    /// Nobody waits for a confirmation.
+    #[error(
+        "there is nothing to confirm: PCI function {function} was not taken with --confirm, is confirmed, or was given back"
+    )]
+    NothingToConfirm {
+        /// The function.
+        function: Bdf,
     },
 
     /// Somebody else has the group open.

@@ -2,15 +2,25 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+};
+use rustix::process::Signal;
 use tempfile::TempDir;
 use vm_memory::MmapRegion;
 
+use crate::netlink::Change;
 use crate::sys::{Kernel, OpenFailure, OpenFunction, RegionInfo, VfioFunction};
 use crate::{Bdf, Sysfs};
 
@@ -69,6 +79,11 @@ impl Machine {
 
     pub(crate) fn bind_options(&self) -> crate::BindOptions {
         crate::BindOptions { allow_default_route: false, state_dir: self.state_dir() }
+    }
+
+    pub(crate) fn give_back_options(&self, wait: Duration) -> crate::GiveBackOptions {
+        let (state_dir, hugetlbfs) = (self.state_dir(), self.path("dev/hugepages"));
+        crate::GiveBackOptions { state_dir, wait, evict: false, hugetlbfs }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -157,6 +172,69 @@ pub(crate) struct State {
     pub(crate) function: Option<Arc<FakeFunction>>,
     /// How the next function opened behaves.
     pub(crate) next_function: FakeFunctionOptions,
+    /// The index that the next interface gets, less one.
+    pub(crate) interfaces_made: u32,
+    /// The name that the next interface gets, if not eth0.
+    pub(crate) interface_name: Option<&'static str>,
+    /// What the kernel's network has.
+    pub(crate) addresses: Vec<AddressMessage>,
+    pub(crate) routes: Vec<RouteMessage>,
+    /// Every interface changed.
+    pub(crate) links: Vec<LinkMessage>,
+    /// Which write of attributes or change of the network fails, counted from 0.
+    pub(crate) fails_at: Option<usize>,
+    /// How many there were.
+    steps: usize,
+    /// From the failure on nothing works any more, as after SIGKILL.
+    dies: bool,
+    /// The processes that were sent signals; each of them lets the group go.
+    pub(crate) signals: Vec<(u32, Signal)>,
+    /// Whether the holder of the group does not end when it is asked to.
+    pub(crate) ignores_sigterm: bool,
+    /// The clock.
+    pub(crate) since_boot: Duration,
+}
+
+impl State {
+    /// Counts a step, and lets it fail when its turn has come.
+    fn step(&mut self) -> io::Result<()> {
+        let step = self.steps;
+        self.steps += 1;
+        match self.fails_at {
+            Some(at) if step == at || (self.dies && step > at) => {
+                Err(io::ErrorKind::ConnectionAborted.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets the step after `steps` further ones fail, and with `dies` all that follow it.
+    pub(crate) fn fail_at(&mut self, steps: usize, dies: bool) {
+        (self.steps, self.fails_at, self.dies) = (0, Some(steps), dies);
+    }
+
+    /// Gives the interface an address and two routes, as a lease of GCE's does.
+    pub(crate) fn configure(&mut self) {
+        let index = self.interfaces_made;
+        let host = IpAddr::from([10, 0, 0, 2]);
+        let gateway = RouteAddress::Inet([10, 0, 0, 1].into());
+        let mut address = AddressMessage::default();
+        address.header.index = index;
+        address.header.family = AddressFamily::Inet;
+        address.header.prefix_len = 32;
+        address.attributes = vec![AddressAttribute::Local(host), AddressAttribute::Label("eth0".to_owned())];
+        self.addresses.push(address);
+        let mut route = RouteMessage::default();
+        route.header.address_family = AddressFamily::Inet;
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        route.header.protocol = RouteProtocol::Dhcp;
+        route.header.kind = RouteType::Unicast;
+        let mut default = route.clone();
+        default.attributes = vec![RouteAttribute::Gateway(gateway.clone()), RouteAttribute::Oif(index)];
+        route.header.destination_prefix_length = 32;
+        route.attributes = vec![RouteAttribute::Destination(gateway), RouteAttribute::Oif(index)];
+        self.routes.extend([default, route]);
+    }
 }
 
 impl FakeKernel {
@@ -169,8 +247,16 @@ impl FakeKernel {
         symlink(self.root.join("sys/bus/pci/drivers").join(driver), function.join("driver")).unwrap();
         match driver {
             "virtio-pci" => {
-                fs::create_dir_all(function.join("virtio0/net/eth0")).unwrap();
-                fs::write(function.join("virtio0/net/eth0/address"), format!("{MAC}\n")).unwrap();
+                let mut state = self.state();
+                state.interfaces_made += 1;
+                let interface = function.join("virtio0/net").join(state.interface_name.unwrap_or("eth0"));
+                fs::create_dir_all(&interface).unwrap();
+                let write =
+                    |name: &str, text: &str| fs::write(interface.join(name), format!("{text}\n")).unwrap();
+                write("address", MAC);
+                write("ifindex", &state.interfaces_made.to_string());
+                write("mtu", "1460");
+                write("flags", "0x1003");
             }
             "vfio-pci" if !function.join("iommu_group").exists() => {
                 let group = self.root.join("sys/kernel/iommu_groups/0");
@@ -195,6 +281,10 @@ impl FakeKernel {
             }
         }
         let _ = fs::remove_dir_all(function.join("virtio0"));
+        // With the interface goes what it had.
+        let mut state = self.state();
+        state.addresses.clear();
+        state.routes.clear();
         fs::remove_file(function.join("driver"))
     }
 
@@ -218,6 +308,7 @@ impl Kernel for FakeKernel {
         if self.state().read_only {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
+        self.state().step()?;
         self.state().writes.push(format!("{name}={}", value.trim()));
         match name {
             "driver_override" => {
@@ -283,6 +374,44 @@ impl Kernel for FakeKernel {
         let page = rustix::param::page_size() as u64;
         let frame = |index| state.physical_addresses.get(index).map_or(0, |address| address / page);
         Ok((0..addresses.len()).map(|index| PRESENT | frame(index)).collect())
+    }
+
+    fn addresses(&self) -> io::Result<Vec<AddressMessage>> {
+        Ok(self.state().addresses.clone())
+    }
+
+    fn routes(&self) -> io::Result<Vec<RouteMessage>> {
+        Ok(self.state().routes.clone())
+    }
+
+    fn change_network(&self, change: Change) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        match change {
+            Change::Link(link) => state.links.push(link),
+            Change::Address(address) if state.addresses.contains(&address) => {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            Change::Address(address) => state.addresses.push(address),
+            Change::Route(route) if state.routes.contains(&route) => {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            Change::Route(route) => state.routes.push(route),
+        }
+        Ok(())
+    }
+
+    fn signal(&self, process: u32, signal: Signal) -> io::Result<()> {
+        let mut state = self.state();
+        state.signals.push((process, signal));
+        if !(state.ignores_sigterm && signal == Signal::TERM) {
+            state.busy_opens = 0;
+        }
+        Ok(())
+    }
+
+    fn since_boot(&self) -> Duration {
+        self.state().since_boot
     }
 }
 

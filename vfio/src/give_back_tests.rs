@@ -7,7 +7,7 @@ use crate::fake::{MAC, Machine, nic};
 const NO_WAIT: Duration = Duration::ZERO;
 
 fn give_back_nic(machine: &Machine, wait: Duration) -> Result<GivenBack, Error> {
-    give_back(&machine.sysfs(), nic(), &machine.state_dir(), wait)
+    give_back(&machine.sysfs(), nic(), &machine.give_back_options(wait))
 }
 
 #[test]
@@ -102,4 +102,30 @@ fn function_without_a_record_given_back_gets_the_kernels_choice() {
     let machine = Machine::with_vfio_function(false);
     state::remove(&machine.state_dir(), nic()).unwrap();
     assert_eq!(give_back_nic(&machine, NO_WAIT).unwrap().driver.as_deref(), Some("virtio-pci"));
+}
+
+#[test]
+fn held_function_given_back_by_force_ends_its_holder() {
+    for ignores_sigterm in [false, true] {
+        let machine = Machine::with_vfio_function(true);
+        machine.state().busy_opens = u32::MAX;
+        machine.state().ignores_sigterm = ignores_sigterm;
+        machine.write("proc/4711/comm", "netd\n");
+        std::fs::create_dir_all(machine.path("proc/4711/fd")).unwrap();
+        std::os::unix::fs::symlink(machine.path("dev/vfio/7"), machine.path("proc/4711/fd/5")).unwrap();
+        let options =
+            GiveBackOptions { evict: true, ..machine.give_back_options(Duration::from_millis(400)) };
+        give_back(&machine.sysfs(), nic(), &options).unwrap();
+        let signals = if ignores_sigterm { &[Signal::TERM, Signal::KILL][..] } else { &[Signal::TERM] };
+        assert_eq!(machine.state().signals, signals.iter().map(|signal| (4711, *signal)).collect::<Vec<_>>());
+        assert_eq!(machine.driver_of(nic()).as_deref(), Some("virtio-pci"));
+    }
+}
+
+#[test]
+fn function_given_back_has_no_memory_of_a_killed_daemon_any_more() {
+    let machine = Machine::with_vfio_function(false);
+    machine.write("dev/hugepages/netd-0000:00:03.0", "");
+    give_back_nic(&machine, NO_WAIT).unwrap();
+    assert!(!machine.path("dev/hugepages/netd-0000:00:03.0").exists());
 }

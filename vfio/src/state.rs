@@ -3,13 +3,22 @@
 //! The record is written before the function is touched and removed after it was given back, so that whatever happens
 //! between (a crash, a restart, an upgrade) somebody can still give it back to the driver it had.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::network::Link;
 use crate::{Bdf, Error, Mac};
+
+/// How long somebody else may be at it: giving back waits up to 10 s for whoever has the function, and for its interface.
+const LOCK_WAIT: Duration = Duration::from_secs(30);
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a function was before it was bound to vfio-pci.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,12 +30,22 @@ pub(crate) struct Record {
     pub(crate) previous_override: Option<String>,
     pub(crate) mac: Option<Mac>,
     pub(crate) interface: Option<String>,
+    /// What the kernel's network had on it.
+    #[serde(default)]
+    pub(crate) link: Option<Link>,
 }
 
 impl Record {
     /// Of a function that vfio-pci had before anybody looked: the kernel will choose its driver.
     pub(crate) fn unknown(function: Bdf) -> Record {
-        Record { function, previous_driver: None, previous_override: None, mac: None, interface: None }
+        Record {
+            function,
+            previous_driver: None,
+            previous_override: None,
+            mac: None,
+            interface: None,
+            link: None,
+        }
     }
 }
 
@@ -46,27 +65,58 @@ pub(crate) fn load(directory: &Path, function: Bdf) -> Result<Option<Record>, Er
     serde_json::from_slice(&text).map(Some).map_err(|source| Error::BadRecord { function, path, source })
 }
 
-/// Writes a record so that after a crash either the old one or the new one is there, whole.
+/// Writes a record.
 pub(crate) fn store(directory: &Path, record: &Record) -> Result<(), Error> {
-    let path = record_path(directory, record.function);
-    let failed = |source| Error::file("write", path.clone(), source);
+    write_whole(directory, &record_path(directory, record.function), record)
+}
+
+/// Writes a file so that after a crash either the old one or the new one is there, whole.
+pub(crate) fn write_whole(directory: &Path, path: &Path, content: &impl Serialize) -> Result<(), Error> {
+    let failed = |source| Error::file("write", path, source);
     fs::create_dir_all(directory).map_err(|source| Error::file("create", directory, source))?;
     let draft = path.with_extension("json.new");
     let mut file = File::create(&draft).map_err(failed)?;
-    serde_json::to_writer_pretty(&mut file, record).map_err(|error| failed(error.into()))?;
+    serde_json::to_writer_pretty(&mut file, content).map_err(|error| failed(error.into()))?;
     file.write_all(b"\n").map_err(failed)?;
     file.sync_all().map_err(failed)?;
-    fs::rename(&draft, &path).map_err(failed)?;
+    fs::rename(&draft, path).map_err(failed)?;
     sync_directory(directory)
 }
 
 /// Forgets a function; having nothing to forget is no error.
 pub(crate) fn remove(directory: &Path, function: Bdf) -> Result<(), Error> {
-    let path = record_path(directory, function);
-    match fs::remove_file(&path) {
+    remove_file(directory, &record_path(directory, function))
+}
+
+/// Removes a file of the directory, if it is there.
+pub(crate) fn remove_file(directory: &Path, path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
         Ok(()) => sync_directory(directory),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(Error::file("remove", path, source)),
+    }
+}
+
+/// One who takes or gives back a function at a time; ends with the value, or with the process.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// Waits until nobody else takes the function or gives it back. The file stays: removing it would let two in.
+pub(crate) fn lock(directory: &Path, function: Bdf) -> Result<Lock, Error> {
+    fs::create_dir_all(directory).map_err(|source| Error::file("create", directory, source))?;
+    let path = directory.join(format!("function-{function}.lock"));
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|source| Error::file("open", &path, source))?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Lock { _file: file }),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOCK_INTERVAL),
+            Err(Errno::WOULDBLOCK) => return Err(Error::Locked { function, path }),
+            Err(errno) => return Err(Error::file("lock", &path, errno.into())),
+        }
     }
 }
 
@@ -88,6 +138,7 @@ mod tests {
             previous_override: None,
             mac: Some("42:01:0a:00:00:02".parse().unwrap()),
             interface: Some("eth0".to_owned()),
+            link: None,
         }
     }
 

@@ -13,8 +13,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::route::RouteMessage;
 use rustix::fs::FallocateFlags;
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::time::{ClockId, clock_gettime};
 use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_BASE, VFIO_DEVICE_FLAGS_RESET, VFIO_GROUP_FLAGS_VIABLE,
     VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_NOIOMMU_IOMMU,
@@ -27,6 +32,7 @@ use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_
 use vmm_sys_util::ioctl_io_nr;
 
 use crate::Bdf;
+use crate::netlink::{self, Change};
 
 ioctl_io_nr!(VFIO_GET_API_VERSION, VFIO_TYPE.into(), VFIO_BASE);
 ioctl_io_nr!(VFIO_CHECK_EXTENSION, VFIO_TYPE.into(), VFIO_BASE + 1);
@@ -59,6 +65,16 @@ pub(crate) trait Kernel: Debug + Send + Sync {
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()>;
     /// The pagemap entries of the pages at these addresses of this process.
     fn pagemap_entries(&self, addresses: &[usize]) -> io::Result<Vec<u64>>;
+    /// Every address of the machine's interfaces.
+    fn addresses(&self) -> io::Result<Vec<AddressMessage>>;
+    /// Every route of the machine.
+    fn routes(&self) -> io::Result<Vec<RouteMessage>>;
+    /// Changes an interface, or adds an address or a route.
+    fn change_network(&self, change: Change) -> io::Result<()>;
+    /// Sends a signal to a process.
+    fn signal(&self, process: u32, signal: Signal) -> io::Result<()>;
+    /// Since the machine was started, sleep included.
+    fn since_boot(&self) -> Duration;
 }
 
 /// An open VFIO function: a descriptor whose regions are read, written and mapped at offsets, and its ioctls.
@@ -172,6 +188,29 @@ impl Kernel for Linux {
             .iter()
             .map(|address| read_u64_at(&pagemap, (address / page) as u64 * PAGEMAP_ENTRY_BYTES))
             .collect()
+    }
+
+    fn addresses(&self) -> io::Result<Vec<AddressMessage>> {
+        netlink::addresses()
+    }
+
+    fn routes(&self) -> io::Result<Vec<RouteMessage>> {
+        netlink::routes()
+    }
+
+    fn change_network(&self, change: Change) -> io::Result<()> {
+        netlink::change(change)
+    }
+
+    fn signal(&self, process: u32, signal: Signal) -> io::Result<()> {
+        let process = Pid::from_raw(process.cast_signed()).ok_or(io::ErrorKind::NotFound)?;
+        Ok(kill_process(process, signal)?)
+    }
+
+    fn since_boot(&self) -> Duration {
+        let now = clock_gettime(ClockId::Boottime);
+        // Neither part is negative: the clock began at the start.
+        Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
     }
 }
 

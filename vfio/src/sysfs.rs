@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::bind::VFIO_PCI;
 use crate::sys::{Kernel, Linux};
 use crate::{Bdf, Error};
 
@@ -53,6 +54,11 @@ impl Sysfs {
         self.functions_directory().join(function.to_string())
     }
 
+    /// Whether the kernel's driver that hands functions to user space is there.
+    pub fn vfio_pci_loaded(&self) -> bool {
+        self.driver_directory(VFIO_PCI).exists()
+    }
+
     /// The directory of a PCI driver, which exists while the driver is loaded.
     pub(crate) fn driver_directory(&self, driver: &str) -> PathBuf {
         self.path("sys/bus/pci/drivers").join(driver)
@@ -82,7 +88,11 @@ impl Sysfs {
     }
 
     /// Whether VFIO may take functions without an IOMMU; `None` when this kernel or module has no such mode.
-    pub(crate) fn no_iommu_enabled(&self) -> Result<Option<bool>, Error> {
+    ///
+    /// # Errors
+    ///
+    /// The module's parameter cannot be read.
+    pub fn no_iommu_enabled(&self) -> Result<Option<bool>, Error> {
         let parameter = self.path("sys/module/vfio/parameters/enable_unsafe_noiommu_mode");
         Ok(read_optional(&parameter)?.map(|value| value == "Y" || value == "1"))
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use netd_ipc::PollMode;
 use netd_policy::file::Spanned;
 use netd_softdev::INTERFACE_NAME_MAX;
-use netd_vfio::{Bdf, Mac};
+use netd_vfio::{Mac, Selector};
 use netd_virtqueue::{Switches, VhostUserRole};
 use serde::Deserialize;
 
@@ -23,7 +23,7 @@ pub enum Device {
     /// A PCI function through VFIO.
     Vfio {
         /// Which.
-        function: Bdf,
+        function: Selector,
     },
     /// The software device.
     Software {

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use netd_ipc::{DeviceKind, PollMode};
-use netd_vfio::Bdf;
+use netd_vfio::{Bdf, STATE_DIRECTORY, Sysfs};
 use netd_virtqueue::{NetDevice, Switches, VhostUserRole};
 
 use crate::config;
@@ -74,8 +74,9 @@ impl Backend {
     ) -> Result<Self, Error> {
         Ok(match device {
             config::Device::Vfio { function } => {
+                let function = function.resolve(&Sysfs::system(), Path::new(STATE_DIRECTORY))?;
                 let (hugetlbfs, polled) = (hugetlbfs.to_owned(), poll == PollMode::Busy);
-                let place = Place { function: *function, switches: features, hugetlbfs, polled, opened: 0 };
+                let place = Place { function, switches: features, hugetlbfs, polled, opened: 0 };
                 Backend::Vfio(Vfio::open(place)?)
             }
             config::Device::Software { link, mac, mtu } => {
