@@ -96,6 +96,12 @@ pub(crate) enum Command {
     Confirm(Confirm),
     /// Give a network function back to the kernel, with the addresses and routes that it had
     Release(Release),
+    /// Write manual pages and shell completions, for the package
+    #[command(hide = true)]
+    Generate {
+        /// Where to
+        directory: PathBuf,
+    },
     /// Keep the time of a take-over (netctl starts this itself)
     #[command(hide = true)]
     Guard(Guard),

@@ -25,8 +25,9 @@ mod udp;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use netd_ipc::Client;
+use netd_manual::Section;
 
 use crate::cli::{Cli, Command, Udp};
 use crate::error::Error;
@@ -61,6 +62,11 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
         Command::Takeover(arguments) => takeover::takeover(output, &arguments),
         Command::Confirm(arguments) => takeover::confirm(output, &arguments),
         Command::Release(arguments) => takeover::release(output, &arguments),
+        Command::Generate { directory } => {
+            let written = netd_manual::write(&Cli::command(), Section::User, &directory);
+            written.map_err(|source| Error::File { path: directory, source })?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Guard(arguments) => takeover::guard(&arguments),
         Command::Fetch(arguments) => fetch::run(output, &arguments),
         Command::Status => observe::status(&connect()?, output),

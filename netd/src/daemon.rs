@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use mio::{Poll, Waker};
@@ -12,6 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 
 use crate::audit::{Audit, Log};
 use crate::config::Config;
@@ -132,8 +133,8 @@ pub fn run(config: Config, path: &Path, log: LogLevel) -> Result<(), Error> {
     let (worker, port, worker_waker) = Worker::new(setup, Arc::clone(&control_waker))?;
     tracing::info!(socket = %socket.display(), "serving");
     let recorder = Arc::clone(&audit);
-    let served = serve(&signals, &mut reload, (&control_waker, &worker_waker), |stop| {
-        let worker = move || worker.run(stop).map_err(Error::from);
+    let served = serve(&signals, &mut reload, (&control_waker, &worker_waker), |stop, turns| {
+        let worker = move || worker.run(stop, turns).map_err(Error::from);
         let waker = Arc::clone(&control_waker);
         let about = control::Setup { listener, rules, audit, log, poll, waker };
         let control = move || control::run(about, port, stop).map_err(Error::from);
@@ -148,7 +149,7 @@ fn serve<W, C>(
     signals: &SigSet,
     reload: &mut Reload,
     (control_waker, worker_waker): (&Waker, &Waker),
-    threads: impl FnOnce(&'static AtomicBool) -> (W, C),
+    threads: impl FnOnce(&'static AtomicBool, &'static AtomicU64) -> (W, C),
 ) -> Result<(), Error>
 where
     W: FnOnce() -> Result<(), Error> + Send,
@@ -156,15 +157,24 @@ where
 {
     // One per run of the daemon, and the threads are joined below; static only so that both may borrow it.
     static STOP: AtomicBool = AtomicBool::new(false);
+    static TURNS: AtomicU64 = AtomicU64::new(0);
     let descriptor = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC)
         .map_err(|errno| system("watch for signals", errno.into()))?;
-    let (run_worker, run_control) = threads(&STOP);
+    let (run_worker, run_control) = threads(&STOP, &TURNS);
     thread::scope(|scope| {
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         // A thread that ends early ends the other, too: half a daemon serves nobody.
         let worker = named("worker").spawn_scoped(scope, || ending(run_worker));
         let control = named("control").spawn_scoped(scope, || ending(run_control));
+        notify(NotifyState::Ready);
+        let mut turns_seen = TURNS.load(Ordering::Relaxed);
         let waited = loop {
+            // The worker turns once a second at least: one that stands still is not vouched for.
+            let turns = TURNS.load(Ordering::Relaxed);
+            if turns != turns_seen {
+                notify(NotifyState::Watchdog);
+                turns_seen = turns;
+            }
             match next_signal(&descriptor) {
                 Ok(Some(Signal::SIGHUP)) => {
                     reload.reload();
@@ -179,6 +189,7 @@ where
                 other => break other,
             }
         };
+        notify(NotifyState::Stopping);
         STOP.store(true, Ordering::Relaxed);
         // A waker that fails leaves its thread to its next timeout.
         let _ = control_waker.wake();
@@ -190,6 +201,11 @@ where
         waited.map_err(|source| system("wait for a signal", source))?;
         joined.into_iter().collect()
     })
+}
+
+/// Tells the service manager, if one asked for it (sd_notify(3)). It notices by itself what it is not told.
+fn notify(state: NotifyState<'_>) {
+    let _ = sd_notify::notify(false, &[state]);
 }
 
 /// Runs a thread, and tells the main thread when it ends.

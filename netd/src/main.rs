@@ -7,10 +7,11 @@ mod function;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use netd::config::{self, Config};
 use netd::daemon;
 use netd::log::{Format, LogLevel};
+use netd_manual::Section;
 use tikv_jemallocator::Jemalloc;
 
 /// Keeps its books apart from what it hands out, and takes zeroed pages from the system instead of writing zeros: a connection's
@@ -54,6 +55,12 @@ enum Command {
         #[command(subcommand)]
         command: function::Command,
     },
+    /// Write manual pages and shell completions, for the package.
+    #[command(hide = true)]
+    Generate {
+        /// Where to.
+        directory: PathBuf,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -74,6 +81,10 @@ fn main() -> ExitCode {
         }
         Command::Check { config } => load(&config).map(|_| println!("{}: fine", config.display())),
         Command::Function { command } => function::run(&command).map_err(|error| chain(&error)),
+        Command::Generate { directory } => {
+            netd_manual::write(&Arguments::command().name("netd"), Section::System, &directory)
+                .map_err(|error| chain(&error))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

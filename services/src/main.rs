@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use netd_manual::Section;
 use netd_services::config::{self, Config};
 use netd_services::daemon;
 use tracing_subscriber::EnvFilter;
@@ -38,6 +39,12 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = config::PATH_DEFAULT)]
         config: PathBuf,
     },
+    /// Write manual pages and shell completions, for the package.
+    #[command(hide = true)]
+    Generate {
+        /// Where to.
+        directory: PathBuf,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -53,6 +60,10 @@ fn main() -> ExitCode {
             load(&config).and_then(|config| daemon::run(config).map_err(|error| error.to_string()))
         }
         Command::Check { config } => load(&config).map(|_| println!("{}: fine", config.display())),
+        Command::Generate { directory } => {
+            netd_manual::write(&Arguments::command().name("netd-services"), Section::System, &directory)
+                .map_err(|error| error.to_string())
+        }
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -67,6 +67,11 @@ impl Binaries {
         Ok(BUILT.get_or_init(|| built).clone())
     }
 
+    /// Those of a directory.
+    pub fn in_directory(directory: PathBuf) -> Binaries {
+        Binaries { directory }
+    }
+
     /// The path of a program.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)

@@ -86,6 +86,14 @@ pub const OPEN_VSWITCH: &[Needed] = &[
     ("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk", "openvswitch-switch-dpdk"),
 ];
 
+/// To make the Debian package and look at it.
+pub const PACKAGING: &[Needed] = &[
+    ("/usr/bin/dpkg-deb", "dpkg"),
+    ("/usr/bin/strip", "binutils"),
+    ("/usr/bin/lintian", "lintian"),
+    ("/usr/bin/systemd-analyze", "systemd"),
+];
+
 /// To build the fuzz targets: libFuzzer is written in C++.
 pub const FUZZING: &[Needed] = &[("/usr/bin/c++", "g++")];
 

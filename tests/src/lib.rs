@@ -22,11 +22,14 @@ pub mod install;
 pub mod lab;
 pub mod netns;
 pub mod offloads;
+pub mod package;
 pub mod peers;
 pub mod process;
 pub mod removal;
 pub mod rings;
 pub mod scenario;
+
+pub mod takeover;
 pub mod tapped;
 pub mod testpmd;
 pub mod vm;

@@ -6,12 +6,23 @@ use netd_tests::{Error, Result, binaries, ensure, install};
 use std::process::Command;
 use std::time::Duration;
 
-/// In a namespace, with passt, DPDK and other programs of the host. Those of vhost-user take about a minute, as does "state", peers two,
-/// the judge of captures ten seconds, fetch eight.
-const SCENARIOS: [&str; 9] =
-    ["judge", "inputs", "passt", "ends", "state", "vhost_user", "vhost_user_netd", "peers", "fetch"];
-/// In virtual machines. vm_debian takes two minutes, and two more once, for its disk.
-const MACHINE_SCENARIOS: [&str; 9] = [
+/// In a namespace, with passt, DPDK and other programs of the host. "units" takes a second, "package" half a minute. Those of
+/// vhost-user take about a minute, as does "state", peers two, the judge of captures ten seconds, fetch eight.
+const SCENARIOS: [&str; 11] = [
+    "units",
+    "package",
+    "judge",
+    "inputs",
+    "passt",
+    "ends",
+    "state",
+    "vhost_user",
+    "vhost_user_netd",
+    "peers",
+    "fetch",
+];
+/// In virtual machines. vm_debian takes two minutes, and two more once, for its disk; takeover a minute and a half.
+const MACHINE_SCENARIOS: [&str; 10] = [
     "harness",
     "vm_inputs",
     "vm_viommu",
@@ -20,6 +31,7 @@ const MACHINE_SCENARIOS: [&str; 9] = [
     "vm_removal",
     "vm_gce",
     "vm_debian",
+    "takeover",
     "kill9",
 ];
 
@@ -33,6 +45,7 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     install::ensure(install::EMBEDDED)?;
     install::ensure(install::PEERS)?;
     install::ensure(install::DPDK)?;
+    install::ensure(install::PACKAGING)?;
     if !quick {
         install::ensure(install::VIRTUAL_MACHINE)?;
         install::ensure(install::KERNEL_BUILD)?;

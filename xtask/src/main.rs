@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use netd_tests::demo;
 use netd_tests::fuzzing::{self, Start};
 use netd_tests::vm::Twin;
+use netd_tests::{Result, package};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -56,6 +57,12 @@ enum Task {
         /// Write the figures as JSON to this file as well; "-" is standard output.
         #[arg(long, value_name = "FILE")]
         json: Option<String>,
+    },
+    /// Make the Debian package, and have lintian look at it.
+    Deb {
+        /// From the programs that tests use: not optimised, but built already.
+        #[arg(long)]
+        debug_binaries: bool,
     },
     /// Fuzz what reads strangers' bytes: every target, or those named.
     Fuzz {
@@ -141,6 +148,13 @@ impl From<TwinName> for Twin {
     }
 }
 
+fn deb(debug_binaries: bool) -> Result<ExitCode> {
+    let package = package::build(debug_binaries)?;
+    print!("{}", package::lint(&package)?);
+    println!("{}", package.display());
+    Ok(ExitCode::SUCCESS)
+}
+
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Demo { vm: false, .. } => demo::embedded().map(|()| ExitCode::SUCCESS),
@@ -149,6 +163,7 @@ fn main() -> ExitCode {
         Task::Bench { what, twin, part, json } => {
             bench::run(&what.name(twin, part), json.as_deref()).map(|()| ExitCode::SUCCESS)
         }
+        Task::Deb { debug_binaries } => deb(debug_binaries),
         Task::Fuzz { targets, seconds, keep } => {
             let duration = Duration::from_secs(seconds);
             fuzzing::Run { targets, start: Start::Anywhere, duration, keep }

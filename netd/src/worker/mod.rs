@@ -39,7 +39,7 @@ pub(crate) mod tests;
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{self, Duration};
 
@@ -235,15 +235,18 @@ impl Worker {
         Ok((worker, Port { submissions, completions, waker: Arc::clone(&waker) }, waker))
     }
 
-    /// Turns until `stop` is set, then ends every connection, stops the device and gives its memory back.
+    /// Turns until `stop` is set, counting its turns in `turns`, then ends every connection, stops the device and gives its memory back.
     ///
     /// # Errors
     ///
     /// When the device did not stop in order; its memory is then kept from everybody.
-    pub fn run(mut self, stop: &AtomicBool) -> Result<(), Error> {
+    pub fn run(mut self, stop: &AtomicBool, turns: &AtomicU64) -> Result<(), Error> {
         let mut events = Events::with_capacity(EVENTS);
         let mut idle_since = None;
+        let mut turn = 0_u64;
         while !stop.load(Ordering::Relaxed) {
+            turn = turn.wrapping_add(1);
+            turns.store(turn, Ordering::Relaxed);
             let now = self.now();
             let timeout = match idle_since {
                 Some(since) if self.may_sleep(now, since) => self.prepare_sleep(now),
