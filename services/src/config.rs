@@ -16,6 +16,8 @@ pub const PATH_DEFAULT: &str = "/etc/netd/services.toml";
 
 /// Who may connect: policy decides what each may do, so everybody may ask.
 const SOCKET_MODE_DEFAULT: u32 = 0o666;
+/// Who may scrape: the group that owns the socket. Metrics tell who uses how much.
+const METRICS_MODE_DEFAULT: u32 = 0o660;
 /// A file longer than this is not a configuration.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -28,6 +30,8 @@ pub struct Config {
     pub socket_mode: u32,
     /// netd's socket; none means its default.
     pub netd: Option<PathBuf>,
+    /// Where Prometheus scrapes, and with which permission bits; none means nowhere.
+    pub metrics: Option<(PathBuf, u32)>,
     /// What clients may have.
     pub limits: Limits,
     /// How it fetches.
@@ -91,6 +95,8 @@ struct Raw {
     ipc: RawIpc,
     /// Where netd is.
     netd: RawNetd,
+    /// Where Prometheus scrapes.
+    metrics: RawMetrics,
     /// What clients may have.
     limits: Limits,
     /// How something is fetched, unless the client says less.
@@ -134,6 +140,17 @@ struct RawNetd {
     /// netd's socket.
     #[cfg_attr(feature = "schema", schemars(extend("default" = netd_ipc::SYSTEM_SOCKET)))]
     socket: Option<PathBuf>,
+}
+
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawMetrics {
+    /// The socket, such as /run/netd-services/metrics.sock; none unless it is named.
+    socket: Option<PathBuf>,
+    /// Its permission bits, octal.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = "^0*[0-7]{1,3}$"), extend("default" = "0660")))]
+    mode: Option<Spanned<String>>,
 }
 
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
@@ -224,7 +241,7 @@ impl Config {
         let raw: Raw = toml::from_str(text).map_err(|error| {
             wrong(error.span().map_or(0, |span| span.start), error.message().trim_end().to_owned())
         })?;
-        let Raw { ipc, netd, limits, fetch, trust } = raw;
+        let Raw { ipc, netd, metrics, limits, fetch, trust } = raw;
         let Limits { connections, connections_per_user, fetches, fetches_per_user } = limits;
         if [connections, connections_per_user, fetches, fetches_per_user].contains(&0) {
             let message = "a bound of [limits] is 0, so nobody could do anything: give at least 1";
@@ -237,20 +254,21 @@ impl Config {
                 Err(wrong(value.span().start, message))
             }
         };
-        let mode = match ipc.mode {
-            None => SOCKET_MODE_DEFAULT,
-            Some(mode) => u32::from_str_radix(mode.get_ref(), 8)
-                .ok()
-                .filter(|bits| *bits <= 0o777)
-                .ok_or_else(|| {
+        let mode = |mode: Option<Spanned<String>>, default| match mode {
+            None => Ok(default),
+            Some(mode) => {
+                u32::from_str_radix(mode.get_ref(), 8).ok().filter(|bits| *bits <= 0o777).ok_or_else(|| {
                     let message = "mode must be octal permission bits such as \"0666\"";
                     wrong(mode.span().start, message.to_owned())
-                })?,
+                })
+            }
         };
+        let metrics_mode = mode(metrics.mode, METRICS_MODE_DEFAULT)?;
         Ok(Config {
             socket: ipc.socket,
-            socket_mode: mode,
+            socket_mode: mode(ipc.mode, SOCKET_MODE_DEFAULT)?,
             netd: netd.socket,
+            metrics: metrics.socket.map(|socket| (socket, metrics_mode)),
             limits,
             trust: check_trust(trust),
             fetch: Fetch {
@@ -302,6 +320,7 @@ mod tests {
         let mut shown = parse(&shown).unwrap();
         assert_eq!(shown.socket.take(), Some(netd_ipc::services::SYSTEM_SOCKET.into()));
         assert_eq!(shown.netd.take(), Some(netd_ipc::SYSTEM_SOCKET.into()));
+        assert_eq!(shown.metrics.take(), Some(("/run/netd-services/metrics.sock".into(), 0o660)));
         assert_eq!(format!("{shown:?}"), empty);
     }
 
@@ -310,6 +329,7 @@ mod tests {
         for (text, said) in [
             ("[fetch]\nidle_seconds = 0\n", "services.toml:2: idle_seconds is 0"),
             ("[ipc]\nmode = \"rw\"\n", "services.toml:2: mode must be octal"),
+            ("[metrics]\nmode = \"7777\"\n", "services.toml:2: mode must be octal"),
             ("\n[limits]\nfetches = 0\n", "services.toml:2: a bound of [limits] is 0"),
             ("[fetch]\nproxy = 1\n", "services.toml:2: unknown field `proxy`"),
             ("[trust]\ntime = \"lax\"\n", "services.toml:2: unknown variant `lax`"),

@@ -8,7 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::server;
+use crate::netd::Netd;
+use crate::{metrics, server};
 
 /// Threads that serve: one is enough for what netd carries, and the second keeps others served while it decompresses or decrypts.
 const THREADS: usize = 2;
@@ -41,6 +42,13 @@ pub fn run(config: Config) -> Result<(), Error> {
     let default = || own_path(SOCKET_VARIABLE, SYSTEM_SOCKET, user_socket());
     let path = config.socket.clone().or_else(default).ok_or(Error::NoDefaultPath)?;
     let listener = netd_ipc::server::listen(&path, config.socket_mode)?;
+    let scraped = config.metrics.clone();
+    let scrapes = scraped
+        .as_ref()
+        .map(|(path, mode)| {
+            netd_ipc::server::listen(path, *mode).map(|listener| (listener, Netd::new(config.netd.clone())))
+        })
+        .transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
@@ -63,7 +71,14 @@ pub fn run(config: Config) -> Result<(), Error> {
         tracing::info!(socket = %path.display(), "serving");
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+        let scraping = async {
+            match scrapes {
+                Some((listener, netd)) => metrics::serve(listener, netd).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            failed = scraping => match failed.map_err(system("serve metrics"))? {},
             served = server::run(listener, config, stopped) => served.map_err(system("serve")),
             () = stopping => Ok(()),
         }
@@ -71,6 +86,8 @@ pub fn run(config: Config) -> Result<(), Error> {
     // Calls to netd that still run on blocking threads have nobody left to answer to.
     runtime.shutdown_background();
     // Somebody else may have removed it; there is nothing to be done about it now.
-    let _ = std::fs::remove_file(&path);
+    for path in [Some(path), scraped.map(|(path, _)| path)].into_iter().flatten() {
+        let _ = std::fs::remove_file(&path);
+    }
     served
 }

@@ -15,6 +15,7 @@ pub mod daemon;
 mod dial;
 mod failure;
 pub mod fetch;
+mod metrics;
 pub mod netd;
 pub mod server;
 mod trust;

@@ -135,6 +135,21 @@ impl Tapped {
         self.netd.as_ref().map_or(Ok(()), |netd| netd.signal(Signal::HUP))
     }
 
+    /// Starts netd-services beside netd, with what else its configuration should say; ready when it serves at `services.sock`.
+    pub fn start_services(&self, more: &str) -> Result<Background> {
+        let configuration = format!(
+            "[ipc]\nsocket = {:?}\n[netd]\nsocket = {:?}\n{more}",
+            self.path("services.sock"),
+            self.path("netd.sock")
+        );
+        fs::write(self.path("services.toml"), configuration).attempt(|| "write services.toml".to_owned())?;
+        let mut command = self.command(self.path("netd-services"));
+        command.args(["run", "--config"]).arg(self.path("services.toml"));
+        let services = Background::spawn(&mut command, &self.path("services.log"))?;
+        wait_for_path(&self.path("services.sock"), LIMIT)?;
+        Ok(services)
+    }
+
     /// Waits until something is so.
     pub fn wait(&self, what: &str, mut so: impl FnMut(&Tapped) -> Result<bool>) -> Result<()> {
         wait_until(what, LIMIT, || so(self))

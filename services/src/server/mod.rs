@@ -52,7 +52,7 @@ pub(crate) struct Services {
 /// # Errors
 /// The listener cannot be watched, or a thread cannot be started; no client can cause that.
 pub async fn run(listener: UnixListener, config: Config, mut stop: watch::Receiver<bool>) -> io::Result<()> {
-    let Config { socket: _, socket_mode: _, netd, limits, fetch, trust } = config;
+    let Config { socket: _, socket_mode: _, metrics: _, netd, limits, fetch, trust } = config;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let services = Arc::new(Services {

@@ -6,6 +6,7 @@ mod addresses;
 mod by_name;
 mod captures;
 mod clock;
+mod metrics;
 mod names;
 mod programs;
 mod routes;

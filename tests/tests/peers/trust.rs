@@ -76,18 +76,8 @@ fn server_is_believed_while_its_root_is_installed_and_each_change_is_recorded() 
         let _wrong = serve(tapped, directory, "wrong", 4434)?;
         tapped.start(STATIC, MORE)?;
         let path = |name: &str| tapped.path(name).display().to_string();
-        let configuration = format!(
-            "[ipc]\nsocket = {:?}\n[netd]\nsocket = {:?}\n[trust]\npackaged = {:?}\ninstalled = {:?}\n",
-            path("services.sock"),
-            path("netd.sock"),
-            path("none"),
-            path("installed"),
-        );
-        fs::write(tapped.path("services.toml"), configuration).map_err(io("write services.toml"))?;
-        let mut command = tapped.command(tapped.path("netd-services"));
-        command.args(["run", "--config"]).arg(tapped.path("services.toml"));
-        let mut services = Background::spawn(&mut command, &tapped.path("services.log"))?;
-        tapped.wait("netd-services", |tapped| Ok(tapped.path("services.sock").exists()))?;
+        let more = format!("[trust]\npackaged = {:?}\ninstalled = {:?}\n", path("none"), path("installed"));
+        let mut services = tapped.start_services(&more)?;
 
         expect(tapped, 4433, "no_roots")?;
         let copy = |name: &str| {
