@@ -8,18 +8,8 @@ use std::time::Duration;
 
 /// In a namespace, with passt, DPDK and other programs of the host. "units" takes a second. Those of vhost-user take about a minute, as
 /// does "state", peers two, the judge of captures ten seconds, fetch twenty.
-const SCENARIOS: [&str; 10] = [
-    "units",
-    "judge",
-    "inputs",
-    "passt",
-    "ends",
-    "state",
-    "vhost_user",
-    "vhost_user_netd",
-    "peers",
-    "fetch",
-];
+const SCENARIOS: [&str; 10] =
+    ["units", "judge", "inputs", "passt", "ends", "state", "vhost_user", "vhost_user_netd", "peers", "fetch"];
 /// With `--long` only: the tool that makes packages takes minutes to build.
 const SCENARIOS_LONG: [&str; 1] = ["package"];
 /// In virtual machines. vm_debian takes two minutes, and two more once, for its disk; takeover a minute and a half.
