@@ -83,7 +83,7 @@ fn of_device(page: &mut Page<'_>, device: &Device) -> fmt::Result {
     let ready = (device.state == DeviceState::Ready).into();
     page.gauge("netd_device_ready", "Whether the device works", [(vec![], ready)])?;
     page.gauge("netd_link_up", "Whether the link is up", [(vec![], device.link_up.into())])?;
-    page.counter("netd_device_resets", "Resets after the device failed", [(vec![], device.resets.into())])?;
+    page.counter("netd_device_resets", "Resets after the device failed", [(vec![], device.resets)])?;
     let queues = |value: fn(&netd_ipc::Queue) -> u64| {
         device.queues.iter().map(move |queue| {
             let direction = match queue.direction {
