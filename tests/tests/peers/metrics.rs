@@ -72,7 +72,7 @@ fn metrics_are_what_netd_counts_and_say_when_it_is_gone() -> Result<()> {
         }
 
         // The dashboard asks for nothing that is not there.
-        for name in asked_for(include_str!("../../../configs/netd.grafana.json")) {
+        for name in asked_for(include_str!("../../../docs/netd.grafana.json")) {
             let there =
                 new.as_object().is_some_and(|all| all.keys().any(|key| key.split(' ').next() == Some(name)));
             ensure!(there, "the dashboard asks for {name}, which is not there:\n{after:#}");
