@@ -32,7 +32,7 @@ pub enum Error {
 
     /// The text names no function.
     #[error(
-        "{text:?} names no network function: give its PCI address (0000:00:04.0), its Ethernet address \
+        "{text:?} names no network function: give its PCI address (0000:00:03.0), its Ethernet address \
          (42:01:0a:00:00:02), or \"second\" for the second network function of the machine"
     )]
     InvalidSelector {

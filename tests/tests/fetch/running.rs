@@ -35,7 +35,7 @@ pub(crate) fn hosts() -> String {
 /// private addresses here, from those as well.
 pub(crate) fn configuration(hosts: &Path) -> String {
     format!(
-        "[clock]\ntrust = \"host\"\n[ipv6]\nmode = \"static\"\naddresses = [\"fd77::50/64\"]\n[dns]\nhosts = {hosts:?}\n\
+        "[clock]\ntrust = \"host\"\n[ipv6]\nmode = \"static\"\naddresses = [{ADDRESS6:?}]\n[dns]\nhosts = {hosts:?}\n\
          [[grant]]\nsubject = \"any\"\nallow = [\"net.http.fetch\"]\nhosts = [\"*.host.test\", \"fixture.local\"]\n\
          [[grant]]\nsubject = \"any\"\nallow = [\"net.http.fetch\"]\nto = [\"{GATEWAY}/32\", \"{GATEWAY6}/128\"]\n\
          [[grant]]\nsubject = \"any\"\nallow = [\"net.http.fetch\"]\nhosts = [\"other.host.test\"]\nredirects = \"granted\"\n\
@@ -51,6 +51,8 @@ pub(crate) struct Fetched {
     pub(crate) done: bool,
 }
 
+/// netd's address beside the IPv4 one.
+const ADDRESS6: &str = "fd77::50/64";
 /// What stands in a file that nothing may be written to.
 const PRECIOUS: &[u8] = b"precious";
 
@@ -71,6 +73,11 @@ pub(crate) struct Running<'t> {
 impl<'t> Running<'t> {
     /// Starts netd-services and the liar.
     pub(crate) fn start(tapped: &'t Tapped, certificates: &'t Certificates) -> Result<Running<'t>> {
+        // It is nobody else's only after a second (RFC 4862, 5.4).
+        tapped.wait("an IPv6 address", |tapped| {
+            let addresses = tapped.interface()?["addresses"].clone();
+            Ok(addresses.as_array().is_some_and(|all| all.iter().any(|address| address == ADDRESS6)))
+        })?;
         let path = |name: &str| tapped.path(name);
         for directory in ["roots", "fixtures"] {
             fs::create_dir_all(path(directory)).trying("use our own directory")?;
