@@ -89,12 +89,11 @@ pub const OPEN_VSWITCH: &[Needed] = &[
 ];
 
 /// To make the Debian package and look at it.
-pub const PACKAGING: &[Needed] = &[
-    ("/usr/bin/dpkg-deb", "dpkg"),
-    ("/usr/bin/strip", "binutils"),
-    ("/usr/bin/lintian", "lintian"),
-    ("/usr/bin/systemd-analyze", "systemd"),
-];
+pub const PACKAGING: &[Needed] =
+    &[("/usr/bin/dpkg-deb", "dpkg"), ("/usr/bin/strip", "binutils"), ("/usr/bin/lintian", "lintian")];
+
+/// To judge the units.
+pub const UNITS: &[Needed] = &[("/usr/bin/systemd-analyze", "systemd")];
 
 /// To build the fuzz targets: libFuzzer is written in C++.
 pub const FUZZING: &[Needed] = &[("/usr/bin/c++", "g++")];

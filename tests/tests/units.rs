@@ -38,7 +38,7 @@ fn units_verified_are_without_fault() -> Result<()> {
 #[test]
 #[ignore = "needs systemd's tools: cargo xtask test"]
 fn daemons_are_exposed_little() -> Result<()> {
-    install::ensure(install::PACKAGING)?;
+    install::ensure(install::UNITS)?;
     for unit in ["netd.service", "netd-services.service"] {
         let mut security = Command::new("systemd-analyze");
         security.args(["security", "--offline=true", "--no-pager", &format!("--threshold={EXPOSURE_MAX}")]);
@@ -50,7 +50,7 @@ fn daemons_are_exposed_little() -> Result<()> {
 
 /// A file system with the host's units, ours, and something at every path that ours run.
 fn root() -> Result<TempDir> {
-    install::ensure(install::PACKAGING)?;
+    install::ensure(install::UNITS)?;
     let root = tempfile::tempdir();
     let filled = root.and_then(|root| {
         let units = root.path().join("usr/lib/systemd/system");
