@@ -94,12 +94,14 @@ impl Backend {
     ///
     /// When the device does not come up; it is reset then.
     pub fn bring_up(&mut self) -> Result<NetDevice, Error> {
-        if let Backend::Absent(place) = self {
-            *self = Backend::Vfio(Vfio::open(place.clone())?);
-        }
         match self {
             Backend::Vfio(vfio) => vfio.bring_up(),
-            Backend::Absent(place) => Err(Error::Removed(place.function)),
+            Backend::Absent(place) => {
+                let mut vfio = Vfio::open(place.clone())?;
+                let driver = vfio.bring_up();
+                *self = Backend::Vfio(vfio);
+                driver
+            }
             Backend::Software(software) => software.bring_up(),
             Backend::VhostUser(vhost_user) => vhost_user.bring_up(),
         }

@@ -6,7 +6,7 @@ use std::fmt;
 use netd_ipc::policy::AuditReport;
 use netd_ipc::{Client, Clients, Copies, Device, DeviceState, Direction, Error, Statistics, Status, Use};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text::encode};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text::encode};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
@@ -179,14 +179,9 @@ impl Page<'_> {
         help: &str,
         samples: impl IntoIterator<Item = (Labels, u64)>,
     ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, value) in samples {
-            match labels.is_empty() {
-                true => metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
-                false => metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
-            }
-        }
-        Ok(())
+        self.family(name, help, MetricType::Counter, samples, |metric, value| {
+            metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
+        })
     }
 
     /// Something that is so at this moment.
@@ -196,12 +191,24 @@ impl Page<'_> {
         help: &str,
         samples: impl IntoIterator<Item = (Labels, u64)>,
     ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        self.family(name, help, MetricType::Gauge, samples, |metric, value| {
+            metric.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))
+        })
+    }
+
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        samples: impl IntoIterator<Item = (Labels, u64)>,
+        encode: fn(&mut MetricEncoder<'_>, u64) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
         for (labels, value) in samples {
-            let value = i64::try_from(value).unwrap_or(i64::MAX);
             match labels.is_empty() {
-                true => metric.encode_gauge(&value)?,
-                false => metric.encode_family(&labels)?.encode_gauge(&value)?,
+                true => encode(&mut metric, value)?,
+                false => encode(&mut metric.encode_family(&labels)?, value)?,
             }
         }
         Ok(())

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use netd_tests::netns::wait_for_path;
 use netd_tests::process::Background;
-use netd_tests::tapped::{GATEWAY, GATEWAY6, LIMIT, Tapped};
+use netd_tests::tapped::{GATEWAY, GATEWAY6, Tapped};
 use netd_tests::{Error, Result, ensure};
 use serde_json::Value;
 
@@ -91,19 +90,13 @@ impl<'t> Running<'t> {
             certificates.pin("wrong_host")?,
             certificates.pin("good")?
         );
-        let configuration = format!(
-            "[ipc]\nsocket = {:?}\n[netd]\nsocket = {:?}\n[trust]\npackaged = {:?}\ninstalled = {:?}\npins = {pins}\n[fetch]\nfixtures = {:?}\n",
-            path("services.sock"),
-            path("netd.sock"),
+        let more = format!(
+            "[trust]\npackaged = {:?}\ninstalled = {:?}\npins = {pins}\n[fetch]\nfixtures = {:?}\n",
             path("roots"),
             path("installed"),
             path("fixtures"),
         );
-        fs::write(path("services.toml"), configuration).trying("use our own directory")?;
-        let mut command = tapped.command(path("netd-services"));
-        command.args(["run", "--config"]).arg(path("services.toml"));
-        let services = Background::spawn(&mut command, &path("services.log"))?;
-        wait_for_path(&path("services.sock"), LIMIT)?;
+        let services = tapped.start_services(&more)?;
         fs::write(path("liar.py"), LIAR).trying("use our own directory")?;
         let mut command = tapped.namespace.command("/usr/bin/python3");
         command
