@@ -13,11 +13,13 @@ use std::time::Duration;
 
 /// How long a take-over may stay unconfirmed: the shortest that netctl accepts.
 const CONFIRM: &str = "2s";
-/// How long where it is confirmed: netd has its lease by then, however busy the host is. The guards wait for it in vain.
+/// How long where it is confirmed: netd has its lease by then, however busy the host is.
 const CONFIRM_AT_LEISURE: &str = "40s";
 /// From a fault until the function is somewhere and works: the deadline, a guard that is started again, the daemon's end, and a busy host.
 const SETTLED: Duration = Duration::from_secs(90);
 const STATE: &str = "/run/netd";
+/// How the processes that keep the time of a take-over are started.
+const GUARD: &str = "netctl guard ";
 /// Rounds in each machine: each fault once, and with `--long` ten times.
 const REPEATS: usize = 1;
 const REPEATS_LONG: usize = 10;
@@ -147,12 +149,15 @@ impl Round<'_> {
                 ))?;
             }
             Fault::SupervisorKilled | Fault::GuardKilled => {
-                let (pattern, most_ms) = match fault {
-                    Fault::SupervisorKilled => ("guard .*--supervise", 3000),
-                    _ => ("guard .*--state [^ ]*$", 3500),
-                };
-                let moment = moment(dice, most_ms);
-                self.script(&format!("{takeover}; {moment}; pkill -9 -f '{pattern}'; true"))?;
+                let supervisor = matches!(fault, Fault::SupervisorKilled);
+                let moment = moment(dice, if supervisor { 3000 } else { 3500 });
+                self.script(&format!("{takeover}; {moment}"))?;
+                let guards = self.processes(GUARD)?;
+                match guards.iter().find(|(_, command)| command.contains("--supervise") == supervisor) {
+                    // It may be done in this moment, or was before.
+                    Some((id, _)) => drop(self.script(&format!("kill -9 {id}; true"))?),
+                    None => ensure!(self.lab.driver()? == "virtio-pci", "no guard to be killed: {guards:?}"),
+                }
             }
             Fault::DaemonKilled => {
                 self.script(&takeover)?;
@@ -215,7 +220,7 @@ impl Round<'_> {
     /// No process of the round is left, above all none that nothing can end.
     fn check_nothing_is_left(&self) -> Result<()> {
         wait_until("the guards' end", SETTLED, || {
-            Ok(!self.guest.script("pgrep -f 'netctl guard' || pgrep -x netd").output()?.is_success())
+            Ok(self.processes(GUARD)?.is_empty() && self.processes("netd ")?.is_empty())
         })?;
         let stuck = self.guest.script("grep -l '^State:.D' /proc/[0-9]*/status; sleep 0.2").output()?;
         // Whoever waits for a disk for a moment is another one a moment later.
@@ -225,6 +230,16 @@ impl Round<'_> {
             both(&stuck).into_iter().filter(|line| both(&still).contains(line)).collect();
         ensure!(stuck.is_empty(), "stuck in the kernel: {stuck:?}");
         Ok(())
+    }
+
+    /// The processes in the machine that were started with such words, by their numbers.
+    fn processes(&self, words: &str) -> Result<Vec<(u32, String)>> {
+        let listed = self.guest.run(&["ps", "-o", "pid,args"])?;
+        let process = |line: &str| {
+            let (id, command) = line.trim_start().split_once(' ')?;
+            Some((id.parse().ok()?, command.to_owned()))
+        };
+        Ok(listed.lines().filter_map(process).filter(|(_, command)| command.contains(words)).collect())
     }
 
     /// What an engineer would look at first.

@@ -32,7 +32,8 @@ pub struct Pledge {
 }
 
 impl Pledge {
-    fn left(&self, sysfs: &Sysfs) -> Duration {
+    /// How long until the deadline.
+    pub fn left(&self, sysfs: &Sysfs) -> Duration {
         Duration::from_millis(self.deadline_ms).saturating_sub(sysfs.kernel.since_boot())
     }
 }
@@ -85,6 +86,21 @@ pub fn pledge(state_dir: &Path, function: Bdf) -> Result<Option<Pledge>, Error> 
     }
 }
 
+/// Takes back the promise of a take-over that ended before it had taken anything, as that of a caller who was killed: it would end
+/// a later take-over, which promised nothing. The promise that stands, about a function that is taken, is returned.
+///
+/// # Errors
+///
+/// It cannot be read or removed, or somebody else is at the function.
+pub fn withdraw(sysfs: &Sysfs, function: Bdf, state_dir: &Path) -> Result<Option<Pledge>, Error> {
+    let _alone = state::lock(state_dir, function)?;
+    if sysfs.driver(function)?.as_deref() == Some(VFIO_PCI) {
+        return pledge(state_dir, function);
+    }
+    forget(state_dir, function)?;
+    Ok(None)
+}
+
 /// Says that all is well: the function stays with VFIO.
 ///
 /// # Errors
@@ -99,14 +115,14 @@ pub fn confirm(sysfs: &Sysfs, function: Bdf, state_dir: &Path) -> Result<Pledge,
     Ok(pledge)
 }
 
-/// Whether the take-over `token` should be ended now.
+/// How long until the take-over `token` is to be ended; none when it is confirmed, or ended already.
 ///
 /// # Errors
 ///
 /// The promise cannot be read.
-pub fn is_due(sysfs: &Sysfs, function: Bdf, token: &str, state_dir: &Path) -> Result<bool, Error> {
+pub fn left(sysfs: &Sysfs, function: Bdf, token: &str, state_dir: &Path) -> Result<Option<Duration>, Error> {
     let pledge = pledge(state_dir, function)?.filter(|pledge| pledge.token == token);
-    Ok(pledge.is_some_and(|pledge| pledge.left(sysfs).is_zero()))
+    Ok(pledge.map(|pledge| pledge.left(sysfs)))
 }
 
 /// Keeps the promise of the take-over `token`, if it stands and its time has come.

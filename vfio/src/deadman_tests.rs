@@ -56,6 +56,23 @@ fn takeover_confirmed_stays() {
 }
 
 #[test]
+fn promise_of_a_takeover_that_took_nothing_is_withdrawn_and_one_that_stands_is_told() {
+    let machine = configured();
+    let withdraw = || withdraw(&machine.sysfs(), nic(), &machine.state_dir()).unwrap();
+    let armed = arm_nic(&machine, TOKEN);
+    // Its caller is gone; the next one promises nothing.
+    assert_eq!(withdraw(), None);
+    take(&machine).unwrap();
+    pass(&machine, MINUTE);
+    assert!(matches!(fire_nic(&machine, TOKEN).unwrap(), Fired::Nothing));
+    assert_eq!(machine.driver_of(nic()).as_deref(), Some("vfio-pci"));
+    // One that did take it stays, whoever takes it again.
+    let later = arm_nic(&machine, "2");
+    assert_eq!((withdraw(), later.deadline_ms), (Some(later.clone()), armed.deadline_ms + 60_000));
+    assert!(matches!(fire_nic(&machine, "2").unwrap(), Fired::Early(_)));
+}
+
+#[test]
 fn takeover_not_confirmed_is_given_back_at_the_deadline_and_not_before() {
     let machine = configured();
     pass(&machine, Duration::from_secs(1000));
@@ -66,10 +83,10 @@ fn takeover_not_confirmed_is_given_back_at_the_deadline_and_not_before() {
         matches!(fire_nic(&machine, TOKEN).unwrap(), Fired::Early(left) if left == Duration::from_millis(1))
     );
     assert_eq!(machine.driver_of(nic()).as_deref(), Some("vfio-pci"));
-    let is_due = |token| is_due(&machine.sysfs(), nic(), token, &machine.state_dir()).unwrap();
-    assert!(!is_due(TOKEN));
+    let left = |token| left(&machine.sysfs(), nic(), token, &machine.state_dir()).unwrap();
+    assert_eq!(left(TOKEN), Some(Duration::from_millis(1)));
     pass(&machine, Duration::from_millis(1));
-    assert!(is_due(TOKEN) && !is_due("2"));
+    assert_eq!((left(TOKEN), left("2")), (Some(Duration::ZERO), None));
     assert!(matches!(fire_nic(&machine, TOKEN).unwrap(), Fired::GivenBack(_)));
     assert_is_the_kernels(&machine);
     let late = confirm(&machine.sysfs(), nic(), &machine.state_dir()).unwrap_err();

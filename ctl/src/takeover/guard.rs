@@ -24,6 +24,8 @@ const SYSTEMD_RUNS: &str = "/run/systemd/system";
 const DAEMON: &str = "netd.service";
 /// What a guard says once it keeps the time.
 const ARMED: &str = "armed";
+/// Between two looks at whether the take-over was confirmed: nobody should find a guard that has nothing to guard.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two tries to give back. There is no last one: the function is wanted back as long as the pledge stands.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -136,10 +138,20 @@ fn supervise(arguments: &cli::Guard) -> Result<ExitCode, Error> {
 /// Waits for the deadline and gives back; returns when nothing is left to do.
 fn keep(function: Bdf, token: &str, options: &GiveBackOptions) {
     let sysfs = Sysfs::system();
+    let mut stopped = false;
     loop {
-        let stopped = is_due(function, token, options) && stop_daemon();
-        match deadman::fire(&sysfs, function, token, options) {
-            Ok(Fired::Early(left)) => thread::sleep(left),
+        // Looked at without the function's lock, which somebody who confirms needs.
+        let fired = match deadman::left(&sysfs, function, token, &options.state_dir) {
+            Ok(None) => Ok(Fired::Nothing),
+            Ok(Some(left)) if !left.is_zero() => Ok(Fired::Early(left)),
+            Ok(Some(_over)) => {
+                stopped |= stop_daemon();
+                deadman::fire(&sysfs, function, token, options)
+            }
+            Err(error) => Err(error),
+        };
+        match fired {
+            Ok(Fired::Early(left)) => thread::sleep(left.min(LOOK_INTERVAL)),
             Ok(Fired::GivenBack(_)) => {
                 eprintln!("netctl: {function}: not confirmed, given back");
                 return;
@@ -157,11 +169,6 @@ fn keep(function: Bdf, token: &str, options: &GiveBackOptions) {
             }
         }
     }
-}
-
-/// Whether the pledge stands and its time is over.
-fn is_due(function: Bdf, token: &str, options: &GiveBackOptions) -> bool {
-    deadman::is_due(&Sysfs::system(), function, token, &options.state_dir).unwrap_or(false)
 }
 
 /// Ends the daemon in order, where systemd would start it again; whether it ran.

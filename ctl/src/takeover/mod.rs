@@ -41,15 +41,20 @@ pub(crate) fn takeover(output: &Output, arguments: &cli::Takeover) -> Result<Exi
     // A refusal should not leave a timer behind.
     check_bindable(&sysfs, function, &options)?;
     // The timer first: from here on, whatever happens to us, somebody gives the function back.
-    let guard = match arguments.confirm {
+    let (confirm_seconds, guard) = match arguments.confirm {
         Some(time) => {
             let pledge = deadman::arm(&sysfs, function, &token(), time, &arguments.state)?;
-            Some(guard::start(&pledge, time, &arguments.state)?)
+            (Some(time.as_secs()), Some(guard::start(&pledge, time, &arguments.state)?))
         }
-        None => None,
+        None => match deadman::withdraw(&sysfs, function, &arguments.state)? {
+            // It is taken already, and whoever took it has not said yet that all is well.
+            Some(pledge) => {
+                (Some(pledge.left(&sysfs).as_secs()), Some("the guard of an earlier take-over".to_owned()))
+            }
+            None => (None, None),
+        },
     };
     let bound = bind(&sysfs, function, &options)?;
-    let confirm_seconds = arguments.confirm.map(|time| time.as_secs());
     let taken = TakenOver { function, bound, confirm_seconds, guard };
     output.result(&taken, || taken_text(&taken))?;
     Ok(ExitCode::SUCCESS)
