@@ -253,7 +253,7 @@ pub(crate) struct Stats {
 /// SUBJECT: user:NAME, user:UID, group:NAME, unit:NAME.service, or several with commas.
 /// CAPABILITY and TARGET: net.tcp.connect NAME:PORT or ADDRESS:PORT; net.udp.send ADDRESS:PORT; net.tcp.listen and net.udp.bind PORT, or any;
 /// net.icmp.ping ADDRESS; net.dns.resolve NAME; net.http.fetch and net.tls.validate HOST:PORT; net.http.devnet, net.trust.manage,
-/// net.capture.
+/// net.capture and net.admin nothing.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
     /// Check policy files, and directories of them, without a daemon (netd.toml: netd check)
@@ -270,7 +270,7 @@ pub(crate) enum Policy {
         subject: String,
         /// With which right, such as net.tcp.connect
         capability: String,
-        /// About what: ADDRESS:PORT, a port or any, an address, a name; nothing for net.capture
+        /// About what: ADDRESS:PORT, a port or any, an address, a name; nothing for net.capture, net.admin and the like
         target: Option<String>,
         #[command(flatten)]
         rules: RuleFiles,

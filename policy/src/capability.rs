@@ -30,11 +30,13 @@ pub enum Capability {
     TrustManage,
     /// `net.capture`
     Capture,
+    /// `net.admin`: changing how netd runs, and seeing what others were denied.
+    Admin,
 }
 
 impl Capability {
     /// All there are.
-    pub const ALL: [Capability; 11] = [
+    pub const ALL: [Capability; 12] = [
         Capability::TcpConnect,
         Capability::TcpListen,
         Capability::UdpBind,
@@ -46,6 +48,7 @@ impl Capability {
         Capability::TlsValidate,
         Capability::TrustManage,
         Capability::Capture,
+        Capability::Admin,
     ];
 
     /// The name in the configuration.
@@ -62,6 +65,7 @@ impl Capability {
             Capability::TlsValidate => "net.tls.validate",
             Capability::TrustManage => "net.trust.manage",
             Capability::Capture => "net.capture",
+            Capability::Admin => "net.admin",
         }
     }
 

@@ -40,7 +40,7 @@ pub enum Rule {
     },
     /// Looking at netd's state is open to whoever reaches its socket.
     Observe,
-    /// Changing how netd runs is for root and for the user that netd runs as.
+    /// Changing how netd runs needs no grant of root, nor of the user that netd runs as.
     Operator,
     /// Speaking for others is for the user that netd-services runs as.
     Representative,
@@ -71,7 +71,7 @@ impl fmt::Display for Rule {
             Rule::Devnet => f.write_str("network.devnet.enabled = false"),
             Rule::Written { effect, subject, origin } => write!(f, "{origin} ({effect}, {subject})"),
             Rule::Observe => f.write_str("observe"),
-            Rule::Operator => f.write_str("operators only"),
+            Rule::Operator => f.write_str("root, and the user that netd runs as"),
             Rule::Representative => f.write_str("netd-services only"),
             Rule::PrivateAnswer => f.write_str("addresses that are not public are not granted by name"),
             Rule::Default => f.write_str("deny by default"),
@@ -188,7 +188,7 @@ impl Policy {
         })
     }
 
-    /// Lets this user, beside root, change how netd runs: the one that it runs as.
+    /// Lets this user, beside root, change how netd runs without a grant: the one that it runs as.
     #[must_use]
     pub fn with_operator(self, uid: u32) -> Policy {
         Policy { operator: Some(uid), ..self }
@@ -225,7 +225,6 @@ impl Policy {
     pub fn decide(&self, subject: &Subject, request: &Request) -> Decision {
         let Some(capability) = request.capability() else {
             return match request {
-                Request::Operate => self.decide_operate(subject),
                 Request::Represent => self.decide_represent(subject),
                 _ => Decision::Allow { rule: Rule::Observe, terms: Terms::Free },
             };
@@ -251,16 +250,6 @@ impl Policy {
         }
     }
 
-    fn decide_operate(&self, subject: &Subject) -> Decision {
-        let rule = Rule::Operator;
-        if subject.uid == 0 || self.operator == Some(subject.uid) {
-            return Decision::Allow { rule, terms: Terms::Free };
-        }
-        let reason =
-            format!("{}: only root and the user that netd runs as may, not {subject}", Request::Operate);
-        Decision::Deny { error: Denial::PolicyDenied, reason, rule }
-    }
-
     fn decide_represent(&self, subject: &Subject) -> Decision {
         let rule = Rule::Representative;
         if self.representative == Some(subject.uid) {
@@ -279,10 +268,18 @@ impl Policy {
             return self.decide_by_name(subject, request, (name, *port), *address);
         }
         let target = request.target();
-        self.decide_lookup(
-            request,
-            &Lookup { subject, capability, ports: request.ports(), target, named: false },
-        )
+        let lookup = Lookup { subject, capability, ports: request.ports(), target, named: false };
+        if matches!(request, Request::Operate) && self.is_operator(subject) {
+            // A service of root's can be kept from it all the same: who wrote the rule can take it away again.
+            let denied = self.decide_denials(request, &lookup);
+            return denied.unwrap_or(Decision::Allow { rule: Rule::Operator, terms: Terms::Free });
+        }
+        self.decide_lookup(request, &lookup)
+    }
+
+    /// Whether the subject's files, and its signals, are what netd obeys anyway.
+    fn is_operator(&self, subject: &Subject) -> bool {
+        subject.uid == 0 || self.operator == Some(subject.uid)
     }
 
     /// Denials, then grants that ask for nothing.

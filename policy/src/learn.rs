@@ -98,8 +98,9 @@ impl Asked {
             Request::Resolve { name: None }
             | Request::FetchReal
             | Request::ManageTrust
-            | Request::Capture => self.everything = true,
-            Request::Represent | Request::Observe | Request::Operate => {}
+            | Request::Capture
+            | Request::Operate => self.everything = true,
+            Request::Represent | Request::Observe => {}
         }
     }
 

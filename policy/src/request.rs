@@ -94,7 +94,8 @@ impl Request {
             Request::ValidateTls { of: _ } => Some(Capability::TlsValidate),
             Request::ManageTrust => Some(Capability::TrustManage),
             Request::Capture => Some(Capability::Capture),
-            Request::Represent | Request::Observe | Request::Operate => None,
+            Request::Operate => Some(Capability::Admin),
+            Request::Represent | Request::Observe => None,
         }
     }
 

@@ -23,7 +23,7 @@ impl Request {
     /// | net.icmp.ping | an address |
     /// | net.dns.resolve | a name; none or `any` is what is no host's name, such as an address |
     /// | net.http.fetch, net.tls.validate | `example.org:443`, `192.0.2.1:443`, `[2001:db8::1]:443` |
-    /// | net.http.devnet, net.trust.manage, net.capture | none |
+    /// | net.http.devnet, net.trust.manage, net.capture, net.admin | none |
     ///
     /// # Errors
     /// A target of another form.
@@ -66,12 +66,15 @@ impl Request {
             },
             Capability::HttpFetch => Request::Fetch { from: authority()? },
             Capability::TlsValidate => Request::ValidateTls { of: authority()? },
-            Capability::HttpDevnet | Capability::TrustManage | Capability::Capture if target.is_some() => {
+            Capability::HttpDevnet | Capability::TrustManage | Capability::Capture | Capability::Admin
+                if target.is_some() =>
+            {
                 return Err(wrong("no target"));
             }
             Capability::HttpDevnet => Request::FetchReal,
             Capability::TrustManage => Request::ManageTrust,
             Capability::Capture => Request::Capture,
+            Capability::Admin => Request::Operate,
         })
     }
 

@@ -224,12 +224,30 @@ fn decide_without_grants_denies_listening_even_with_devnet_on() {
 }
 
 #[test]
-fn decide_operate_is_for_root_and_the_daemons_own_user() {
-    let policy = policy(false, "").unwrap().with_operator(7);
-    assert!(policy.decide(&subject(0), &Request::Operate).is_allowed());
-    assert!(policy.decide(&subject(7), &Request::Operate).is_allowed());
-    let reason = reason(policy.decide(&subject(8), &Request::Operate));
-    assert!(reason.contains("only root and the user that netd runs as"), "{reason}");
+fn operating_is_for_root_and_the_daemons_own_user_without_a_grant_and_for_others_with_one() {
+    let grant = "[[grant]]\nsubject = \"user:9\"\nallow = [\"net.admin\"]\n";
+    // It is about netd and no peer, so the devnet switch does not matter.
+    for devnet in [false, true] {
+        let policy = policy(devnet, grant).unwrap().with_operator(7);
+        for uid in [0, 7] {
+            assert_eq!(policy.decide(&subject(uid), &Request::Operate).rule(), &Rule::Operator);
+        }
+        assert_eq!(policy.decide(&subject(9), &Request::Operate).rule().origin().unwrap().line, 1);
+        let reason = reason(policy.decide(&subject(8), &Request::Operate));
+        assert!(reason.contains("no grant allows net.admin here to uid 8"), "{reason}");
+    }
+}
+
+#[test]
+fn operating_that_is_denied_is_denied_to_root_too() {
+    let text = "[[deny]]\nsubject = \"unit:box.service\"\ndeny = [\"net.admin\"]\n\
+                [[grant]]\nsubject = \"any\"\nallow = [\"net.admin\"]\n";
+    let policy = policy(true, text).unwrap().with_operator(7);
+    for uid in [0, 7, 9] {
+        let boxed = Subject { unit: Some("box.service".into()), ..subject(uid) };
+        assert!(reason(policy.decide(&boxed, &Request::Operate)).contains("denied to"), "{uid}");
+        assert!(policy.decide(&subject(uid), &Request::Operate).is_allowed());
+    }
 }
 
 #[test]

@@ -221,8 +221,8 @@ impl Client {
     /// Switches an offload of the device; returns the device as it is then.
     ///
     /// # Errors
-    /// `InvalidInput` for a name that is none, `Unsupported` where the device cannot do that, `PolicyDenied` for anybody but root and the
-    /// daemon's own user.
+    /// `InvalidInput` for a name that is none, `Unsupported` where the device cannot do that, `PolicyDenied` for whoever does not have
+    /// `net.admin`.
     pub fn set_offload(&self, name: &str, on: bool) -> Result<Device, Error> {
         #[derive(Deserialize)]
         struct Reply {
@@ -234,7 +234,7 @@ impl Client {
     /// Changes what the daemon logs; returns what it logged before.
     ///
     /// # Errors
-    /// `InvalidInput` for a filter that is none, `PolicyDenied` for anybody but root and the daemon's own user.
+    /// `InvalidInput` for a filter that is none, `PolicyDenied` for whoever does not have `net.admin`.
     pub fn set_log_level(&self, filter: &str) -> Result<String, Error> {
         #[derive(Deserialize)]
         struct Reply {
@@ -246,7 +246,7 @@ impl Client {
     /// Changes how the daemon waits for frames, until it ends; returns the mode before.
     ///
     /// # Errors
-    /// `Unsupported` for a device that can only be polled, `PolicyDenied` for anybody but root and the daemon's own user.
+    /// `Unsupported` for a device that can only be polled, `PolicyDenied` for whoever does not have `net.admin`.
     pub fn set_poll_mode(&self, poll: PollMode) -> Result<PollMode, Error> {
         #[derive(Deserialize)]
         struct Reply {

@@ -80,7 +80,7 @@ impl Client {
     /// What a subject (`any`, `user:UID`, `group:GID`, `unit:NAME`) was denied lately: all that is remembered, or what came since.
     ///
     /// # Errors
-    /// `PolicyDenied` for anybody's but the caller's own, unless the caller is root or the daemon's user; or the call failed.
+    /// `PolicyDenied` for anybody's but the caller's own, unless the caller has `net.admin`; or the call failed.
     pub fn denials(&self, subject: &str, since: Option<u64>) -> Result<Denials, Error> {
         self.ask("ListDenials", json!({ "subject": subject, "since": since }))
     }

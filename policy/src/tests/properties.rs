@@ -15,7 +15,7 @@ fn any_host() -> impl Strategy<Value = HostName> {
 fn any_rule() -> impl Strategy<Value = RuleConfig> {
     let subject = prop_oneof![
         Just(SubjectPattern::Any),
-        (0u32..4).prop_map(SubjectPattern::Uid),
+        (1u32..5).prop_map(SubjectPattern::Uid),
         (0u32..4).prop_map(SubjectPattern::Gid),
         Just(SubjectPattern::Unit("a.service".into())),
     ];
@@ -81,8 +81,9 @@ fn any_rules() -> impl Strategy<Value = Vec<RuleConfig>> {
     prop::collection::vec(any_rule(), 0..8)
 }
 
+/// Anybody but root, who needs no grant to change how netd runs.
 fn any_subject() -> impl Strategy<Value = Subject> {
-    (0u32..4, 0u32..4, any::<bool>()).prop_map(|(uid, gid, unit)| Subject {
+    (1u32..5, 0u32..4, any::<bool>()).prop_map(|(uid, gid, unit)| Subject {
         uid,
         gid,
         pid: 1,
@@ -123,6 +124,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         Just(Request::FetchReal),
         Just(Request::ManageTrust),
         Just(Request::Capture),
+        Just(Request::Operate),
     ]
 }
 

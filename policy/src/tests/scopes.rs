@@ -116,6 +116,7 @@ const SCOPES: &[Scoped] = &[
     (Capability::HttpDevnet, "", &["any"], &[]),
     (Capability::TrustManage, "", &["any"], &[]),
     (Capability::Capture, "", &["any"], &[]),
+    (Capability::Admin, "", &["any"], &[]),
 ];
 
 fn asked(capability: Capability, target: &str) -> Request {

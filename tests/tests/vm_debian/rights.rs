@@ -128,6 +128,7 @@ fn rights(plan: &LeasePlan) -> Vec<Right> {
             )
         },
         Right { outbound: false, ..right("net.capture", capture(gateway), vec![], vec![String::new()]) },
+        Right { outbound: false, ..right("net.admin", netctl("log info"), vec![], vec![String::new()]) },
     ]
 }
 

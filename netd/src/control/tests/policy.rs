@@ -101,7 +101,7 @@ fn any_rule() -> impl Strategy<Value = String> {
     let peers = prop_oneof![Just(""), Just("to = [\"192.0.2.0/31\"]\n"), Just("to = [\"192.0.2.2/32\"]\n")];
     let about = prop_oneof![
         peers.prop_map(|to| format!("[\"net.tcp.connect\", \"net.icmp.ping\"]\n{to}")),
-        Just("[\"net.tcp.listen\", \"net.udp.bind\", \"net.capture\"]\n".to_owned()),
+        Just("[\"net.tcp.listen\", \"net.udp.bind\", \"net.capture\", \"net.admin\"]\n".to_owned()),
         Just("[\"net.dns.resolve\"]\nhosts = [\"*.example\"]\n".to_owned()),
         Just("[\"net.dns.resolve\"]\n".to_owned()),
         Just("[\"net.tcp.connect\", \"net.dns.resolve\"]\nhosts = [\"*.example\"]\n".to_owned()),
@@ -132,6 +132,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         prop::option::of("[ab]\\.(example|other)")
             .prop_map(|name| Request::Resolve { name: name.map(|name| name.parse::<HostName>().unwrap()) }),
         Just(Request::Capture),
+        Just(Request::Operate),
     ]
 }
 
@@ -150,6 +151,7 @@ fn call(request: &Request) -> Value {
         Request::Resolve { name: Some(name) } => ("Resolve", json!({ "name": name.as_str() })),
         Request::Resolve { name: None } => ("Resolve", json!({ "name": "192.0.2.1", "kind": "ptr" })),
         Request::Capture => ("Capture", json!({})),
+        Request::Operate => ("SetPollMode", json!({ "poll": "busy" })),
         other => panic!("no call for {other}"),
     };
     json!({ "method": format!("io.netd.{method}"), "parameters": parameters })
