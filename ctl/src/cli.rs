@@ -253,7 +253,8 @@ pub(crate) struct Stats {
 /// SUBJECT: user:NAME, user:UID, group:NAME, unit:NAME.service, or several with commas.
 /// CAPABILITY and TARGET: net.tcp.connect NAME:PORT or ADDRESS:PORT; net.udp.send ADDRESS:PORT; net.tcp.listen and net.udp.bind PORT, or any;
 /// net.icmp.ping ADDRESS; net.dns.resolve NAME; net.http.fetch and net.tls.validate HOST:PORT; net.http.devnet, net.trust.manage,
-/// net.capture and net.admin nothing.
+/// net.capture, net.admin and dsoftbus.discover nothing; dsoftbus.session.open DEVICE; dsoftbus.stream.open DEVICE/SERVICE; dsoftbus.share.service
+/// SERVICE.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
     /// Check policy files, and directories of them, without a daemon (netd.toml: netd check)

@@ -286,6 +286,8 @@ fn rules() -> crate::policy::Rules {
         ports: some("443"),
         to: some("192.0.2.0/24"),
         hosts: some("*.example.org"),
+        devices: some("camera-*"),
+        services: some("video"),
         tls: Some("required".into()),
         redirects: Some("granted".into()),
         file: "a.toml".into(),

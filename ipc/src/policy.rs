@@ -20,6 +20,10 @@ pub struct Rule {
     pub to: Option<Vec<String>>,
     /// Names and patterns of them.
     pub hosts: Option<Vec<String>>,
+    /// Devices of the bus and patterns of them.
+    pub devices: Option<Vec<String>>,
+    /// Services of the bus.
+    pub services: Option<Vec<String>>,
     /// `required` or `any`, if the rule says it.
     pub tls: Option<String>,
     /// `same-host` or `granted`, if the rule says it.

@@ -32,11 +32,19 @@ pub enum Capability {
     Capture,
     /// `net.admin`: changing how netd runs, and seeing what others were denied.
     Admin,
+    /// `dsoftbus.discover`: looking at who is on the bus.
+    BusDiscover,
+    /// `dsoftbus.session.open`: having a session with a device opened.
+    BusSessionOpen,
+    /// `dsoftbus.stream.open`: opening a stream to a device's service.
+    BusStreamOpen,
+    /// `dsoftbus.share.service`: offering a service to the bus.
+    BusShareService,
 }
 
 impl Capability {
     /// All there are.
-    pub const ALL: [Capability; 12] = [
+    pub const ALL: [Capability; 16] = [
         Capability::TcpConnect,
         Capability::TcpListen,
         Capability::UdpBind,
@@ -49,6 +57,10 @@ impl Capability {
         Capability::TrustManage,
         Capability::Capture,
         Capability::Admin,
+        Capability::BusDiscover,
+        Capability::BusSessionOpen,
+        Capability::BusStreamOpen,
+        Capability::BusShareService,
     ];
 
     /// The name in the configuration.
@@ -66,6 +78,10 @@ impl Capability {
             Capability::TrustManage => "net.trust.manage",
             Capability::Capture => "net.capture",
             Capability::Admin => "net.admin",
+            Capability::BusDiscover => "dsoftbus.discover",
+            Capability::BusSessionOpen => "dsoftbus.session.open",
+            Capability::BusStreamOpen => "dsoftbus.stream.open",
+            Capability::BusShareService => "dsoftbus.share.service",
         }
     }
 
@@ -79,6 +95,16 @@ impl Capability {
     pub(crate) fn has_names(self) -> bool {
         use Capability::{DnsResolve, HttpFetch, TcpConnect, TlsValidate};
         matches!(self, TcpConnect | DnsResolve | HttpFetch | TlsValidate)
+    }
+
+    /// Whether its requests name a device of the bus.
+    pub(crate) fn has_devices(self) -> bool {
+        matches!(self, Capability::BusSessionOpen | Capability::BusStreamOpen)
+    }
+
+    /// Whether its requests name a service of the bus.
+    pub(crate) fn has_services(self) -> bool {
+        matches!(self, Capability::BusStreamOpen | Capability::BusShareService)
     }
 
     pub(crate) fn names() -> String {

@@ -24,6 +24,12 @@ pub(crate) fn check(origin: &Origin, rule: &RuleConfig) -> Result<(), Error> {
     if rule.hosts.as_ref().is_some_and(Vec::is_empty) {
         return empty("hosts", "the key to mean every name");
     }
+    if rule.devices.as_ref().is_some_and(Vec::is_empty) {
+        return empty("devices", "the key to mean every device");
+    }
+    if rule.services.as_ref().is_some_and(Vec::is_empty) {
+        return empty("services", "the key to mean every service");
+    }
     if rule.to.is_some() && rule.hosts.is_some() {
         return Err(Error::AddressesAndNames { origin: origin.clone() });
     }
@@ -40,6 +46,12 @@ pub(crate) fn check(origin: &Origin, rule: &RuleConfig) -> Result<(), Error> {
     }
     if let (Some(_), Some(capability)) = (&rule.hosts, without(Capability::has_names)) {
         return Err(Error::NoNames { origin: origin.clone(), capability });
+    }
+    if let (Some(_), Some(capability)) = (&rule.devices, without(Capability::has_devices)) {
+        return Err(Error::NoDevices { origin: origin.clone(), capability });
+    }
+    if let (Some(_), Some(capability)) = (&rule.services, without(Capability::has_services)) {
+        return Err(Error::NoServices { origin: origin.clone(), capability });
     }
     Ok(())
 }
@@ -69,6 +81,7 @@ pub(crate) fn entries(number: usize, rule: &RuleConfig, who: &Who, terms: Terms)
     let places: Vec<Place> = match (&rule.to, &rule.hosts) {
         (Some(to), _) => to.iter().copied().map(canonical).map(Place::Prefix).collect(),
         (None, Some(hosts)) => hosts.iter().cloned().map(Place::Hosts).collect(),
+        (None, None) if rule.devices.is_some() || rule.services.is_some() => on_bus(rule),
         (None, None) => vec![Place::Everywhere],
     };
     let pairs =
@@ -80,6 +93,19 @@ pub(crate) fn entries(number: usize, rule: &RuleConfig, who: &Who, terms: Terms)
         (!entry.ports.is_empty()).then_some(entry)
     };
     pairs.filter_map(entry).collect()
+}
+
+/// Each of a rule's devices with each of its services.
+fn on_bus(rule: &RuleConfig) -> Vec<Place> {
+    let devices = some_of(rule.devices.as_deref());
+    let services = some_of(rule.services.as_deref());
+    let pairs = devices.iter().flat_map(|device| services.iter().map(move |service| (device, service)));
+    pairs.map(|(device, service)| Place::Bus(device.clone(), service.clone())).collect()
+}
+
+/// The members of a list; without a list, the one that stands for all.
+fn some_of<T: Clone>(list: Option<&[T]>) -> Vec<Option<T>> {
+    list.map_or_else(|| vec![None], |list| list.iter().cloned().map(Some).collect())
 }
 
 /// The ports of a rule that are granted (or denied) on certain terms.

@@ -350,6 +350,14 @@ impl Policy {
 fn covers_target(rule: &RuleConfig, target: Target<'_>) -> bool {
     match target {
         Target::Nobody => true,
+        Target::Bus(device, service) => {
+            let covers_device = |device| {
+                rule.devices.as_ref().is_none_or(|all| all.iter().any(|pattern| pattern.matches(device)))
+            };
+            let covers_service =
+                |service| rule.services.as_ref().is_none_or(|services| services.contains(service));
+            device.is_none_or(covers_device) && service.is_none_or(covers_service)
+        }
         Target::Address(address) => {
             rule.hosts.is_none()
                 && rule.to.as_ref().is_none_or(|to| to.iter().any(|prefix| prefix.contains(&address)))

@@ -1,6 +1,6 @@
 //! The compiled rules: finds a rule that covers a request without looking at each.
 //!
-//! By capability, then by subject, then by where the rule applies: everywhere, towards a prefix, for a name. Each step is a hash
+//! By capability, then by subject, then by where the rule applies: everywhere, towards a prefix, for a name, on the bus. Each step is a hash
 //! look-up, and ports are searched by halves, so the cost does not grow with the number of rules.
 
 use std::collections::HashMap;
@@ -10,6 +10,8 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
+use crate::bus::{BusDevice, BusService, DevicePattern};
+use crate::bus_index::OnBus;
 use crate::capability::Capability;
 use crate::host::{HostName, HostPattern};
 use crate::port::{PortIndex, PortRange};
@@ -32,6 +34,8 @@ pub(crate) enum Target<'a> {
     Nobody,
     Address(IpAddr),
     Name(&'a HostName),
+    /// A device of the bus, a service of it, or both.
+    Bus(Option<&'a BusDevice>, Option<&'a BusService>),
 }
 
 /// Where a rule applies.
@@ -40,6 +44,8 @@ pub(crate) enum Place {
     Everywhere,
     Prefix(IpNet),
     Hosts(HostPattern),
+    /// Absent: every device, or every service.
+    Bus(Option<DevicePattern>, Option<BusService>),
 }
 
 /// How much of a choice of ports a rule must cover to count.
@@ -98,6 +104,7 @@ struct ByPlace {
     hosts: HashMap<String, PortIndex>,
     /// By the name after `*.`.
     below: HashMap<String, PortIndex>,
+    bus: OnBus,
 }
 
 impl Index {
@@ -153,10 +160,10 @@ impl BySubject {
 
 impl ByPlace {
     fn new(entries: Vec<Entry>) -> ByPlace {
-        type Ranges = Vec<(PortRange, usize)>;
         let mut everywhere = Ranges::new();
         let mut prefixes: HashMap<u8, HashMap<IpNet, Ranges>> = HashMap::new();
         let (mut hosts, mut below): (HashMap<String, Ranges>, HashMap<String, Ranges>) = Default::default();
+        let mut bus = Vec::new();
         for Entry { place, ports, rule, .. } in entries {
             let ranges = match place {
                 Place::Everywhere => &mut everywhere,
@@ -168,6 +175,10 @@ impl ByPlace {
                     let (name, is_below) = pattern.parts();
                     let table = if is_below { &mut below } else { &mut hosts };
                     table.entry(name.as_str().to_owned()).or_default()
+                }
+                Place::Bus(devices, service) => {
+                    bus.push((devices, service, ports.into_iter().map(|range| (range, rule)).collect()));
+                    continue;
                 }
             };
             ranges.extend(ports.into_iter().map(|range| (range, rule)));
@@ -182,6 +193,7 @@ impl ByPlace {
             some_prefix: PortIndex::new(&towards_some),
             hosts: compiled(hosts),
             below: compiled(below),
+            bus: OnBus::new(bus),
         }
     }
 
@@ -190,6 +202,7 @@ impl ByPlace {
         let placed = match lookup.target {
             Target::Nobody => None,
             Target::Address(address) => self.towards(address, lookup.named).find_map(ports),
+            Target::Bus(device, service) => self.bus.covering(device, service).find_map(ports),
             Target::Name(name) => {
                 let above = name.parents().filter_map(|parent| self.below.get(parent));
                 self.hosts.get(name.as_str()).into_iter().chain(above).find_map(ports)
@@ -217,6 +230,9 @@ fn covered(index: &PortIndex, covering: Covering, lookup: &Lookup<'_>) -> Option
     }
 }
 
-fn compiled<K: Eq + Hash>(table: HashMap<K, Vec<(PortRange, usize)>>) -> HashMap<K, PortIndex> {
+/// Ports, and the rule that they come from.
+pub(crate) type Ranges = Vec<(PortRange, usize)>;
+
+pub(crate) fn compiled<K: Eq + Hash>(table: HashMap<K, Ranges>) -> HashMap<K, PortIndex> {
     table.into_iter().map(|(key, ranges)| (key, PortIndex::new(&ranges))).collect()
 }

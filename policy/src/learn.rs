@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::authority::{Authority, Host};
+use crate::bus::{BusDevice, BusService, DevicePattern};
 use crate::capability::Capability;
 use crate::host::HostPattern;
 use crate::port::PortRange;
@@ -20,8 +21,15 @@ use crate::subject::SubjectPattern;
 /// The port that must stand alone to be meant: see [`crate::Policy`].
 const QUIC: u16 = 443;
 
-/// Where a rule applies: ports, peers, names.
-type Scope = (Option<Vec<PortRange>>, Option<Vec<IpNet>>, Option<Vec<HostPattern>>);
+/// Where a rule applies.
+#[derive(Default, PartialEq)]
+struct Scope {
+    ports: Option<Vec<PortRange>>,
+    to: Option<Vec<IpNet>>,
+    hosts: Option<Vec<HostPattern>>,
+    devices: Option<Vec<DevicePattern>>,
+    services: Option<Vec<BusService>>,
+}
 
 /// The grants that let `subject` do what was asked for.
 pub fn smallest_grants<'a>(
@@ -44,13 +52,15 @@ pub fn smallest_grants<'a>(
             }
         }
     }
-    let rule = |((ports, to, hosts), capabilities)| RuleConfig {
+    let rule = |(Scope { ports, to, hosts, devices, services }, capabilities)| RuleConfig {
         effect: Effect::Grant,
         subject: subject.clone(),
         capabilities,
         ports,
         to,
         hosts,
+        devices,
+        services,
         // What a connection by name would begin with, nobody knows before it is there: what the port suggests.
         tls: None,
         // That is for an operator to say.
@@ -68,6 +78,8 @@ struct Asked {
     ports: BTreeSet<u16>,
     /// By name; resolving has no port.
     hosts: BTreeMap<String, BTreeSet<u16>>,
+    /// On the bus: what of which device, or of nobody in particular.
+    bus: BTreeMap<Option<BusDevice>, BTreeSet<BusService>>,
     /// Something that only a rule without limits allows.
     everything: bool,
 }
@@ -95,8 +107,18 @@ impl Asked {
             }
             Request::Resolve { name: Some(name) } => drop(self.hosts.entry(name.to_string()).or_default()),
             Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => self.add_authority(peer),
+            Request::OpenBusSession { device } => {
+                self.bus.entry(Some(device.clone())).or_default();
+            }
+            Request::OpenBusStream { device, service } => {
+                self.bus.entry(Some(device.clone())).or_default().insert(service.clone());
+            }
+            Request::ShareBusService { service } => {
+                self.bus.entry(None).or_default().insert(service.clone());
+            }
             Request::Resolve { name: None }
             | Request::FetchReal
+            | Request::DiscoverBus
             | Request::ManageTrust
             | Request::Capture
             | Request::Operate => self.everything = true,
@@ -113,26 +135,37 @@ impl Asked {
     }
 
     fn scopes(self) -> Vec<Scope> {
-        let Asked { peers, ports, hosts, everything } = self;
+        let Asked { peers, ports, hosts, bus, everything } = self;
         if everything {
-            return vec![(None, None, None)];
+            return vec![Scope::default()];
         }
         // Peers that were asked for on the same ports share a rule: a rule means each of its peers on each of its ports.
         let mut by_ports = BTreeMap::<BTreeSet<u16>, Vec<IpNet>>::new();
         for (peer, ports) in peers {
             by_ports.entry(ports).or_default().push(peer.into());
         }
-        let mut scopes: Vec<Scope> =
-            by_ports.into_iter().map(|(ports, to)| (ranges(&ports), Some(to), None)).collect();
+        let towards = |(ports, to)| Scope { ports: ranges(&ports), to: Some(to), ..Scope::default() };
+        let mut scopes: Vec<Scope> = by_ports.into_iter().map(towards).collect();
         if !ports.is_empty() {
-            scopes.push((ranges(&ports), None, None));
+            scopes.push(Scope { ports: ranges(&ports), ..Scope::default() });
         }
         let mut by_ports = BTreeMap::<BTreeSet<u16>, Vec<HostPattern>>::new();
         for (host, ports) in hosts {
             // A name that was asked for is a pattern of itself.
             by_ports.entry(ports).or_default().extend(host.parse::<HostPattern>());
         }
-        scopes.extend(by_ports.into_iter().map(|(ports, hosts)| (ranges(&ports), None, Some(hosts))));
+        let named = |(ports, hosts)| Scope { ports: ranges(&ports), hosts: Some(hosts), ..Scope::default() };
+        scopes.extend(by_ports.into_iter().map(named));
+        // The same of devices that were asked for the same services.
+        let mut by_services = BTreeMap::<BTreeSet<BusService>, Vec<DevicePattern>>::new();
+        for (device, services) in bus {
+            by_services.entry(services).or_default().extend(device.map(DevicePattern::from));
+        }
+        scopes.extend(by_services.into_iter().map(|(services, devices)| Scope {
+            devices: (!devices.is_empty()).then_some(devices),
+            services: (!services.is_empty()).then(|| services.into_iter().collect()),
+            ..Scope::default()
+        }));
         scopes
     }
 }

@@ -20,6 +20,8 @@
 
 pub mod audit;
 mod authority;
+mod bus;
+mod bus_index;
 mod by_name;
 mod capability;
 mod compile;
@@ -44,6 +46,7 @@ mod terms;
 mod trust;
 
 pub use authority::{Authority, FIXTURE_HOST, Host};
+pub use bus::{BusDevice, BusService, DevicePattern, LOOPBACK_DEVICE};
 pub use capability::Capability;
 pub use decide::{Decision, Denial, Policy, Rule};
 pub use host::{HostName, HostPattern};
@@ -159,6 +162,36 @@ pub enum Error {
     /// Names for what has none.
     #[error("{origin}: {capability} knows no names, so 'hosts' would never apply: use 'to' with prefixes")]
     NoNames {
+        /// Which rule.
+        origin: Origin,
+        /// The capability.
+        capability: Capability,
+    },
+    /// A name of the bus, or a pattern of names, cannot be read.
+    #[error("'{name}' cannot name {what} of the bus: {why}")]
+    BusName {
+        /// "a device" or "a service".
+        what: &'static str,
+        /// As given.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Devices for what has none.
+    #[error(
+        "{origin}: {capability} names no device, so 'devices' would not limit it: write a rule without 'devices' for it"
+    )]
+    NoDevices {
+        /// Which rule.
+        origin: Origin,
+        /// The capability.
+        capability: Capability,
+    },
+    /// Services for what has none.
+    #[error(
+        "{origin}: {capability} names no service, so 'services' would not limit it: write a rule without 'services' for it"
+    )]
+    NoServices {
         /// Which rule.
         origin: Origin,
         /// The capability.

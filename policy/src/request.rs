@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::authority::{Authority, Host};
+use crate::bus::{BusDevice, BusService};
 use crate::capability::Capability;
 use crate::host::HostName;
 use crate::index::{Ports, Target};
@@ -69,6 +70,25 @@ pub enum Request {
     ManageTrust,
     /// Copies of everybody's frames.
     Capture,
+    /// Looking at who is on the bus.
+    DiscoverBus,
+    /// Having a session with a device opened.
+    OpenBusSession {
+        /// With whom.
+        device: BusDevice,
+    },
+    /// Opening a stream to a device's service.
+    OpenBusStream {
+        /// To whom.
+        device: BusDevice,
+        /// To what of it.
+        service: BusService,
+    },
+    /// Offering a service to the bus, and taking the streams that are opened to it.
+    ShareBusService {
+        /// Which.
+        service: BusService,
+    },
     /// Asking for decisions about others, and having something recorded: what netd-services does for its clients.
     Represent,
     /// Looking at netd's state.
@@ -95,6 +115,10 @@ impl Request {
             Request::ManageTrust => Some(Capability::TrustManage),
             Request::Capture => Some(Capability::Capture),
             Request::Operate => Some(Capability::Admin),
+            Request::DiscoverBus => Some(Capability::BusDiscover),
+            Request::OpenBusSession { device: _ } => Some(Capability::BusSessionOpen),
+            Request::OpenBusStream { .. } => Some(Capability::BusStreamOpen),
+            Request::ShareBusService { service: _ } => Some(Capability::BusShareService),
             Request::Represent | Request::Observe => None,
         }
     }
@@ -113,6 +137,10 @@ impl Request {
             | Request::FetchReal
             | Request::ManageTrust
             | Request::Capture
+            | Request::DiscoverBus
+            | Request::OpenBusSession { device: _ }
+            | Request::OpenBusStream { .. }
+            | Request::ShareBusService { service: _ }
             | Request::Represent
             | Request::Observe
             | Request::Operate => Ports::None,
@@ -126,6 +154,9 @@ impl Request {
             | Request::TcpConnectName { name, .. }
             | Request::Fetch { from: Authority { host: Host::Name(name), .. } }
             | Request::ValidateTls { of: Authority { host: Host::Name(name), .. } } => Target::Name(name),
+            Request::OpenBusSession { device } => Target::Bus(Some(device), None),
+            Request::OpenBusStream { device, service } => Target::Bus(Some(device), Some(service)),
+            Request::ShareBusService { service } => Target::Bus(None, Some(service)),
             _ => self.peer().map_or(Target::Nobody, Target::Address),
         }
     }
@@ -138,6 +169,10 @@ impl Request {
             Request::FetchReal | Request::ValidateTls { of: _ } => true,
             // Names are asked of netd's own servers, and a name can carry anything to whoever serves its domain.
             Request::Resolve { name: _ } | Request::TcpConnectName { .. } => true,
+            // Between clients of this machine nothing leaves it.
+            Request::OpenBusSession { device } | Request::OpenBusStream { device, .. } => {
+                !device.is_loopback()
+            }
             _ => self.peer().is_some(),
         }
     }
@@ -156,6 +191,10 @@ impl Request {
             | Request::FetchReal
             | Request::ManageTrust
             | Request::Capture
+            | Request::DiscoverBus
+            | Request::OpenBusSession { device: _ }
+            | Request::OpenBusStream { .. }
+            | Request::ShareBusService { service: _ }
             | Request::Represent
             | Request::Observe
             | Request::Operate => None,
@@ -188,6 +227,10 @@ impl fmt::Display for Request {
             Request::ValidateTls { of } => write!(f, "looking at the certificates of {of}"),
             Request::ManageTrust => f.write_str("changing the roots of trust"),
             Request::Capture => f.write_str("capturing frames"),
+            Request::DiscoverBus => f.write_str("looking at who is on the bus"),
+            Request::OpenBusSession { device } => write!(f, "bus session with {device}"),
+            Request::OpenBusStream { device, service } => write!(f, "bus stream to {device}/{service}"),
+            Request::ShareBusService { service } => write!(f, "offering the service {service} to the bus"),
             Request::Represent => f.write_str("asking for decisions about others"),
             Request::Observe => f.write_str("looking at netd's state"),
             Request::Operate => f.write_str("changing how netd runs"),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::bus::{BusService, DevicePattern};
 use crate::capability::Capability;
 use crate::host::HostPattern;
 use crate::port::PortRange;
@@ -57,6 +58,10 @@ pub struct RuleConfig {
     pub to: Option<Vec<IpNet>>,
     /// Names it is limited to, where the request has a name. Absent: every name.
     pub hosts: Option<Vec<HostPattern>>,
+    /// Devices of the bus it is limited to. Absent: every device.
+    pub devices: Option<Vec<DevicePattern>>,
+    /// Services of the bus it is limited to. Absent: every service.
+    pub services: Option<Vec<BusService>>,
     /// What connections by name must begin with. Absent: what [`Tls`] says of the port.
     pub tls: Option<Tls>,
     /// Which redirects of a fetch are followed. Absent: those that stay with the host.
@@ -85,6 +90,14 @@ pub struct GrantTable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     hosts: Option<Vec<HostPattern>>,
+    /// Devices of the bus, `camera-1` or `camera-*` (what begins so); absent: every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
+    devices: Option<Vec<DevicePattern>>,
+    /// Services of the bus; absent: every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
+    services: Option<Vec<BusService>>,
     /// What connections by name begin with: `required` (a ClientHello for that name) or `any`; absent: `required` on port 443 and `any` on others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tls: Option<Tls>,
@@ -116,20 +129,49 @@ pub struct DenyTable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     hosts: Option<Vec<HostPattern>>,
+    /// Devices of the bus, `camera-1` or `camera-*` (what begins so); absent: every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
+    devices: Option<Vec<DevicePattern>>,
+    /// Services of the bus; absent: every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
+    services: Option<Vec<BusService>>,
 }
 
 impl From<GrantTable> for RuleConfig {
     fn from(table: GrantTable) -> RuleConfig {
-        let GrantTable { subject, allow, ports, to, hosts, tls, redirects } = table;
-        RuleConfig { effect: Effect::Grant, subject, capabilities: allow, ports, to, hosts, tls, redirects }
+        let GrantTable { subject, allow, ports, to, hosts, devices, services, tls, redirects } = table;
+        RuleConfig {
+            effect: Effect::Grant,
+            subject,
+            capabilities: allow,
+            ports,
+            to,
+            hosts,
+            devices,
+            services,
+            tls,
+            redirects,
+        }
     }
 }
 
 impl From<DenyTable> for RuleConfig {
     fn from(table: DenyTable) -> RuleConfig {
-        let DenyTable { subject, deny, ports, to, hosts } = table;
-        let (tls, redirects) = (None, None);
-        RuleConfig { effect: Effect::Deny, subject, capabilities: deny, ports, to, hosts, tls, redirects }
+        let DenyTable { subject, deny, ports, to, hosts, devices, services } = table;
+        RuleConfig {
+            effect: Effect::Deny,
+            subject,
+            capabilities: deny,
+            ports,
+            to,
+            hosts,
+            devices,
+            services,
+            tls: None,
+            redirects: None,
+        }
     }
 }
 
@@ -143,7 +185,7 @@ impl fmt::Display for RuleConfig {
             }
             writeln!(f, "]")
         }
-        // Nothing in these texts needs an escape: subjects have no quotes, the rest is letters, digits and dots.
+        // Nothing in these texts needs an escape: subjects and names of the bus have no quotes, the rest is letters, digits and dots.
         writeln!(f, "[[{}]]\nsubject = \"{}\"", self.effect, self.subject)?;
         list(f, self.effect.key(), &self.capabilities)?;
         if let Some(ports) = &self.ports {
@@ -154,6 +196,12 @@ impl fmt::Display for RuleConfig {
         }
         if let Some(hosts) = &self.hosts {
             list(f, "hosts", hosts)?;
+        }
+        if let Some(devices) = &self.devices {
+            list(f, "devices", devices)?;
+        }
+        if let Some(services) = &self.services {
+            list(f, "services", services)?;
         }
         if let Some(tls) = self.tls {
             writeln!(f, "tls = \"{tls}\"")?;
@@ -198,4 +246,13 @@ macro_rules! serde_as_string {
     )*};
 }
 
-serde_as_string!(SubjectPattern, PortRange, Capability, HostPattern, Tls, Redirects);
+serde_as_string!(
+    SubjectPattern,
+    PortRange,
+    Capability,
+    HostPattern,
+    DevicePattern,
+    BusService,
+    Tls,
+    Redirects
+);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use crate::bus::{BusService, DevicePattern};
 use crate::capability::Capability;
 use crate::host::HostPattern;
 use crate::port::PortRange;
@@ -58,6 +59,16 @@ text! {
         "type": "string",
         "pattern": r"^(\*\.)?[^*\s]+$",
         "examples": ["example.org", "*.example.org"],
+    });
+    DevicePattern, "Devices", json_schema!({
+        "type": "string",
+        "pattern": r#"^[^*/"\\\s]+\*?$"#,
+        "examples": ["camera-1", "camera-*"],
+    });
+    BusService, "Services", json_schema!({
+        "type": "string",
+        "pattern": r#"^[^*/"\\\s]+$"#,
+        "examples": ["video"],
     });
     Pin, "Pin", json_schema!({
         "type": "string",

@@ -23,7 +23,10 @@ impl Request {
     /// | net.icmp.ping | an address |
     /// | net.dns.resolve | a name; none or `any` is what is no host's name, such as an address |
     /// | net.http.fetch, net.tls.validate | `example.org:443`, `192.0.2.1:443`, `[2001:db8::1]:443` |
-    /// | net.http.devnet, net.trust.manage, net.capture, net.admin | none |
+    /// | dsoftbus.session.open | a device's id; `loopback` is this machine itself |
+    /// | dsoftbus.stream.open | a device's id and a service: `camera-1/video` |
+    /// | dsoftbus.share.service | a service |
+    /// | net.http.devnet, net.trust.manage, net.capture, net.admin, dsoftbus.discover | none |
     ///
     /// # Errors
     /// A target of another form.
@@ -66,7 +69,25 @@ impl Request {
             },
             Capability::HttpFetch => Request::Fetch { from: authority()? },
             Capability::TlsValidate => Request::ValidateTls { of: authority()? },
-            Capability::HttpDevnet | Capability::TrustManage | Capability::Capture | Capability::Admin
+            Capability::BusSessionOpen => {
+                let device = target.ok_or_else(|| wrong("a device's id"))?;
+                Request::OpenBusSession { device: device.parse()? }
+            }
+            Capability::BusStreamOpen => {
+                let parts = target.and_then(|target| target.split_once('/'));
+                let (device, service) =
+                    parts.ok_or_else(|| wrong("DEVICE/SERVICE such as camera-1/video"))?;
+                Request::OpenBusStream { device: device.parse()?, service: service.parse()? }
+            }
+            Capability::BusShareService => {
+                let service = target.ok_or_else(|| wrong("a service's name"))?;
+                Request::ShareBusService { service: service.parse()? }
+            }
+            Capability::HttpDevnet
+            | Capability::TrustManage
+            | Capability::Capture
+            | Capability::Admin
+            | Capability::BusDiscover
                 if target.is_some() =>
             {
                 return Err(wrong("no target"));
@@ -75,6 +96,7 @@ impl Request {
             Capability::TrustManage => Request::ManageTrust,
             Capability::Capture => Request::Capture,
             Capability::Admin => Request::Operate,
+            Capability::BusDiscover => Request::DiscoverBus,
         })
     }
 
@@ -90,9 +112,13 @@ impl Request {
             Request::Ping { to } => Some(to.to_string()),
             Request::Resolve { name } => name.as_ref().map(ToString::to_string),
             Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => Some(peer.to_string()),
+            Request::OpenBusSession { device } => Some(device.to_string()),
+            Request::OpenBusStream { device, service } => Some(format!("{device}/{service}")),
+            Request::ShareBusService { service } => Some(service.to_string()),
             Request::FetchReal
             | Request::ManageTrust
             | Request::Capture
+            | Request::DiscoverBus
             | Request::Represent
             | Request::Observe
             | Request::Operate => None,
@@ -140,6 +166,13 @@ mod tests {
             (Capability::IcmpPing, Some("example.org"), "an IP address"),
             (Capability::DnsResolve, Some("a..b"), "is not the name of a host"),
             (Capability::Capture, Some("tcp"), "no target"),
+            (Capability::BusDiscover, Some("camera-1"), "no target"),
+            (Capability::BusSessionOpen, None, "a device's id"),
+            (Capability::BusSessionOpen, Some("camera-*"), "no spaces"),
+            (Capability::BusStreamOpen, Some("camera-1"), "DEVICE/SERVICE"),
+            (Capability::BusStreamOpen, Some("camera-1/"), "1 to 64 bytes"),
+            (Capability::BusStreamOpen, Some("a/b/c"), "'/'"),
+            (Capability::BusShareService, Some("any"), "a service's name"),
         ] {
             let error = Request::parse(capability, target).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");

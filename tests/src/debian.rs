@@ -22,7 +22,8 @@ pub const PROGRAMS: &str = "/opt/netd-tests";
 /// Everything, to everybody.
 pub const EVERYTHING: &str = "[[grant]]\nsubject = \"any\"\n\
     allow = [\"net.tcp.connect\", \"net.tcp.listen\", \"net.udp.bind\", \"net.udp.send\", \"net.icmp.ping\", \"net.dns.resolve\", \
-    \"net.http.fetch\", \"net.http.devnet\", \"net.tls.validate\", \"net.trust.manage\", \"net.capture\", \"net.admin\"]\n";
+    \"net.http.fetch\", \"net.http.devnet\", \"net.tls.validate\", \"net.trust.manage\", \"net.capture\", \"net.admin\", \"dsoftbus.discover\", \
+    \"dsoftbus.session.open\", \"dsoftbus.stream.open\", \"dsoftbus.share.service\"]\n";
 
 /// netd under a test's own hands, netd-services as a unit with a user of its own.
 #[derive(Debug)]

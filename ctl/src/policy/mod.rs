@@ -72,7 +72,13 @@ fn scope(rule: &Rule) -> String {
     let part = |what: &str, values: &Option<Vec<String>>| {
         values.as_ref().map(|values| format!("{what} {}", values.join(" ")))
     };
-    let parts = [part("ports", &rule.ports), part("to", &rule.to), part("hosts", &rule.hosts)];
+    let parts = [
+        part("ports", &rule.ports),
+        part("to", &rule.to),
+        part("hosts", &rule.hosts),
+        part("devices", &rule.devices),
+        part("services", &rule.services),
+    ];
     let tls = rule.tls.as_ref().map(|tls| format!("tls {tls}"));
     let redirects = rule.redirects.as_ref().map(|redirects| format!("redirects {redirects}"));
     let parts: Vec<String> = parts.into_iter().flatten().chain(tls).chain(redirects).collect();
@@ -156,6 +162,8 @@ mod tests {
             ports: some("443"),
             to: some("10.0.0.0/8"),
             hosts: None,
+            devices: None,
+            services: None,
             tls: None,
             redirects: None,
             file: "a.toml".into(),

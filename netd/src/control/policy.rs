@@ -36,7 +36,8 @@ fn rule_of(origin: &Origin, rule: &RuleConfig) -> wire::Rule {
     fn texts<T: ToString>(values: &[T]) -> Vec<String> {
         values.iter().map(ToString::to_string).collect()
     }
-    let RuleConfig { effect, subject, capabilities, ports, to, hosts, tls, redirects } = rule;
+    let RuleConfig { effect, subject, capabilities, ports, to, hosts, devices, services, tls, redirects } =
+        rule;
     wire::Rule {
         effect: effect.to_string(),
         subject: subject.to_string(),
@@ -44,6 +45,8 @@ fn rule_of(origin: &Origin, rule: &RuleConfig) -> wire::Rule {
         ports: ports.as_deref().map(texts),
         to: to.as_deref().map(texts),
         hosts: hosts.as_deref().map(texts),
+        devices: devices.as_deref().map(texts),
+        services: services.as_deref().map(texts),
         tls: tls.map(|tls| tls.to_string()),
         redirects: redirects.map(|redirects| redirects.to_string()),
         file: origin.file.to_string(),

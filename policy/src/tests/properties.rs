@@ -12,7 +12,52 @@ fn any_host() -> impl Strategy<Value = HostName> {
     "[ab](\\.[ab]){0,2}\\.org".prop_map(|name| name.parse().expect("a name"))
 }
 
+fn any_device() -> impl Strategy<Value = BusDevice> {
+    prop_oneof!["[ab]{1,3}", Just("loopback".to_owned())].prop_map(|name| name.parse().expect("a device"))
+}
+
+fn any_service() -> impl Strategy<Value = BusService> {
+    "[ab]".prop_map(|name| name.parse().expect("a service"))
+}
+
+/// A rule about the bus alone: what has no devices is not limited to some, and what has no services neither.
+fn any_bus_rule() -> impl Strategy<Value = RuleConfig> {
+    let pattern = (any_device(), any::<bool>()).prop_map(|(name, prefix)| {
+        format!("{name}{}", if prefix { "*" } else { "" }).parse().expect("a pattern")
+    });
+    let capabilities = vec![
+        Capability::BusDiscover,
+        Capability::BusSessionOpen,
+        Capability::BusStreamOpen,
+        Capability::BusShareService,
+    ];
+    let capabilities = prop::collection::vec(prop::sample::select(capabilities), 1..3);
+    (
+        any::<bool>(),
+        0u32..4,
+        capabilities,
+        prop::option::of(prop::collection::vec(pattern, 1..3)),
+        prop::option::of(prop::collection::vec(any_service(), 1..3)),
+    )
+        .prop_map(|(grant, uid, capabilities, devices, services)| RuleConfig {
+            effect: if grant { Effect::Grant } else { Effect::Deny },
+            subject: SubjectPattern::Uid(uid),
+            ports: None,
+            to: None,
+            hosts: None,
+            devices: devices.filter(|_| capabilities.iter().all(|capability| capability.has_devices())),
+            services: services.filter(|_| capabilities.iter().all(|capability| capability.has_services())),
+            capabilities,
+            tls: None,
+            redirects: None,
+        })
+}
+
 fn any_rule() -> impl Strategy<Value = RuleConfig> {
+    prop_oneof![3 => any_net_rule(), 2 => any_bus_rule()]
+}
+
+fn any_net_rule() -> impl Strategy<Value = RuleConfig> {
     let subject = prop_oneof![
         Just(SubjectPattern::Any),
         (1u32..5).prop_map(SubjectPattern::Uid),
@@ -59,6 +104,8 @@ fn any_rule() -> impl Strategy<Value = RuleConfig> {
                     ports,
                     to,
                     hosts: None,
+                    devices: None,
+                    services: None,
                     tls: None,
                     redirects,
                 };
@@ -73,7 +120,19 @@ fn any_rule() -> impl Strategy<Value = RuleConfig> {
             let capabilities: Vec<_> = capabilities.map(|(_, capability)| capability).collect();
             let tls = tls.filter(|_| grant && capabilities.contains(&Capability::TcpConnect));
             let redirects = followed(redirects, &capabilities);
-            RuleConfig { effect, subject, capabilities, ports, to: None, hosts: Some(hosts), tls, redirects }
+            let hosts = Some(hosts);
+            RuleConfig {
+                effect,
+                subject,
+                capabilities,
+                ports,
+                to: None,
+                hosts,
+                devices: None,
+                services: None,
+                tls,
+                redirects,
+            }
         })
 }
 
@@ -125,6 +184,11 @@ fn any_request() -> impl Strategy<Value = Request> {
         Just(Request::ManageTrust),
         Just(Request::Capture),
         Just(Request::Operate),
+        Just(Request::DiscoverBus),
+        any_device().prop_map(|device| Request::OpenBusSession { device }),
+        (any_device(), any_service())
+            .prop_map(|(device, service)| Request::OpenBusStream { device, service }),
+        any_service().prop_map(|service| Request::ShareBusService { service }),
     ]
 }
 
@@ -217,6 +281,14 @@ fn by_name_by_reading(
     (!denied && (is_public(address) || raw_allowed)).then_some(terms)
 }
 
+fn covers_device(rule: &RuleConfig, device: &BusDevice) -> bool {
+    rule.devices.as_ref().is_none_or(|devices| devices.iter().any(|pattern| pattern.matches(device)))
+}
+
+fn covers_service(rule: &RuleConfig, service: &BusService) -> bool {
+    rule.services.as_ref().is_none_or(|services| services.contains(service))
+}
+
 /// The same for whatever is not by name.
 fn allowed_by_reading(rules: &[RuleConfig], subject: &Subject, request: &Request) -> bool {
     let metadata = request.peer() == Some(Ipv4Addr::new(169, 254, 169, 254).into());
@@ -228,6 +300,11 @@ fn allowed_by_reading(rules: &[RuleConfig], subject: &Subject, request: &Request
             rule.to.is_none()
                 && rule.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|host| host.matches(name)))
         }
+        Request::OpenBusSession { device } => covers_device(rule, device),
+        Request::OpenBusStream { device, service } => {
+            covers_device(rule, device) && covers_service(rule, service)
+        }
+        Request::ShareBusService { service } => covers_service(rule, service),
         _ => match (request.peer(), &rule.to) {
             (Some(peer), Some(to)) => to.iter().any(|prefix| {
                 let named = !metadata || rule.effect == Effect::Deny || prefix.prefix_len() == 32;

@@ -117,6 +117,27 @@ const SCOPES: &[Scoped] = &[
     (Capability::TrustManage, "", &["any"], &[]),
     (Capability::Capture, "", &["any"], &[]),
     (Capability::Admin, "", &["any"], &[]),
+    (Capability::BusDiscover, "", &["any"], &[]),
+    (
+        Capability::BusSessionOpen,
+        "devices = [\"camera-*\", \"hub\"]",
+        &["camera-1", "camera-\u{e9}", "hub"],
+        &["camera", "hub2", "Hub", "my-camera-1", "loopback"],
+    ),
+    (
+        Capability::BusStreamOpen,
+        "devices = [\"camera-*\", \"hub\"]\nservices = [\"video\", \"chat\"]",
+        &["camera-1/video", "hub/chat"],
+        &["camera-1/videos", "camera-1/Video", "hub2/video", "loopback/chat"],
+    ),
+    (
+        Capability::BusStreamOpen,
+        "services = [\"video\"]",
+        &["camera-1/video", "loopback/video"],
+        &["camera-1/chat"],
+    ),
+    (Capability::BusStreamOpen, "devices = [\"hub\"]", &["hub/video", "hub/chat"], &["hub2/video"]),
+    (Capability::BusShareService, "services = [\"video\"]", &["video"], &["videos", "chat"]),
 ];
 
 fn asked(capability: Capability, target: &str) -> Request {
