@@ -76,6 +76,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Udp,
     },
+    /// Send raw frames of an EtherType, or print those that come
+    Frames {
+        #[command(subcommand)]
+        command: Frames,
+    },
     /// Show frames as they pass, or write them to a file for Wireshark
     Capture(Capture),
     /// Connect standard input and output to a TCP port; ends as the connection does
@@ -252,7 +257,7 @@ pub(crate) struct Stats {
 
 /// SUBJECT: user:NAME, user:UID, group:NAME, unit:NAME.service, or several with commas.
 /// CAPABILITY and TARGET: net.tcp.connect NAME:PORT or ADDRESS:PORT; net.udp.send ADDRESS:PORT; net.tcp.listen and net.udp.bind PORT, or any;
-/// net.icmp.ping ADDRESS; net.dns.resolve NAME; net.http.fetch and net.tls.validate HOST:PORT; net.http.devnet, net.trust.manage,
+/// net.icmp.ping ADDRESS; net.dns.resolve NAME; net.raw ETHERTYPE; net.http.fetch and net.tls.validate HOST:PORT; net.http.devnet, net.trust.manage,
 /// net.capture, net.admin and dsoftbus.discover nothing; dsoftbus.session.open DEVICE; dsoftbus.stream.open DEVICE/SERVICE; dsoftbus.share.service
 /// SERVICE.
 #[derive(Debug, Subcommand)]
@@ -485,6 +490,41 @@ pub(crate) struct UdpRecv {
     /// UDP port; 0 lets netd choose and prints which
     pub(crate) port: u16,
     /// How many datagrams
+    #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+    /// Seconds to wait for all of them; without it, for ever
+    #[arg(short = 'w', long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) wait: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Frames {
+    /// Send one frame
+    Send(FramesSend),
+    /// Print what comes
+    Recv(FramesRecv),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FramesSend {
+    /// EtherType, such as 0x88b5 (for experiments: IEEE 802, 9.2.4); none that netd speaks itself
+    #[arg(value_parser = crate::frames::ether_type)]
+    pub(crate) ether_type: u16,
+    /// Hardware address of whom it is for; ff:ff:ff:ff:ff:ff is everybody on the link
+    pub(crate) to: netd_vfio::Mac,
+    /// What to send; without it, standard input
+    pub(crate) text: Option<String>,
+    /// Print the answer, for which this many seconds are waited
+    #[arg(short = 'w', long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) wait: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FramesRecv {
+    /// EtherType, such as 0x88b5
+    #[arg(value_parser = crate::frames::ether_type)]
+    pub(crate) ether_type: u16,
+    /// How many frames
     #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
     /// Seconds to wait for all of them; without it, for ever

@@ -13,6 +13,7 @@ impl cli::Sockets {
             SocketKind::Tcp => *tcp && !listening || !tcp && !udp && !listening,
             SocketKind::TcpListener => *tcp || *listening || !udp,
             SocketKind::Udp => *udp && !listening || !tcp && !udp && !listening,
+            SocketKind::Frames => !tcp && !udp && !listening,
         };
         let local = Some(socket.local);
         let at = |endpoint: Option<Endpoint>, wanted: &Option<u16>| {
@@ -63,7 +64,7 @@ mod tests {
         let endpoint = |address: &str, port| json!({ "address": address, "port": port });
         serde_json::from_value(json!({
             "id": 1, "kind": kind, "state": state, "local": endpoint("10.0.0.5", local),
-            "remote": remote.map(|port| endpoint("192.0.2.1", port)), "uid": 1000, "pid": 1, "unit": null,
+            "remote": remote.map(|port| endpoint("192.0.2.1", port)), "ether_type": null, "uid": 1000, "pid": 1, "unit": null,
             "receive_queued_bytes": 0, "send_queued_bytes": 0, "received_bytes": 0, "sent_bytes": 0,
         }))
         .unwrap()
@@ -76,6 +77,7 @@ mod tests {
             ('l', socket("tcp_listener", "listen", 80, None)),
             ('w', socket("tcp", "close_wait", 80, Some(51_000))),
             ('u', socket("udp", "bound", 53, None)),
+            ('f', socket("frames", "bound", 0, None)),
         ];
         let arguments = [&["netctl", "sockets"], arguments].concat();
         let Command::Sockets(filter) = Cli::try_parse_from(arguments).unwrap().command else { panic!() };
@@ -85,7 +87,7 @@ mod tests {
     #[test]
     fn takes_what_every_filter_takes() {
         for (arguments, expected) in [
-            (&[][..], "clwu"),
+            (&[][..], "clwuf"),
             (&["-t"], "clw"),
             (&["-u"], "u"),
             (&["-t", "-u"], "clwu"),
@@ -98,7 +100,7 @@ mod tests {
             (&["--port", "80"], "lw"),
             (&["--dst", "192.0.2.0/24"], "cw"),
             (&["--src", "10.0.0.5", "--dst", "192.0.2.1", "--dport", "51000"], "w"),
-            (&["--user", "1000"], "clwu"),
+            (&["--user", "1000"], "clwuf"),
             (&["--user", "0"], ""),
         ] {
             assert_eq!(shown(arguments), expected, "{arguments:?}");

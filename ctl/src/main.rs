@@ -9,6 +9,7 @@ mod doctor;
 mod error;
 mod fetch;
 mod filter;
+mod frames;
 mod names;
 mod observe;
 mod operate;
@@ -29,7 +30,7 @@ use clap::{CommandFactory as _, Parser};
 use netd_ipc::Client;
 use netd_manual::Section;
 
-use crate::cli::{Cli, Command, Udp};
+use crate::cli::{Cli, Command, Frames, Udp};
 use crate::error::Error;
 use crate::output::Output;
 
@@ -85,6 +86,10 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
         Command::Log(arguments) => operate::log(&connect()?, output, &arguments),
         Command::Resolve(arguments) => names::resolve(&connect()?, output, &arguments),
         Command::Traceroute(arguments) => traceroute::run(&connect()?, output, &arguments),
+        Command::Frames { command: Frames::Send(arguments) } => frames::send(&connect()?, output, &arguments),
+        Command::Frames { command: Frames::Recv(arguments) } => {
+            frames::receive_all(&connect()?, output, &arguments)
+        }
         Command::Udp { command: Udp::Send(arguments) } => udp::send(&connect()?, output, &arguments),
         Command::Udp { command: Udp::Recv(arguments) } => udp::receive_all(&connect()?, output, &arguments),
         Command::Capture(arguments) => capture::run(&connect()?, output, &arguments),

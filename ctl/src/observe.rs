@@ -197,7 +197,7 @@ fn sockets_text(sockets: &[Socket]) -> String {
             socket.id.to_string(),
             name(&socket.kind),
             socket.state.clone(),
-            socket.local.to_string(),
+            socket.ether_type.map_or_else(|| socket.local.to_string(), |number| format!("{number:#06x}")),
             or_dash(socket.remote),
             bytes(socket.received_bytes),
             bytes(socket.sent_bytes),
@@ -321,7 +321,7 @@ event      1 min 1 s ago: the link is up
     fn sockets_text_is_a_table() {
         let socket: Socket = serde_json::from_value(json!({
             "id": 7, "kind": "tcp_listener", "state": "listen", "local": { "address": "10.0.0.5", "port": 80 },
-            "remote": null, "uid": 1000, "pid": 42, "unit": "web.service", "receive_queued_bytes": 0,
+            "remote": null, "ether_type": null, "uid": 1000, "pid": 42, "unit": "web.service", "receive_queued_bytes": 0,
             "send_queued_bytes": 0, "received_bytes": 0, "sent_bytes": 2048,
         }))
         .unwrap();
@@ -329,6 +329,8 @@ event      1 min 1 s ago: the link is up
 ID  KIND          STATE   LOCAL        REMOTE  RECEIVED     SENT   UID  PID  UNIT
  7  tcp-listener  listen  10.0.0.5:80  -            0 B  2.0 KiB  1000   42  web.service
 ";
-        assert_eq!(sockets_text(&[socket]), expected);
+        assert_eq!(sockets_text(std::slice::from_ref(&socket)), expected);
+        let frames = Socket { kind: netd_ipc::SocketKind::Frames, ether_type: Some(0x88b5), ..socket };
+        assert!(sockets_text(&[frames]).contains("frames  listen  0x88b5"));
     }
 }

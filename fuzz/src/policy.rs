@@ -39,6 +39,7 @@ pub fn policy(data: &[u8]) {
         Request::TcpConnectName { name, port: 80, address: Some([10, 0, 0, 1].into()) },
         Request::TcpListen { port: None },
         Request::Resolve { name: "www.example.org".parse().ok() },
+        Request::Raw { ether_type: "0x88b5".parse().expect("nobody's") },
         Request::Capture,
     ];
     let denied: Vec<&Request> =

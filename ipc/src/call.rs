@@ -222,6 +222,11 @@ pub enum Call {
         /// How much of each.
         snap_bytes: usize,
     },
+    /// `io.netd.OpenFrames`
+    OpenFrames {
+        /// Of which type.
+        ether_type: u16,
+    },
     /// `io.netd.Outcome`
     Outcome {
         /// Of which stream.
@@ -361,6 +366,7 @@ impl Call {
                 filter: fields.optional("filter")?.unwrap_or_default(),
                 snap_bytes: fields.snap_bytes()?,
             },
+            "io.netd.OpenFrames" => Call::OpenFrames { ether_type: fields.required("ether_type")? },
             "io.netd.Outcome" => Call::Outcome { id: fields.required("id")? },
             _ => return Err(not_found(method)),
         };
@@ -496,6 +502,19 @@ pub struct StreamReply {
 /// What `Capture` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureReply {
+    /// Index among the descriptors of the reply.
+    pub descriptor: usize,
+}
+
+/// What `OpenFrames` returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FramesReply {
+    /// Names them in `ListSockets`.
+    pub id: u64,
+    /// The hardware address that they come from: `42:01:0a:00:00:02`.
+    pub mac: String,
+    /// The most that a frame may carry, in bytes.
+    pub mtu: usize,
     /// Index among the descriptors of the reply.
     pub descriptor: usize,
 }

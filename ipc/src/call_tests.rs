@@ -199,6 +199,7 @@ fn socket() -> Socket {
         state: "listen".into(),
         local: endpoint(),
         remote: Some(endpoint()),
+        ether_type: Some(0x88b5),
         uid: 1000,
         pid: 4,
         unit: Some("a.service".into()),
@@ -288,6 +289,7 @@ fn rules() -> crate::policy::Rules {
         hosts: some("*.example.org"),
         devices: some("camera-*"),
         services: some("video"),
+        ether_types: some("0x88b5"),
         tls: Some("required".into()),
         redirects: Some("granted".into()),
         file: "a.toml".into(),
@@ -388,6 +390,11 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
         ),
         ("Resolve", json!({ "name": "a.example", "kind": "srv" }), json!(resolved())),
         ("Capture", json!({ "filter": "tcp", "snap_bytes": 64 }), json!(CaptureReply { descriptor: 0 })),
+        (
+            "OpenFrames",
+            json!({ "ether_type": 0x88b5 }),
+            json!(FramesReply { id: 1, mac: "02:00:00:00:00:01".to_owned(), mtu: 1500, descriptor: 0 }),
+        ),
         ("Outcome", json!({ "id": 1 }), json!(Outcome { end: StreamEnd::Open, receive_finished: true })),
     ]
 }
@@ -471,7 +478,7 @@ fn interface_file_enums_read_back_into_the_types() {
     values::<Transport>(&file, "Transport", 3);
     values::<PollMode>(&file, "PollMode", 3);
     values::<Direction>(&file, "Direction", 2);
-    values::<SocketKind>(&file, "SocketKind", 3);
+    values::<SocketKind>(&file, "SocketKind", 4);
     values::<StreamEnd>(&file, "StreamEnd", 10);
     values::<RecordKind>(&file, "RecordKind", 7);
     values::<SocketRole>(&file, "SocketRole", 2);
@@ -496,6 +503,8 @@ fn parse_of_wrong_parameters_names_the_first() {
         ("Ping", json!({ "address": "192.0.2.1", "bytes": 65_508 }), "bytes"),
         ("Resolve", json!({ "name": "a", "kind": "mx" }), "kind"),
         ("Capture", json!({ "snap_bytes": 0 }), "snap_bytes"),
+        ("OpenFrames", json!({ "ether_type": 0x10000 }), "ether_type"),
+        ("OpenFrames", json!({}), "ether_type"),
         ("Outcome", json!({ "id": -1 }), "id"),
         ("GetStatus", json!({ "verbose": true }), "verbose"),
     ] {

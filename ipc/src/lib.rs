@@ -14,7 +14,7 @@
 //!
 //! For tokio there is a module `tokio` (feature `tokio`), for C the crate in `c/`, for Python the module in `python/`.
 //!
-//! The wire side is here as well, for netd itself: [`framing`], [`passing`], [`call`], [`datagram`], [`accepted`].
+//! The wire side is here as well, for netd itself: [`framing`], [`passing`], [`call`], [`datagram`], [`frames`], [`accepted`].
 
 #![forbid(unsafe_code)]
 
@@ -23,6 +23,7 @@ pub mod call;
 pub mod client;
 pub mod datagram;
 pub mod error;
+pub mod frames;
 pub mod framing;
 pub mod passing;
 pub mod policy;
@@ -33,7 +34,7 @@ pub mod tokio;
 pub mod types;
 
 pub use client::{
-    Client, Event, Grant, Incoming, Received, SOCKET_VARIABLE, SYSTEM_SOCKET, TcpListener, TcpStream,
+    Client, Event, Frames, Grant, Incoming, Received, SOCKET_VARIABLE, SYSTEM_SOCKET, TcpListener, TcpStream,
     ToEndpoints, UdpSocket, resolve, user_socket,
 };
 pub use error::{Error, ErrorKind};

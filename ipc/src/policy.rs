@@ -24,6 +24,8 @@ pub struct Rule {
     pub devices: Option<Vec<String>>,
     /// Services of the bus.
     pub services: Option<Vec<String>>,
+    /// Types of raw frames.
+    pub ether_types: Option<Vec<String>>,
     /// `required` or `any`, if the rule says it.
     pub tls: Option<String>,
     /// `same-host` or `granted`, if the rule says it.

@@ -523,6 +523,8 @@ pub enum SocketKind {
     TcpListener,
     /// A UDP socket.
     Udp,
+    /// Raw frames of one type.
+    Frames,
 }
 
 /// One socket of a client, in the answer of `ListSockets`.
@@ -539,6 +541,8 @@ pub struct Socket {
     pub local: Endpoint,
     /// The other end.
     pub remote: Option<Endpoint>,
+    /// Of raw frames, which have no ends.
+    pub ether_type: Option<u16>,
     /// User id of its creator.
     pub uid: u32,
     /// Process id of its creator at that time.

@@ -64,6 +64,9 @@ with client.open("io.netd") as netd:
     by_name = call("Connect", address=name, port=port, timeout_ms=20000)
     assert by_name["remote"] == {"address": peer, "port": port} and by_name["tls"] == "any" and by_name["rule"], by_name
     fails("io.netd.NotFound", "Resolve", name="nobody.invalid")
+    frames = call("OpenFrames", ether_type=0x88B5)
+    assert frames["mtu"] >= 1280 and frames["mac"].count(":") == 5, frames
+    fails("io.netd.InvalidInput", "OpenFrames", ether_type=0x0800)
     assert call("Capture", filter="tcp port 80")["descriptor"] == 0
     fails("io.netd.InvalidInput", "Capture", filter="tcp prot 80")
     fails("io.netd.InvalidInput", "Connect", address="no where", port=1)

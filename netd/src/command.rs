@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use netd_policy::{HostName, Rule, Subject, Terms, Tls};
+use netd_policy::{EtherType, HostName, Rule, Subject, Terms, Tls};
 
 use crate::capture::Filter;
 
@@ -133,6 +133,11 @@ pub enum Command {
         /// How much of each.
         snap_bytes: usize,
     },
+    /// Opens raw frames.
+    OpenFrames {
+        /// Of which type.
+        ether_type: EtherType,
+    },
     /// Says how a stream ended.
     Outcome {
         /// The id from [`Reply::Stream`].
@@ -217,6 +222,17 @@ pub enum Reply {
     Poll(netd_ipc::PollMode),
     /// To [`Command::Capture`]: the client's end of a SOCK_STREAM socketpair that delivers pcapng.
     Capture(OwnedFd),
+    /// To [`Command::OpenFrames`].
+    Frames {
+        /// Their id.
+        id: u64,
+        /// What they come from.
+        mac: [u8; 6],
+        /// What they carry at most.
+        mtu: usize,
+        /// The client's end of a SOCK_SEQPACKET socketpair that carries [`netd_ipc::frames`].
+        descriptor: OwnedFd,
+    },
     /// To [`Command::Outcome`].
     Outcome(netd_ipc::Outcome),
     /// The command failed, with an error of the interface and a sentence for the person who reads it.

@@ -20,6 +20,8 @@ pub enum Capability {
     IcmpPing,
     /// `net.dns.resolve`
     DnsResolve,
+    /// `net.raw`: frames of an EtherType of the program's own.
+    Raw,
     /// `net.http.fetch`: what answers a URL.
     HttpFetch,
     /// `net.http.devnet`: fetching from real servers at all.
@@ -44,13 +46,14 @@ pub enum Capability {
 
 impl Capability {
     /// All there are.
-    pub const ALL: [Capability; 16] = [
+    pub const ALL: [Capability; 17] = [
         Capability::TcpConnect,
         Capability::TcpListen,
         Capability::UdpBind,
         Capability::UdpSend,
         Capability::IcmpPing,
         Capability::DnsResolve,
+        Capability::Raw,
         Capability::HttpFetch,
         Capability::HttpDevnet,
         Capability::TlsValidate,
@@ -72,6 +75,7 @@ impl Capability {
             Capability::UdpSend => "net.udp.send",
             Capability::IcmpPing => "net.icmp.ping",
             Capability::DnsResolve => "net.dns.resolve",
+            Capability::Raw => "net.raw",
             Capability::HttpFetch => "net.http.fetch",
             Capability::HttpDevnet => "net.http.devnet",
             Capability::TlsValidate => "net.tls.validate",

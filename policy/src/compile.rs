@@ -30,6 +30,9 @@ pub(crate) fn check(origin: &Origin, rule: &RuleConfig) -> Result<(), Error> {
     if rule.services.as_ref().is_some_and(Vec::is_empty) {
         return empty("services", "the key to mean every service");
     }
+    if rule.ether_types.as_ref().is_some_and(Vec::is_empty) {
+        return empty("ether_types", "the key to mean every type");
+    }
     if rule.to.is_some() && rule.hosts.is_some() {
         return Err(Error::AddressesAndNames { origin: origin.clone() });
     }
@@ -52,6 +55,11 @@ pub(crate) fn check(origin: &Origin, rule: &RuleConfig) -> Result<(), Error> {
     }
     if let (Some(_), Some(capability)) = (&rule.services, without(Capability::has_services)) {
         return Err(Error::NoServices { origin: origin.clone(), capability });
+    }
+    if let (Some(_), Some(capability)) =
+        (&rule.ether_types, without(|capability| capability == Capability::Raw))
+    {
+        return Err(Error::NoEtherType { origin: origin.clone(), capability });
     }
     Ok(())
 }
@@ -87,8 +95,7 @@ pub(crate) fn entries(number: usize, rule: &RuleConfig, who: &Who, terms: Terms)
     let pairs =
         rule.capabilities.iter().flat_map(|capability| places.iter().map(move |place| (*capability, place)));
     let entry = |(capability, place): (Capability, &Place)| {
-        let ranges = rule.ports.clone().unwrap_or_else(|| vec![PortRange::ALL]);
-        let ports = ports(rule, capability, ranges, terms);
+        let ports = ports(rule, capability, ranges(rule, capability), terms);
         let entry = Entry { capability, who: who.clone(), place: place.clone(), ports, rule: number };
         (!entry.ports.is_empty()).then_some(entry)
     };
@@ -106,6 +113,19 @@ fn on_bus(rule: &RuleConfig) -> Vec<Place> {
 /// The members of a list; without a list, the one that stands for all.
 fn some_of<T: Clone>(list: Option<&[T]>) -> Vec<Option<T>> {
     list.map_or_else(|| vec![None], |list| list.iter().cloned().map(Some).collect())
+}
+
+/// The ports of a rule as written, and in their place the types of raw frames, which have none.
+fn ranges(rule: &RuleConfig, capability: Capability) -> Vec<PortRange> {
+    let ranges = match (capability, &rule.ether_types) {
+        (Capability::Raw, None) => None,
+        (Capability::Raw, Some(types)) => {
+            let numbers = types.iter().map(|ether_type| ether_type.number());
+            Some(numbers.filter_map(|number| PortRange::new(number, number)).collect())
+        }
+        _ => rule.ports.clone(),
+    };
+    ranges.unwrap_or_else(|| vec![PortRange::ALL])
 }
 
 /// The ports of a rule that are granted (or denied) on certain terms.

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::authority::{Authority, Host};
 use crate::bus::{BusDevice, BusService, DevicePattern};
 use crate::capability::Capability;
+use crate::ether_type::EtherType;
 use crate::host::HostPattern;
 use crate::port::PortRange;
 use crate::reach::special;
@@ -29,6 +30,7 @@ struct Scope {
     hosts: Option<Vec<HostPattern>>,
     devices: Option<Vec<DevicePattern>>,
     services: Option<Vec<BusService>>,
+    ether_types: Option<Vec<EtherType>>,
 }
 
 /// The grants that let `subject` do what was asked for.
@@ -52,7 +54,7 @@ pub fn smallest_grants<'a>(
             }
         }
     }
-    let rule = |(Scope { ports, to, hosts, devices, services }, capabilities)| RuleConfig {
+    let rule = |(Scope { ports, to, hosts, devices, services, ether_types }, capabilities)| RuleConfig {
         effect: Effect::Grant,
         subject: subject.clone(),
         capabilities,
@@ -61,6 +63,7 @@ pub fn smallest_grants<'a>(
         hosts,
         devices,
         services,
+        ether_types,
         // What a connection by name would begin with, nobody knows before it is there: what the port suggests.
         tls: None,
         // That is for an operator to say.
@@ -80,6 +83,7 @@ struct Asked {
     hosts: BTreeMap<String, BTreeSet<u16>>,
     /// On the bus: what of which device, or of nobody in particular.
     bus: BTreeMap<Option<BusDevice>, BTreeSet<BusService>>,
+    ether_types: BTreeSet<EtherType>,
     /// Something that only a rule without limits allows.
     everything: bool,
 }
@@ -106,6 +110,7 @@ impl Asked {
                 }
             }
             Request::Resolve { name: Some(name) } => drop(self.hosts.entry(name.to_string()).or_default()),
+            Request::Raw { ether_type } => drop(self.ether_types.insert(*ether_type)),
             Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => self.add_authority(peer),
             Request::OpenBusSession { device } => {
                 self.bus.entry(Some(device.clone())).or_default();
@@ -135,7 +140,7 @@ impl Asked {
     }
 
     fn scopes(self) -> Vec<Scope> {
-        let Asked { peers, ports, hosts, bus, everything } = self;
+        let Asked { peers, ports, hosts, bus, ether_types, everything } = self;
         if everything {
             return vec![Scope::default()];
         }
@@ -148,6 +153,10 @@ impl Asked {
         let mut scopes: Vec<Scope> = by_ports.into_iter().map(towards).collect();
         if !ports.is_empty() {
             scopes.push(Scope { ports: ranges(&ports), ..Scope::default() });
+        }
+        if !ether_types.is_empty() {
+            let ether_types = Some(ether_types.into_iter().collect());
+            scopes.push(Scope { ether_types, ..Scope::default() });
         }
         let mut by_ports = BTreeMap::<BTreeSet<u16>, Vec<HostPattern>>::new();
         for (host, ports) in hosts {

@@ -26,6 +26,7 @@ mod by_name;
 mod capability;
 mod compile;
 mod decide;
+mod ether_type;
 pub mod expect;
 pub mod file;
 pub mod hello;
@@ -49,6 +50,7 @@ pub use authority::{Authority, FIXTURE_HOST, Host};
 pub use bus::{BusDevice, BusService, DevicePattern, LOOPBACK_DEVICE};
 pub use capability::Capability;
 pub use decide::{Decision, Denial, Policy, Rule};
+pub use ether_type::EtherType;
 pub use host::{HostName, HostPattern};
 pub use learn::smallest_grants;
 pub use port::PortRange;
@@ -80,6 +82,11 @@ pub enum Error {
         /// What would be right.
         expected: &'static str,
     },
+    /// The EtherType cannot be read, or is none that programs may have.
+    #[error(
+        "'{0}' is no EtherType for programs: expected one such as '0x88b5', from 0x0600 on, and none of IP, ARP and VLAN tags, which netd speaks itself"
+    )]
+    EtherType(String),
     /// The ports cannot be read.
     #[error(
         "'{0}' is not a port range: expected a port such as \"443\" or a range such as \"8000-8999\", between 1 and 65535"
@@ -192,6 +199,16 @@ pub enum Error {
         "{origin}: {capability} names no service, so 'services' would not limit it: write a rule without 'services' for it"
     )]
     NoServices {
+        /// Which rule.
+        origin: Origin,
+        /// The capability.
+        capability: Capability,
+    },
+    /// Types of raw frames for what has none.
+    #[error(
+        "{origin}: {capability} is not about raw frames, so 'ether_types' would never apply: leave it to a rule of net.raw alone"
+    )]
+    NoEtherType {
         /// Which rule.
         origin: Origin,
         /// The capability.

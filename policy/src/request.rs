@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::authority::{Authority, Host};
 use crate::bus::{BusDevice, BusService};
 use crate::capability::Capability;
+use crate::ether_type::EtherType;
 use crate::host::HostName;
 use crate::index::{Ports, Target};
 
@@ -53,6 +54,11 @@ pub enum Request {
     Resolve {
         /// The name; none if it is not a host's, such as the address of a reverse look-up.
         name: Option<HostName>,
+    },
+    /// Frames of a type, sent and received as they are.
+    Raw {
+        /// Which.
+        ether_type: EtherType,
     },
     /// Fetching over HTTP.
     Fetch {
@@ -109,6 +115,7 @@ impl Request {
             Request::UdpSend { remote: _ } => Some(Capability::UdpSend),
             Request::Ping { to: _ } => Some(Capability::IcmpPing),
             Request::Resolve { name: _ } => Some(Capability::DnsResolve),
+            Request::Raw { ether_type: _ } => Some(Capability::Raw),
             Request::Fetch { from: _ } => Some(Capability::HttpFetch),
             Request::FetchReal => Some(Capability::HttpDevnet),
             Request::ValidateTls { of: _ } => Some(Capability::TlsValidate),
@@ -132,6 +139,8 @@ impl Request {
             | Request::TcpListen { port: Some(port) }
             | Request::UdpBind { port: Some(port) } => Ports::One(*port),
             Request::TcpListen { port: None } | Request::UdpBind { port: None } => Ports::Choice(EPHEMERAL),
+            // What its scope says in the place of ports.
+            Request::Raw { ether_type } => Ports::One(ether_type.number()),
             Request::Ping { to: _ }
             | Request::Resolve { name: _ }
             | Request::FetchReal
@@ -166,7 +175,7 @@ impl Request {
         match self {
             // The stub backend answers for one host, from files.
             Request::Fetch { from } => !from.is_fixture(),
-            Request::FetchReal | Request::ValidateTls { of: _ } => true,
+            Request::FetchReal | Request::ValidateTls { of: _ } | Request::Raw { ether_type: _ } => true,
             // Names are asked of netd's own servers, and a name can carry anything to whoever serves its domain.
             Request::Resolve { name: _ } | Request::TcpConnectName { .. } => true,
             // Between clients of this machine nothing leaves it.
@@ -188,6 +197,7 @@ impl Request {
             | Request::TcpListen { port: _ }
             | Request::UdpBind { port: _ }
             | Request::Resolve { name: _ }
+            | Request::Raw { ether_type: _ }
             | Request::FetchReal
             | Request::ManageTrust
             | Request::Capture
@@ -222,6 +232,7 @@ impl fmt::Display for Request {
             Request::Ping { to } => write!(f, "echo request to {to}"),
             Request::Resolve { name: Some(name) } => write!(f, "resolving {name}"),
             Request::Resolve { name: None } => f.write_str("resolving what is no host's name"),
+            Request::Raw { ether_type } => write!(f, "raw frames of type {ether_type}"),
             Request::Fetch { from } => write!(f, "fetching from {from}"),
             Request::FetchReal => f.write_str("fetching from real servers"),
             Request::ValidateTls { of } => write!(f, "looking at the certificates of {of}"),

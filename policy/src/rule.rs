@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::bus::{BusService, DevicePattern};
 use crate::capability::Capability;
+use crate::ether_type::EtherType;
 use crate::host::HostPattern;
 use crate::port::PortRange;
 use crate::subject::SubjectPattern;
@@ -62,6 +63,8 @@ pub struct RuleConfig {
     pub devices: Option<Vec<DevicePattern>>,
     /// Services of the bus it is limited to. Absent: every service.
     pub services: Option<Vec<BusService>>,
+    /// Types of raw frames it is limited to. Absent: every one.
+    pub ether_types: Option<Vec<EtherType>>,
     /// What connections by name must begin with. Absent: what [`Tls`] says of the port.
     pub tls: Option<Tls>,
     /// Which redirects of a fetch are followed. Absent: those that stay with the host.
@@ -98,6 +101,10 @@ pub struct GrantTable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     services: Option<Vec<BusService>>,
+    /// Types of raw frames, such as `0x88b5`; absent: every one but those that netd speaks itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
+    ether_types: Option<Vec<EtherType>>,
     /// What connections by name begin with: `required` (a ClientHello for that name) or `any`; absent: `required` on port 443 and `any` on others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tls: Option<Tls>,
@@ -137,11 +144,16 @@ pub struct DenyTable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     services: Option<Vec<BusService>>,
+    /// Types of raw frames; absent: every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
+    ether_types: Option<Vec<EtherType>>,
 }
 
 impl From<GrantTable> for RuleConfig {
     fn from(table: GrantTable) -> RuleConfig {
-        let GrantTable { subject, allow, ports, to, hosts, devices, services, tls, redirects } = table;
+        let GrantTable { subject, allow, ports, to, hosts, devices, services, ether_types, tls, redirects } =
+            table;
         RuleConfig {
             effect: Effect::Grant,
             subject,
@@ -151,6 +163,7 @@ impl From<GrantTable> for RuleConfig {
             hosts,
             devices,
             services,
+            ether_types,
             tls,
             redirects,
         }
@@ -159,7 +172,7 @@ impl From<GrantTable> for RuleConfig {
 
 impl From<DenyTable> for RuleConfig {
     fn from(table: DenyTable) -> RuleConfig {
-        let DenyTable { subject, deny, ports, to, hosts, devices, services } = table;
+        let DenyTable { subject, deny, ports, to, hosts, devices, services, ether_types } = table;
         RuleConfig {
             effect: Effect::Deny,
             subject,
@@ -169,6 +182,7 @@ impl From<DenyTable> for RuleConfig {
             hosts,
             devices,
             services,
+            ether_types,
             tls: None,
             redirects: None,
         }
@@ -202,6 +216,9 @@ impl fmt::Display for RuleConfig {
         }
         if let Some(services) = &self.services {
             list(f, "services", services)?;
+        }
+        if let Some(ether_types) = &self.ether_types {
+            list(f, "ether_types", ether_types)?;
         }
         if let Some(tls) = self.tls {
             writeln!(f, "tls = \"{tls}\"")?;
@@ -253,6 +270,7 @@ serde_as_string!(
     HostPattern,
     DevicePattern,
     BusService,
+    EtherType,
     Tls,
     Redirects
 );

@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::bus::{BusService, DevicePattern};
 use crate::capability::Capability;
+use crate::ether_type::EtherType;
 use crate::host::HostPattern;
 use crate::port::PortRange;
 use crate::subject::SubjectPattern;
@@ -69,6 +70,11 @@ text! {
         "type": "string",
         "pattern": r#"^[^*/"\\\s]+$"#,
         "examples": ["video"],
+    });
+    EtherType, "EtherType", json_schema!({
+        "type": "string",
+        "pattern": "^0x[0-9A-Fa-f]{4}$",
+        "examples": ["0x88b5"],
     });
     Pin, "Pin", json_schema!({
         "type": "string",

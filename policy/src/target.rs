@@ -22,6 +22,7 @@ impl Request {
     /// | net.tcp.listen, net.udp.bind | a port; none or `any` is one of netd's choice |
     /// | net.icmp.ping | an address |
     /// | net.dns.resolve | a name; none or `any` is what is no host's name, such as an address |
+    /// | net.raw | an EtherType: `0x88b5` |
     /// | net.http.fetch, net.tls.validate | `example.org:443`, `192.0.2.1:443`, `[2001:db8::1]:443` |
     /// | dsoftbus.session.open | a device's id; `loopback` is this machine itself |
     /// | dsoftbus.stream.open | a device's id and a service: `camera-1/video` |
@@ -67,6 +68,10 @@ impl Request {
                 }
                 _ => Request::Resolve { name: None },
             },
+            Capability::Raw => {
+                let ether_type = target.and_then(|text| text.parse().ok());
+                Request::Raw { ether_type: ether_type.ok_or_else(|| wrong("an EtherType such as 0x88b5"))? }
+            }
             Capability::HttpFetch => Request::Fetch { from: authority()? },
             Capability::TlsValidate => Request::ValidateTls { of: authority()? },
             Capability::BusSessionOpen => {
@@ -111,6 +116,7 @@ impl Request {
             Request::TcpListen { port } | Request::UdpBind { port } => port.map(|port| port.to_string()),
             Request::Ping { to } => Some(to.to_string()),
             Request::Resolve { name } => name.as_ref().map(ToString::to_string),
+            Request::Raw { ether_type } => Some(ether_type.to_string()),
             Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => Some(peer.to_string()),
             Request::OpenBusSession { device } => Some(device.to_string()),
             Request::OpenBusStream { device, service } => Some(format!("{device}/{service}")),

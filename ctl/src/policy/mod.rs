@@ -78,6 +78,7 @@ fn scope(rule: &Rule) -> String {
         part("hosts", &rule.hosts),
         part("devices", &rule.devices),
         part("services", &rule.services),
+        part("types", &rule.ether_types),
     ];
     let tls = rule.tls.as_ref().map(|tls| format!("tls {tls}"));
     let redirects = rule.redirects.as_ref().map(|redirects| format!("redirects {redirects}"));
@@ -164,6 +165,7 @@ mod tests {
             hosts: None,
             devices: None,
             services: None,
+            ether_types: None,
             tls: None,
             redirects: None,
             file: "a.toml".into(),

@@ -9,6 +9,7 @@
 
 pub(crate) mod connection;
 mod endpoints;
+mod frames;
 mod listener;
 mod message;
 mod policy;
@@ -30,8 +31,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::call::{
-    BoundReply, CONNECT_TIMEOUT, CaptureReply, PING_BYTES, PING_TIMEOUT, StreamReply, TIMEOUT_MAX,
-    UdpOptionsReply,
+    BoundReply, CONNECT_TIMEOUT, CaptureReply, FramesReply, PING_BYTES, PING_TIMEOUT, StreamReply,
+    TIMEOUT_MAX, UdpOptionsReply,
 };
 use crate::error::{Error, ErrorKind};
 use crate::types::{
@@ -41,6 +42,7 @@ use crate::types::{
 
 use connection::Connection;
 pub use endpoints::ToEndpoints;
+pub use frames::Frames;
 pub use listener::{Incoming, TcpListener};
 pub use stream::{Grant, TcpStream};
 pub use udp::{Event, Received, UdpSocket};
@@ -429,6 +431,18 @@ impl Client {
         let (reply, mut descriptors) = self.call("Capture", parameters, ANSWER_TIMEOUT)?;
         let CaptureReply { descriptor } = reply;
         pick(&mut descriptors, descriptor).map(UnixStream::from)
+    }
+
+    /// Raw frames of an EtherType, which is this program's alone until it closes them.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a type that netd speaks itself, `AddrInUse` while another program has it, `PolicyDenied`, `DevnetDisabled`,
+    /// `QuotaExceeded`, or the call failed.
+    pub fn frames(&self, ether_type: u16) -> Result<Frames, Error> {
+        let parameters = json!({ "ether_type": ether_type });
+        let (reply, mut descriptors) = self.call("OpenFrames", parameters, ANSWER_TIMEOUT)?;
+        let FramesReply { id, mac, mtu, descriptor } = reply;
+        Frames::new(pick(&mut descriptors, descriptor)?, id, ether_type, (&mac, mtu))
     }
 
     /// How the stream with this id ended.

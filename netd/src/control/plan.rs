@@ -4,7 +4,7 @@ use netd_ipc::ErrorKind;
 use netd_ipc::call::{BadCall, Call, Host};
 use netd_ipc::policy::{Asker, TrustChange};
 use netd_ipc::server::Peer;
-use netd_policy::{HostName, Subject, SubjectPattern};
+use netd_policy::{EtherType, HostName, Subject, SubjectPattern};
 
 use super::policy::{self, Wrong};
 use super::reply::{self, Message};
@@ -106,6 +106,14 @@ pub(super) fn plan(call: Call, caller: &Subject) -> Plan {
         Call::Capture { filter, snap_bytes } => match Filter::parse(&filter) {
             Ok(filter) => (Ask::Capture, Command::Capture { filter, snap_bytes }),
             Err(error) => return Plan::Local(reply::failed(ErrorKind::InvalidInput, &error.to_string())),
+        },
+        Call::OpenFrames { ether_type } => match EtherType::new(ether_type) {
+            Some(ether_type) => (Ask::Raw { ether_type }, Command::OpenFrames { ether_type }),
+            None => {
+                let wrong = format!("{ether_type:#06x}").parse::<EtherType>();
+                let message = wrong.map_or_else(|error| error.to_string(), |_| String::new());
+                return Plan::Local(reply::failed(ErrorKind::InvalidInput, &message));
+            }
         },
         Call::Ping { to, timeout, bytes } => (Ask::Ping { to }, Command::Ping { to, timeout, bytes }),
     };

@@ -36,8 +36,19 @@ fn rule_of(origin: &Origin, rule: &RuleConfig) -> wire::Rule {
     fn texts<T: ToString>(values: &[T]) -> Vec<String> {
         values.iter().map(ToString::to_string).collect()
     }
-    let RuleConfig { effect, subject, capabilities, ports, to, hosts, devices, services, tls, redirects } =
-        rule;
+    let RuleConfig {
+        effect,
+        subject,
+        capabilities,
+        ports,
+        to,
+        hosts,
+        devices,
+        services,
+        ether_types,
+        tls,
+        redirects,
+    } = rule;
     wire::Rule {
         effect: effect.to_string(),
         subject: subject.to_string(),
@@ -47,6 +58,7 @@ fn rule_of(origin: &Origin, rule: &RuleConfig) -> wire::Rule {
         hosts: hosts.as_deref().map(texts),
         devices: devices.as_deref().map(texts),
         services: services.as_deref().map(texts),
+        ether_types: ether_types.as_deref().map(texts),
         tls: tls.map(|tls| tls.to_string()),
         redirects: redirects.map(|redirects| redirects.to_string()),
         file: origin.file.to_string(),

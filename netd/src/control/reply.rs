@@ -4,9 +4,11 @@ use std::os::fd::OwnedFd;
 
 use netd_ipc::ErrorKind;
 use netd_ipc::call::{
-    BoundReply, CaptureReply, INTERFACE, Response, SERVICE_INTERFACE, StreamReply, UdpOptionsReply,
+    BoundReply, CaptureReply, FramesReply, INTERFACE, Response, SERVICE_INTERFACE, StreamReply,
+    UdpOptionsReply,
 };
 use netd_ipc::framing::{self, REPLY_BYTES_MAX};
+use netd_vfio::Mac;
 use serde::Serialize;
 use serde_json::json;
 
@@ -42,6 +44,10 @@ pub(super) fn of_worker(reply: Reply) -> Message {
         Reply::UdpSet(local) => returns(&UdpOptionsReply { local: local.map(Into::into) }),
         Reply::Resolved(resolved) => returns(&resolved),
         Reply::Capture(descriptor) => (returns(&CaptureReply { descriptor: 0 }).0, vec![descriptor]),
+        Reply::Frames { id, mac, mtu, descriptor } => {
+            let reply = FramesReply { id, mac: Mac(mac).to_string(), mtu, descriptor: 0 };
+            (returns(&reply).0, vec![descriptor])
+        }
         Reply::Outcome(outcome) => returns(&outcome),
         Reply::Failed(kind, message) => failed(kind, &message),
     }

@@ -78,7 +78,7 @@ allow = ["net.tcp.connect", "net.icmp.ping"]
 to = ["192.0.2.0/24"]
 [[grant]]
 subject = "any"
-allow = ["net.tcp.listen", "net.udp.bind", "net.dns.resolve", "net.capture"]
+allow = ["net.tcp.listen", "net.udp.bind", "net.dns.resolve", "net.raw", "net.capture"]
 "#;
 
 fn policy_of(devnet_enabled: bool, rules: &str) -> Policy {
@@ -270,6 +270,7 @@ fn every_method_of_the_interface_file_is_served() {
             "Connect" => json!({ "address": "192.0.2.1", "port": 80 }),
             "Ping" => json!({ "address": "192.0.2.1" }),
             "Resolve" => json!({ "name": "a.example" }),
+            "OpenFrames" => json!({ "ether_type": 0x88b5 }),
             "Outcome" | "SetTcpOptions" | "SetUdpOptions" => json!({ "id": 1 }),
             "SetPollMode" => json!({ "poll": "busy" }),
             "SetOffload" => json!({ "name": "tx_tso4", "on": false }),

@@ -25,8 +25,16 @@ impl Flow {
 
     /// Datagrams, each behind a header.
     pub(super) fn datagrams(bytes: u64, count: u64) -> Flow {
-        let headers = count * netd_ipc::datagram::HEADER_BYTES as u64;
-        Flow { payload_bytes: bytes, descriptor_bytes: bytes + headers }
+        Flow::messages(bytes, count * netd_ipc::datagram::HEADER_BYTES as u64)
+    }
+
+    /// What raw frames carry, each behind its header.
+    pub(super) fn frames(bytes: u64, count: u64) -> Flow {
+        Flow::messages(bytes, count * netd_ipc::frames::HEADER_BYTES as u64)
+    }
+
+    fn messages(payload_bytes: u64, header_bytes: u64) -> Flow {
+        Flow { payload_bytes, descriptor_bytes: payload_bytes + header_bytes }
     }
 }
 

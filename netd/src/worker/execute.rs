@@ -113,6 +113,10 @@ impl Worker {
             Command::Capture { filter, snap_bytes } => {
                 clients.capture(taps, caller, (filter, snap_bytes));
             }
+            Command::OpenFrames { ether_type } => {
+                let Some(live) = slot.live_or_fail(clients, token) else { return };
+                clients.open_frames(caller, ether_type, (live.mac, live.stack.mtu().into()));
+            }
             Command::Cancel => {
                 if let Slot::Live(live) = slot {
                     live.names.cancel(token);

@@ -228,6 +228,14 @@ impl Ledger {
         self.shares.spend(owner, Resource::Bytes, u32::try_from(count).unwrap_or(u32::MAX));
     }
 
+    /// How many messages may be sent now; none also says when the next one may. Bytes that are used up hold messages back, and one
+    /// that is longer than what is left overdraws nothing but a second's rest.
+    pub(super) fn messages(&mut self, now: Instant, owner: &Subject) -> Result<u32, Instant> {
+        let packets = self.packets(now, owner)?;
+        self.bytes(now, owner)?;
+        Ok(packets)
+    }
+
     /// The packet rate as an error, for a call that cannot wait.
     pub(super) fn packet(&mut self, now: Instant, owner: &Subject) -> Result<(), Exceeded> {
         let uid = owner.uid;

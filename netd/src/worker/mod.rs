@@ -21,6 +21,7 @@ mod datagram;
 mod egress;
 mod evidence;
 mod execute;
+mod frames;
 mod history;
 mod ledger;
 mod listener;
@@ -328,6 +329,7 @@ impl Worker {
         let mut egress = TxEgress(tx, taps);
         let received = rx.receive(RX_BUDGET, |frame, offload| {
             egress.1.offer(Direction::Received, frame, offload.checksum);
+            clients.offer_frame(frame);
             stack.handle_received(now, (frame, integrity(offload)), &mut egress);
         })?;
         let mut worked = received > 0;

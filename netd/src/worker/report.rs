@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -305,6 +305,7 @@ fn socket(stack: &Stack, entry: &Entry) -> Option<Socket> {
         state: state.to_owned(),
         local,
         remote: None,
+        ether_type: None,
         uid: entry.owner.uid,
         pid: entry.owner.pid,
         unit: entry.owner.unit.clone(),
@@ -336,6 +337,12 @@ fn socket(stack: &Stack, entry: &Entry) -> Option<Socket> {
             received_bytes: datagrams.received_bytes,
             sent_bytes: datagrams.sent_bytes,
             ..bare(SocketKind::Udp, "bound", datagrams.local.into())
+        }),
+        clients::Socket::Frames(frames) => Some(Socket {
+            ether_type: Some(frames.ether_type.number()),
+            received_bytes: frames.received_bytes,
+            sent_bytes: frames.sent_bytes,
+            ..bare(SocketKind::Frames, "bound", Endpoint { address: Ipv4Addr::UNSPECIFIED.into(), port: 0 })
         }),
     }
 }

@@ -31,6 +31,7 @@ use crate::device::Backend;
 use crate::rules::Rules;
 
 mod bounds;
+mod frames;
 mod names;
 mod polling;
 

@@ -36,7 +36,7 @@ pub(crate) const PEER_NAME: &str = "peer.test";
 const GRANT: &str = r#"
 [[grant]]
 subject = "any"
-allow = ["net.tcp.connect", "net.tcp.listen", "net.udp.bind", "net.udp.send", "net.icmp.ping", "net.dns.resolve", "net.capture"]
+allow = ["net.tcp.connect", "net.tcp.listen", "net.udp.bind", "net.udp.send", "net.icmp.ping", "net.dns.resolve", "net.raw", "net.capture"]
 "#;
 
 /// Whether root runs the tests, who may become others.

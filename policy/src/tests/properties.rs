@@ -48,13 +48,31 @@ fn any_bus_rule() -> impl Strategy<Value = RuleConfig> {
             devices: devices.filter(|_| capabilities.iter().all(|capability| capability.has_devices())),
             services: services.filter(|_| capabilities.iter().all(|capability| capability.has_services())),
             capabilities,
+            ether_types: None,
             tls: None,
             redirects: None,
         })
 }
 
+fn any_ether_type() -> impl Strategy<Value = EtherType> {
+    (0x88b5u16..0x88b9).prop_map(|number| EtherType::new(number).expect("nobody's"))
+}
+
 fn any_rule() -> impl Strategy<Value = RuleConfig> {
-    prop_oneof![3 => any_net_rule(), 2 => any_bus_rule()]
+    prop_oneof![6 => any_net_rule(), 4 => any_bus_rule(), 1 => any_rule_of_frames()]
+}
+
+fn any_rule_of_frames() -> impl Strategy<Value = RuleConfig> {
+    let ether_types = prop::collection::vec(any_ether_type(), 1..3);
+    (any_net_rule(), ether_types).prop_map(|(rule, ether_types)| RuleConfig {
+        capabilities: vec![Capability::Raw],
+        to: None,
+        hosts: None,
+        ether_types: Some(ether_types),
+        tls: None,
+        redirects: None,
+        ..rule
+    })
 }
 
 fn any_net_rule() -> impl Strategy<Value = RuleConfig> {
@@ -106,6 +124,7 @@ fn any_net_rule() -> impl Strategy<Value = RuleConfig> {
                     hosts: None,
                     devices: None,
                     services: None,
+                    ether_types: None,
                     tls: None,
                     redirects,
                 };
@@ -130,6 +149,7 @@ fn any_net_rule() -> impl Strategy<Value = RuleConfig> {
                 hosts,
                 devices: None,
                 services: None,
+                ether_types: None,
                 tls,
                 redirects,
             }
@@ -178,6 +198,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         prop::option::of(1u16..40).prop_map(|port| Request::TcpListen { port }),
         prop::option::of(1u16..40).prop_map(|port| Request::UdpBind { port }),
         prop::option::of(any_host()).prop_map(|name| Request::Resolve { name }),
+        any_ether_type().prop_map(|ether_type| Request::Raw { ether_type }),
         any_authority().prop_map(|from| Request::Fetch { from }),
         any_authority().prop_map(|of| Request::ValidateTls { of }),
         Just(Request::FetchReal),
@@ -351,6 +372,11 @@ fn allowed_by_reading(rules: &[RuleConfig], subject: &Subject, request: &Request
                 })
             });
             !part && whole
+        }
+        Request::Raw { ether_type } => {
+            let has =
+                |rule: &RuleConfig| rule.ether_types.as_ref().is_none_or(|types| types.contains(ether_type));
+            !of(Effect::Deny).any(has) && of(Effect::Grant).any(has)
         }
         _ => of(Effect::Deny).next().is_none() && of(Effect::Grant).next().is_some(),
     }

@@ -113,6 +113,13 @@ const SCOPES: &[Scoped] = &[
         ],
         &["example.org", "wwwexample.org", "www.example.net", "bucher.example", "198.51.100.64", "any"],
     ),
+    (
+        Capability::Raw,
+        "ether_types = [\"0x88b5\", \"0x88CC\"]",
+        &["0x88b5", "0x88B5", "0x88cc"],
+        &["0x88b4", "0x88b6", "0x88cb", "0x88cd", "0xffff"],
+    ),
+    (Capability::Raw, "", &["0x0600", "0x88b5", "0xffff"], &[]),
     (Capability::HttpDevnet, "", &["any"], &[]),
     (Capability::TrustManage, "", &["any"], &[]),
     (Capability::Capture, "", &["any"], &[]),

@@ -6,6 +6,7 @@ mod addresses;
 mod by_name;
 mod captures;
 mod clock;
+mod frames;
 mod metrics;
 mod names;
 mod programs;

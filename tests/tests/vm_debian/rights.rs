@@ -127,6 +127,12 @@ fn rights(plan: &LeasePlan) -> Vec<Right> {
                 vec![String::new()],
             )
         },
+        right(
+            "net.raw",
+            netctl("frames send 0x88b5 ff:ff:ff:ff:ff:ff hello"),
+            vec![netctl("frames send 0x88b6 ff:ff:ff:ff:ff:ff hello")],
+            vec!["ether_types = [\"0x88b5\"]".to_owned()],
+        ),
         Right { outbound: false, ..right("net.capture", capture(gateway), vec![], vec![String::new()]) },
         Right { outbound: false, ..right("net.admin", netctl("log info"), vec![], vec![String::new()]) },
     ]

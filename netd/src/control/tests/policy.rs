@@ -1,7 +1,7 @@
 //! What clients ask about the rules, and that it is what happens to them.
 
 use netd_ipc::policy::Asker;
-use netd_policy::{Capability, HostName, Request, RuleConfig};
+use netd_policy::{Capability, EtherType, HostName, Request, RuleConfig};
 use proptest::prelude::*;
 
 use super::*;
@@ -102,6 +102,7 @@ fn any_rule() -> impl Strategy<Value = String> {
     let about = prop_oneof![
         peers.prop_map(|to| format!("[\"net.tcp.connect\", \"net.icmp.ping\"]\n{to}")),
         Just("[\"net.tcp.listen\", \"net.udp.bind\", \"net.capture\", \"net.admin\"]\n".to_owned()),
+        Just("[\"net.raw\"]\nether_types = [\"0x88b5\"]\n".to_owned()),
         Just("[\"net.dns.resolve\"]\nhosts = [\"*.example\"]\n".to_owned()),
         Just("[\"net.dns.resolve\"]\n".to_owned()),
         Just("[\"net.tcp.connect\", \"net.dns.resolve\"]\nhosts = [\"*.example\"]\n".to_owned()),
@@ -131,6 +132,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         prop::option::of(port).prop_map(|port| Request::UdpBind { port }),
         prop::option::of("[ab]\\.(example|other)")
             .prop_map(|name| Request::Resolve { name: name.map(|name| name.parse::<HostName>().unwrap()) }),
+        (0x88b5u16..0x88b7).prop_map(|number| Request::Raw { ether_type: EtherType::new(number).unwrap() }),
         Just(Request::Capture),
         Just(Request::Operate),
     ]
@@ -150,6 +152,7 @@ fn call(request: &Request) -> Value {
         Request::UdpBind { port } => ("BindUdp", json!({ "port": port })),
         Request::Resolve { name: Some(name) } => ("Resolve", json!({ "name": name.as_str() })),
         Request::Resolve { name: None } => ("Resolve", json!({ "name": "192.0.2.1", "kind": "ptr" })),
+        Request::Raw { ether_type } => ("OpenFrames", json!({ "ether_type": ether_type.number() })),
         Request::Capture => ("Capture", json!({})),
         Request::Operate => ("SetPollMode", json!({ "poll": "busy" })),
         other => panic!("no call for {other}"),

@@ -272,7 +272,7 @@ pub(super) fn denial_kind(error: Denial) -> ErrorKind {
     }
 }
 
-fn quota(exceeded: &Exceeded) -> Reply {
+pub(super) fn quota(exceeded: &Exceeded) -> Reply {
     Reply::Failed(ErrorKind::QuotaExceeded, exceeded.to_string())
 }
 

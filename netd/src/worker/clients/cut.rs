@@ -97,6 +97,7 @@ impl Clients {
             }
             Some(Socket::Listener(listener)) => stack.tcp_close_listener(now, listener.id),
             Some(Socket::Datagrams(datagrams)) => stack.udp_close(datagrams.id),
+            Some(Socket::Frames(_)) => {}
             None => return,
         }
         self.remove(key);

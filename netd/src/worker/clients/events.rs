@@ -57,6 +57,10 @@ impl Clients {
                 datagrams.on_event(event.is_readable() || hung_up);
                 self.pump_datagrams(now, stack, egress, key);
             }
+            Socket::Frames(frames) => {
+                frames.on_event(event.is_readable() || hung_up);
+                self.pump_frames(now, egress, key);
+            }
         }
     }
 
@@ -251,9 +255,7 @@ impl Clients {
             return;
         };
         let owner = datagrams.owner().clone();
-        // Bytes that are used up hold datagrams back, and one that is longer than what is left overdraws nothing but a second's rest.
-        let packets = self.ledger.packets(now, &owner);
-        let budget = match packets.and_then(|budget| self.ledger.bytes(now, &owner).map(|_| budget)) {
+        let budget = match self.ledger.messages(now, &owner) {
             Ok(budget) => budget,
             Err(next) => {
                 if datagrams.is_readable() {
@@ -289,6 +291,7 @@ impl Clients {
         for key in &unfinished {
             match self.sockets.get(*key).map(|entry| &entry.socket) {
                 Some(Socket::Stream(_)) => self.pump_stream(now, stack, *key),
+                Some(Socket::Frames(_)) => self.pump_frames(now, egress, *key),
                 Some(Socket::Listener(_) | Socket::Datagrams(_)) | None => {
                     self.pump_datagrams(now, stack, egress, *key);
                 }

@@ -9,6 +9,7 @@ mod calls;
 mod cut;
 mod dial;
 mod events;
+mod frames;
 mod options;
 
 use std::cell::Cell;
@@ -20,7 +21,7 @@ use std::sync::{Arc, mpsc};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use netd_ipc::{ErrorKind, Outcome, StreamEnd};
-use netd_policy::{HostName, Request, Rule, Subject, Terms, Tls};
+use netd_policy::{EtherType, HostName, Request, Rule, Subject, Terms, Tls};
 use netd_stack::{FlowId, Instant, ListenerId, PingId, Stack, UdpId};
 use rustix::net::SocketType;
 use slab::Slab;
@@ -30,6 +31,7 @@ use crate::disposal::Disposal;
 use crate::worker::carried::{Carried, Flow};
 use crate::worker::clients::dial::Dial;
 use crate::worker::datagram::{Datagrams, Gate, MESSAGE_BYTES_MAX};
+use crate::worker::frames::Frames;
 use crate::worker::ledger::Ledger;
 use crate::worker::listener::Listener;
 use crate::worker::outcome::Outcomes;
@@ -93,6 +95,7 @@ impl Entry {
             }
             Socket::Listener(listener) => Request::TcpListen { port: Some(listener.local.port()) },
             Socket::Datagrams(datagrams) => Request::UdpBind { port: Some(datagrams.local.port()) },
+            Socket::Frames(frames) => Request::Raw { ether_type: frames.ether_type },
         })
     }
 }
@@ -103,6 +106,7 @@ pub(super) enum Socket {
     Stream(Stream),
     Listener(Listener),
     Datagrams(Box<Datagrams>),
+    Frames(Box<Frames>),
 }
 
 impl Socket {
@@ -111,6 +115,7 @@ impl Socket {
             Socket::Stream(stream) => stream.descriptor(),
             Socket::Listener(listener) => listener.descriptor(),
             Socket::Datagrams(datagrams) => datagrams.descriptor(),
+            Socket::Frames(frames) => frames.descriptor(),
         }
     }
 
@@ -119,7 +124,7 @@ impl Socket {
         match self {
             Socket::Stream(stream) => stream.is_drained(),
             // Rare enough for the closing thread.
-            Socket::Listener(_) | Socket::Datagrams(_) => false,
+            Socket::Listener(_) | Socket::Datagrams(_) | Socket::Frames(_) => false,
         }
     }
 
@@ -129,6 +134,7 @@ impl Socket {
             Socket::Stream(stream) => stream.into_descriptors(),
             Socket::Listener(listener) => listener.into_descriptors(),
             Socket::Datagrams(datagrams) => datagrams.into_descriptors(),
+            Socket::Frames(frames) => frames.into_descriptors(),
         }
     }
 
@@ -144,6 +150,10 @@ impl Socket {
                 received: Flow::datagrams(datagrams.received_bytes, datagrams.received),
                 sent: Flow::datagrams(datagrams.sent_bytes, datagrams.sent),
             },
+            Socket::Frames(frames) => Carried {
+                received: Flow::frames(frames.received_bytes, frames.received),
+                sent: Flow::frames(frames.sent_bytes, frames.sent),
+            },
         }
     }
 
@@ -153,6 +163,7 @@ impl Socket {
             Socket::Stream(_) => STREAM_BYTES,
             Socket::Listener(_) => LISTENER_BYTES,
             Socket::Datagrams(_) => datagrams_bytes,
+            Socket::Frames(_) => FRAMES_BYTES,
         }
     }
 }
@@ -220,6 +231,8 @@ pub(super) struct Clients {
     by_flow: HashMap<FlowId, usize>,
     by_listener: HashMap<ListenerId, usize>,
     by_udp: HashMap<UdpId, usize>,
+    /// By the types of raw frames that somebody has.
+    by_type: HashMap<EtherType, usize>,
     connecting: HashMap<FlowId, Connecting>,
     connect_deadlines: BTreeSet<(Instant, FlowId)>,
     /// Calls for connections by name, by their tokens.
@@ -277,6 +290,7 @@ impl Clients {
             by_flow: HashMap::new(),
             by_listener: HashMap::new(),
             by_udp: HashMap::new(),
+            by_type: HashMap::new(),
             connecting: HashMap::new(),
             connect_deadlines: BTreeSet::new(),
             dials: HashMap::new(),
@@ -306,10 +320,11 @@ impl Clients {
         self.sockets.len()
     }
 
-    /// Datagrams that clients did not take in time.
+    /// Datagrams and frames that clients did not take in time, or that made no sense.
     pub(super) fn overflowed(&self) -> u64 {
         let lost = |entry: &Entry| match &entry.socket {
             Socket::Datagrams(datagrams) => datagrams.overflowed,
+            Socket::Frames(frames) => frames.dropped,
             Socket::Stream(_) | Socket::Listener(_) => 0,
         };
         self.entries().map(lost).sum()
@@ -391,6 +406,7 @@ impl Clients {
                 Socket::Stream(stream) => self.by_flow.remove(&stream.flow),
                 Socket::Listener(listener) => self.by_listener.remove(&listener.id),
                 Socket::Datagrams(datagrams) => self.by_udp.remove(&datagrams.id),
+                Socket::Frames(frames) => self.by_type.remove(&frames.ether_type),
             };
             let memory_bytes = socket.memory_bytes(self.datagrams_bytes);
             if socket.is_drained() {
@@ -417,6 +433,8 @@ impl Clients {
 const STREAM_BYTES: u64 = 128 * 1024 + 2 * KERNEL_BUFFER_BYTES;
 /// A few records with descriptors, and a client's end that it never writes to.
 const LISTENER_BYTES: u64 = 2 * KERNEL_BUFFER_BYTES;
+/// What the kernel queues on both ends of the descriptor.
+const FRAMES_BYTES: u64 = 2 * KERNEL_BUFFER_BYTES;
 
 fn out_of_descriptors() -> Reply {
     Reply::Failed(ErrorKind::NoBufs, "netd has no descriptor left for another socket".to_owned())

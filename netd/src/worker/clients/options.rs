@@ -21,7 +21,7 @@ impl Clients {
     ) {
         let flow = self.owned(id, &owner).and_then(|socket| match socket {
             Socket::Stream(stream) => Some(stream.flow),
-            Socket::Listener(_) | Socket::Datagrams(_) => None,
+            Socket::Listener(_) | Socket::Datagrams(_) | Socket::Frames(_) => None,
         });
         let reply = match flow {
             Some(flow) => done(set_tcp(stack, flow, options)),
@@ -40,7 +40,7 @@ impl Clients {
     ) {
         let udp = self.owned(id, &owner).and_then(|socket| match socket {
             Socket::Datagrams(datagrams) => Some(datagrams.id),
-            Socket::Stream(_) | Socket::Listener(_) => None,
+            Socket::Stream(_) | Socket::Listener(_) | Socket::Frames(_) => None,
         });
         let reply = match udp {
             Some(udp) => {

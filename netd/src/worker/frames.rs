@@ -1,0 +1,178 @@
+//! Raw frames of one EtherType and the client's descriptor for them: SEQPACKET messages that are Ethernet frames, the same both ways.
+//!
+//! A frame is copied once each way, at the edge: out of the device's buffer to the client, and from the client into a buffer that the
+//! device will read. The type is the client's alone as long as it has it, so that nobody hears another's peers.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::OwnedFd;
+
+use netd_ipc::frames::{ADDRESS_BYTES, HEADER_BYTES, split};
+use netd_ipc::passing;
+use netd_policy::{Denial, EtherType, Request, Rule, Subject};
+use netd_stack::Egress;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::worker::datagram::{Gate, State};
+
+/// Frames taken from a client before others have their turn.
+const BURST: u32 = 64;
+
+/// Raw frames handed to a client.
+#[derive(Debug)]
+pub(super) struct Frames {
+    descriptor: OwnedFd,
+    /// What the client sent beside its frames. Nobody asked for it, and closing it can block: see [`crate::disposal`].
+    unasked: Vec<OwnedFd>,
+    pub(super) ether_type: EtherType,
+    mac: [u8; ADDRESS_BYTES],
+    mtu: usize,
+    owner: Subject,
+    /// Until a call says otherwise.
+    readable: bool,
+    pub(super) received: u64,
+    pub(super) received_bytes: u64,
+    pub(super) sent: u64,
+    pub(super) sent_bytes: u64,
+    /// Frames that the client did not take in time, and those of its own that were none that it may send.
+    pub(super) dropped: u64,
+}
+
+impl Frames {
+    pub(super) fn new(
+        descriptor: OwnedFd,
+        ether_type: EtherType,
+        (mac, mtu): ([u8; ADDRESS_BYTES], usize),
+        owner: Subject,
+    ) -> Frames {
+        Frames {
+            descriptor,
+            unasked: Vec::new(),
+            ether_type,
+            mac,
+            mtu,
+            owner,
+            readable: true,
+            received: 0,
+            received_bytes: 0,
+            sent: 0,
+            sent_bytes: 0,
+            dropped: 0,
+        }
+    }
+
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.descriptor
+    }
+
+    /// Everything that is to be closed.
+    pub(super) fn into_descriptors(mut self) -> Vec<OwnedFd> {
+        self.unasked.push(self.descriptor);
+        self.unasked
+    }
+
+    /// Who is charged.
+    pub(super) fn owner(&self) -> &Subject {
+        &self.owner
+    }
+
+    pub(super) fn on_event(&mut self, readable: bool) {
+        self.readable |= readable;
+    }
+
+    /// Whether the client may have written something.
+    pub(super) fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Hands a received frame of its type to the client, if it is for this machine. What the client does not take is dropped.
+    pub(super) fn deliver(&mut self, frame: &[u8]) {
+        let Some((header, payload)) = split(frame) else { return };
+        if header.to != self.mac && !header.is_for_many() {
+            return;
+        }
+        match passing::send(&self.descriptor, &[IoSlice::new(frame)], &[], SendFlags::DONTWAIT) {
+            Ok(_) => {
+                self.received += 1;
+                self.received_bytes += payload.len() as u64;
+            }
+            Err(_) => self.dropped += 1,
+        }
+    }
+
+    /// Sends what the client wrote, `budget` frames at most. Returns how many it took.
+    pub(super) fn collect<E: Egress>(
+        &mut self,
+        gate: &Gate,
+        egress: &mut E,
+        buffer: &mut [u8],
+        budget: u32,
+    ) -> (u32, State) {
+        let mut taken = 0;
+        let state = loop {
+            if taken == budget.min(BURST) || self.readable && !egress.ready() {
+                break State::Busy;
+            }
+            match self.collect_one(gate, egress, buffer) {
+                None => taken += 1,
+                Some(state) => break state,
+            }
+        };
+        (taken, state)
+    }
+
+    /// Sends the next frame; if there is none, says why.
+    fn collect_one<E: Egress>(&mut self, gate: &Gate, egress: &mut E, buffer: &mut [u8]) -> Option<State> {
+        if !self.readable {
+            return Some(State::Idle);
+        }
+        // Never recv(2): that makes the kernel close descriptors inside the call, on this thread.
+        let mut parts = [IoSliceMut::new(buffer)];
+        let received = passing::receive(&self.descriptor, &mut parts, &mut self.unasked, RecvFlags::DONTWAIT);
+        let len = match received {
+            // The end, or descriptors that nobody asked for: they end the socket.
+            Ok(0) => return Some(State::Gone),
+            Ok(_) if !self.unasked.is_empty() => return Some(State::Gone),
+            Ok(len) => len,
+            Err(Errno::AGAIN) => {
+                self.readable = false;
+                return Some(State::Idle);
+            }
+            Err(_) => return Some(State::Gone),
+        };
+        if !self.transmit(gate, egress, &buffer[..len]) {
+            self.dropped += 1;
+        }
+        None
+    }
+
+    /// Sends a frame if the client may: of its type, from this machine, no longer than the link takes.
+    fn transmit<E: Egress>(&mut self, gate: &Gate, egress: &mut E, frame: &[u8]) -> bool {
+        let Some((header, payload)) = split(frame) else { return false };
+        if header.ether_type != self.ether_type.number() {
+            // It asks for what nobody decided on.
+            if let Some(ether_type) = EtherType::new(header.ether_type) {
+                gate.audit.denied(
+                    &self.owner,
+                    &Request::Raw { ether_type },
+                    Denial::PolicyDenied,
+                    &Rule::Default,
+                );
+            }
+            return false;
+        }
+        if header.from != self.mac || payload.len() > self.mtu {
+            return false;
+        }
+        let sent = egress.transmit(HEADER_BYTES + payload.len(), |lent| {
+            // As long as asked for.
+            lent.copy_from_slice(frame);
+            true
+        });
+        if sent {
+            self.sent += 1;
+            self.sent_bytes += payload.len() as u64;
+        }
+        sent
+    }
+}
