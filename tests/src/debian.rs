@@ -86,20 +86,20 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// What `netctl selftest` finds, by name, as alice.
-    pub fn selftest(&self, arguments: &[&str]) -> Result<Selftest> {
-        let argv = [&["netctl", "--json", "selftest"], arguments].concat();
-        let output = self.lab.vm.guest().command(&argv).uid(ALICE).limit(LIMIT).output()?;
-        let lines: Value = serde_json::from_slice(&output.stdout)
-            .attempt(|| format!("understand netctl selftest: {}", output.text()))?;
-        Ok(Selftest { lines })
-    }
-
     /// Ends both in order.
     pub fn terminate(self) -> Result<()> {
         self.lab.vm.guest().run(&["systemctl", "stop", "netd-services.service"])?;
         self.netd.terminate().map(drop)
     }
+}
+
+/// What `netctl selftest` finds, by name, as alice with her groups.
+pub fn selftest(lab: &Lab, arguments: &[&str]) -> Result<Selftest> {
+    let argv = [&["runuser", "-u", "alice", "--", "netctl", "--json", "selftest"], arguments].concat();
+    let output = lab.vm.guest().command(&argv).limit(LIMIT).output()?;
+    let lines: Value = serde_json::from_slice(&output.stdout)
+        .attempt(|| format!("understand netctl selftest: {}", output.text()))?;
+    Ok(Selftest { lines })
 }
 
 /// A port that no test listens at.

@@ -2,6 +2,7 @@
 //! Two minutes on idle cores.
 
 mod rights;
+mod service;
 
 use netd_tests::capture::Allowed;
 use netd_tests::debian::{self, Actor, DOMAIN, EVERYTHING, Running};
@@ -15,7 +16,7 @@ pub(crate) const HTTPS: u16 = 8443;
 const HELLO: &[u8] = b"hello from nginx\n";
 
 /// Who has seen what it wanted leaves, whatever else the server has to say.
-const RESETS: &[Allowed] = &[Allowed {
+pub(crate) const RESETS: &[Allowed] = &[Allowed {
     remark: "Connection reset (RST)",
     on: "tcp.dstport == 8443",
     because: "the connection is closed while session tickets of TLS 1.3 are unread (RFC 9293, 3.6.1)",
@@ -27,41 +28,63 @@ fn selftests_pass_and_people_and_units_may_what_they_are_granted_on_the_viommu_t
     on_a_debian(Twin::Viommu, rights::check)
 }
 
-/// What differs between the twins is below what decides: the rights are tried on one, unless there is time.
+/// What differs between the twins is below what decides: without `--long` the rights are tried on one, and the other's self-tests are
+/// those of the units.
 #[test]
-#[ignore = "boots a virtual machine: cargo xtask test"]
-fn selftests_pass_on_the_gce_twin() -> Result<()> {
-    let long = std::env::var_os("NETD_LONG").is_some();
-    on_a_debian(Twin::Gce, |lab, running| if long { rights::check(lab, running) } else { Ok(()) })
+#[ignore = "boots a virtual machine: cargo xtask test --long"]
+fn people_and_units_may_what_they_are_granted_on_the_gce_twin() -> Result<()> {
+    if is_long() { on_a_debian(Twin::Gce, rights::check) } else { Ok(()) }
+}
+
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("NETD_LONG").is_some()
 }
 
 /// netd and netd-services at work, a web server behind the gateway, the self-tests, and then more.
 fn on_a_debian(twin: Twin, more: impl FnOnce(&Lab, &Running<'_>) -> Result<()>) -> Result<()> {
     debian_scenario(twin, RESETS, |lab| {
-        let host = format!("www.{DOMAIN}");
-        let identity = Identity::new(&host)?;
-        let (https, http) =
-            (Nginx::start_tls(&lab.namespace, HTTPS, &identity)?, Nginx::start(&lab.namespace, 80)?);
-        https.offer("hello.txt", HELLO)?;
-        http.offer("hello.txt", HELLO)?;
-        // A cloud's name server is at its metadata address, which has to be named.
-        let name_server = format!(
-            "[[grant]]\nsubject = \"any\"\nallow = [\"net.udp.send\"]\nto = [\"{}/32\"]\n",
-            lab.plan.dns
-        );
-        debian::prepare(lab, &[EVERYTHING, &name_server].concat(), &identity)?;
+        let servers = Servers::start(lab)?;
+        debian::prepare(lab, &everything(lab), &servers.identity)?;
         let running = Running::start(lab, NO_OFFLOADS, false)?;
-        selftests(lab, &running, &format!("https://{host}:{HTTPS}/hello.txt"))?;
+        selftests(lab, |on| running.set_devnet(on))?;
         more(lab, &running)?;
         running.terminate()
     })
 }
 
+/// The web servers behind the gateway.
+pub(crate) struct Servers {
+    pub(crate) identity: Identity,
+    _running: [Nginx; 2],
+}
+
+impl Servers {
+    pub(crate) fn start(lab: &Lab) -> Result<Servers> {
+        let identity = Identity::new(&format!("www.{DOMAIN}"))?;
+        let https = Nginx::start_tls(&lab.namespace, HTTPS, &identity)?;
+        let http = Nginx::start(&lab.namespace, 80)?;
+        https.offer("hello.txt", HELLO)?;
+        http.offer("hello.txt", HELLO)?;
+        Ok(Servers { identity, _running: [https, http] })
+    }
+
+    /// A page over TLS.
+    pub(crate) fn url() -> String {
+        format!("https://www.{DOMAIN}:{HTTPS}/hello.txt")
+    }
+}
+
+/// Rules that grant everything. A cloud's name server is at its metadata address, which has to be named.
+pub(crate) fn everything(lab: &Lab) -> String {
+    let dns = lab.plan.dns;
+    format!("{EVERYTHING}[[grant]]\nsubject = \"any\"\nallow = [\"net.udp.send\"]\nto = [\"{dns}/32\"]\n")
+}
+
 /// Closed, whatever is granted; open by a reload, without a restart.
-fn selftests(lab: &Lab, running: &Running<'_>, url: &str) -> Result<()> {
-    let name = format!("www.{DOMAIN}");
-    let arguments = ["--https-url", url, "--dns-name", &name];
-    let closed = running.selftest(&arguments)?;
+pub(crate) fn selftests(lab: &Lab, set_devnet: impl Fn(bool) -> Result<()>) -> Result<()> {
+    let (url, name) = (Servers::url(), format!("www.{DOMAIN}"));
+    let arguments = ["--https-url", &url, "--dns-name", &name];
+    let closed = debian::selftest(lab, &arguments)?;
     closed.expect_ok("iface")?;
     closed.expect_ok("dev off deny")?;
     let (verdict, why) = closed.finding("https")?;
@@ -71,8 +94,8 @@ fn selftests(lab: &Lab, running: &Running<'_>, url: &str) -> Result<()> {
     );
     rights::closed(lab, Actor::Unit("probe.service", "bob"))?;
 
-    running.set_devnet(true)?;
-    let open = running.selftest(&arguments)?;
+    set_devnet(true)?;
+    let open = debian::selftest(lab, &arguments)?;
     for finding in ["iface", "ping", "udp dns", "https"] {
         open.expect_ok(finding)?;
     }
