@@ -14,6 +14,7 @@ use crate::vm::{Nic, System, Twin, Vm, Wire};
 use crate::{ensure, install};
 use serde_json::Value;
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -76,15 +77,20 @@ impl Judge {
 impl Lab {
     /// Builds it: GCE's twin gets GCE's lease.
     pub fn new(twin: Twin) -> Result<Lab> {
-        Lab::with(twin, System::Initramfs)
+        Lab::with(twin, System::Initramfs, &[])
     }
 
     /// The same with a Debian on the machine.
     pub fn debian(twin: Twin) -> Result<Lab> {
-        Lab::with(twin, System::Debian)
+        Lab::debian_carrying(twin, &[])
     }
 
-    fn with(twin: Twin, system: System) -> Result<Lab> {
+    /// The same with these files in the machine's /opt/netd-tests.
+    pub fn debian_carrying(twin: Twin, files: &[&Path]) -> Result<Lab> {
+        Lab::with(twin, System::Debian, files)
+    }
+
+    fn with(twin: Twin, system: System, files: &[&Path]) -> Result<Lab> {
         install::ensure(install::PEERS)?;
         let plan = match twin {
             Twin::Gce => peers::GCE,
@@ -99,7 +105,8 @@ impl Lab {
         namespace.ip(&format!("address add {}/32 dev lo", plan.remote))?;
         let dnsmasq = Dnsmasq::start(&namespace, BRIDGE, &plan)?;
         let nic = Nic::new(plan.mac, Wire::Tap(TAP.to_owned()));
-        let vm = Vm::builder(twin).system(system).nic(nic).namespace(&namespace).boot()?;
+        let machine = Vm::builder(twin).system(system).nic(nic).namespace(&namespace);
+        let vm = files.iter().fold(machine, |machine, file| machine.carry(file)).boot()?;
         Ok(Lab { vm, dnsmasq, namespace, plan, judge: None })
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// does "state", peers two, the judge of captures ten seconds, fetch twenty.
 const SCENARIOS: [&str; 10] =
     ["units", "judge", "inputs", "passt", "ends", "state", "vhost_user", "vhost_user_netd", "peers", "fetch"];
-/// With `--long` only: the tool that makes packages takes minutes to build.
+/// With `--long` only: the tool that makes packages takes minutes to build, and a Debian installs, upgrades and removes the package for two more.
 const SCENARIOS_LONG: [&str; 1] = ["package"];
 /// In virtual machines. vm_debian takes two minutes, and two more once, for its disk; takeover a minute and a half.
 const MACHINE_SCENARIOS: [&str; 10] = [
