@@ -54,6 +54,9 @@ enum Task {
         /// For `fetch`: one part in so many of the bytes and of the fetches, where an emulated machine would take hours.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         part: u32,
+        /// For `fetch`: how often each side has its turn.
+        #[arg(long, default_value_t = netd_tests::bench::FETCH_ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
         /// Write the figures as JSON to this file as well; "-" is standard output.
         #[arg(long, value_name = "FILE")]
         json: Option<String>,
@@ -113,7 +116,7 @@ enum Benchmark {
 
 impl Benchmark {
     /// As netd-bench calls it.
-    fn name(self, twin: TwinName, part: u32) -> String {
+    fn name(self, twin: TwinName, part: u32, rounds: u32) -> String {
         let name = match (self, twin) {
             (Benchmark::Flows, _) => "flows",
             (Benchmark::Driver, _) => "driver",
@@ -124,8 +127,8 @@ impl Benchmark {
             (Benchmark::Descriptor, _) => "descriptor",
             (Benchmark::Machine, TwinName::Gce) => "machine-gce",
             (Benchmark::Machine, TwinName::Viommu) => "machine-viommu",
-            (Benchmark::Fetch, TwinName::Gce) => return format!("fetch-gce/{part}"),
-            (Benchmark::Fetch, TwinName::Viommu) => return format!("fetch-viommu/{part}"),
+            (Benchmark::Fetch, TwinName::Gce) => return format!("fetch-gce/{part}/{rounds}"),
+            (Benchmark::Fetch, TwinName::Viommu) => return format!("fetch-viommu/{part}/{rounds}"),
         };
         name.to_owned()
     }
@@ -160,8 +163,8 @@ fn main() -> ExitCode {
         Task::Demo { vm: false, .. } => demo::embedded().map(|()| ExitCode::SUCCESS),
         Task::Demo { vm: true, twin } => demo::vm(twin.into()).map(|()| ExitCode::SUCCESS),
         Task::Test { quick, long } => checks::run(quick, long).map(|()| ExitCode::SUCCESS),
-        Task::Bench { what, twin, part, json } => {
-            bench::run(&what.name(twin, part), json.as_deref()).map(|()| ExitCode::SUCCESS)
+        Task::Bench { what, twin, part, rounds, json } => {
+            bench::run(&what.name(twin, part, rounds), json.as_deref()).map(|()| ExitCode::SUCCESS)
         }
         Task::Deb { debug_binaries } => deb(debug_binaries),
         Task::Fuzz { targets, seconds, keep } => {

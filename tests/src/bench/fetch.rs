@@ -17,8 +17,8 @@ use crate::vm::Twin;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// Rounds of each, the one that begins alternating too.
-const ROUNDS: usize = 3;
+/// Rounds of each unless told otherwise, the one that begins alternating too.
+pub const ROUNDS: u32 = 3;
 const BULK_BYTES: u64 = 1 << 30;
 const FETCHES: u32 = 10_000;
 const SMALL_BYTES: usize = 1024;
@@ -38,6 +38,8 @@ struct Results {
     bulk_bytes: u64,
     /// Of [`SMALL_BYTES`] each.
     fetches: u32,
+    /// Of each.
+    rounds: u32,
     /// The medians of netd's rounds.
     netd: Figures,
     /// The medians of curl's.
@@ -63,7 +65,7 @@ struct Task {
 }
 
 /// Boots the machine, lets both have their rounds, and states the ratios.
-pub(super) fn run(twin: Twin, part: u32, console: &Console) -> Result<()> {
+pub(super) fn run(twin: Twin, part: u32, rounds: u32, console: &Console) -> Result<()> {
     console.progress(&format!("a {} machine", twin.name()));
     let lab = Lab::debian(twin)?;
     let task = Task {
@@ -77,12 +79,12 @@ pub(super) fn run(twin: Twin, part: u32, console: &Console) -> Result<()> {
     nginx.offer("small", &[0x5a; SMALL_BYTES])?;
     debian::prepare(&lab, EVERYTHING, &identity)?;
     let (mut netd, mut curl, mut keeping) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         // Whoever comes second in a round comes first in the next, so that a host that slows down meanwhile is fair to both.
         let netd_first = round % 2 == 0;
         for is_netd in [netd_first, !netd_first] {
             let who = if is_netd { "netd" } else { "curl" };
-            console.progress(&format!("round {} of {ROUNDS}: {who}", round + 1));
+            console.progress(&format!("round {} of {rounds}: {who}", round + 1));
             if is_netd {
                 netd.push(by_netd(&lab, &task)?);
             } else {
@@ -97,6 +99,7 @@ pub(super) fn run(twin: Twin, part: u32, console: &Console) -> Result<()> {
         accelerator: format!("{:?}", lab.vm.accelerator()),
         bulk_bytes: task.bulk_bytes,
         fetches: task.fetches,
+        rounds,
         netd: Figures::median(&netd),
         curl: Figures::median(&curl),
         curl_keeping_per_second: median(&keeping),

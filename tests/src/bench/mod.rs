@@ -17,6 +17,8 @@ mod policy;
 pub mod report;
 mod ring;
 
+pub use fetch::ROUNDS as FETCH_ROUNDS;
+
 use crate::error::Result;
 use crate::vm::Twin;
 use report::Console;
@@ -41,8 +43,8 @@ pub enum Benchmark {
     /// A machine's function under netd and under the kernel's own driver, alternating.
     Machine(Twin),
     /// HTTPS through netd-services and netd on a machine's function, beside curl over the kernel's driver: one part in so many of the
-    /// bytes and fetches.
-    Fetch(Twin, u32),
+    /// bytes and fetches, in so many rounds.
+    Fetch(Twin, u32, u32),
 }
 
 impl Benchmark {
@@ -57,7 +59,7 @@ impl Benchmark {
             Benchmark::Ring => ring::run(console),
             Benchmark::Descriptor => descriptor::run(console),
             Benchmark::Machine(twin) => machine::run(twin, console),
-            Benchmark::Fetch(twin, part) => fetch::run(twin, part, console),
+            Benchmark::Fetch(twin, part, rounds) => fetch::run(twin, part, rounds, console),
         }
     }
 }

@@ -2,13 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use netd_tests::bench::Benchmark;
 use netd_tests::bench::report::Console;
+use netd_tests::bench::{Benchmark, FETCH_ROUNDS};
 use netd_tests::vm::Twin;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: netd-bench flows|driver|ring|policy|connections|memory|descriptor|machine-gce|machine-viommu|\
-    fetch-gce[/PART]|fetch-viommu[/PART] [--json FILE|-]";
+    fetch-gce[/PART[/ROUNDS]]|fetch-viommu[/PART[/ROUNDS]] [--json FILE|-]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,9 +17,14 @@ fn main() -> ExitCode {
         [name, "--json", target] => (name, Some(target.to_owned())),
         _ => ("", None),
     };
-    // A whole one, or one part in so many.
-    let (name, part) = name.split_once('/').unwrap_or((name, "1"));
-    let Some(part) = part.parse().ok().filter(|part| *part > 0) else {
+    // A whole one, or one part in so many; as often as usual, or so often.
+    let mut parts = name.split('/');
+    let name = parts.next().unwrap_or_default();
+    let mut number = |usual: u32| match parts.next() {
+        None => Some(usual),
+        Some(text) => text.parse().ok().filter(|number| *number > 0),
+    };
+    let (Some(part), Some(rounds), None) = (number(1), number(FETCH_ROUNDS), parts.next()) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
@@ -33,8 +38,8 @@ fn main() -> ExitCode {
         "descriptor" => Benchmark::Descriptor,
         "machine-gce" => Benchmark::Machine(Twin::Gce),
         "machine-viommu" => Benchmark::Machine(Twin::Viommu),
-        "fetch-gce" => Benchmark::Fetch(Twin::Gce, part),
-        "fetch-viommu" => Benchmark::Fetch(Twin::Viommu, part),
+        "fetch-gce" => Benchmark::Fetch(Twin::Gce, part, rounds),
+        "fetch-viommu" => Benchmark::Fetch(Twin::Viommu, part, rounds),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
