@@ -1,25 +1,21 @@
 //! A UDP socket and the client's descriptor for it: SEQPACKET messages with a header of 32 bytes, the same both ways.
 
 use std::collections::HashSet;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use netd_ipc::datagram::{self, Header, Kind, code};
-use netd_ipc::passing;
 use netd_policy::{Decision, Denial, Request, Subject};
 use netd_stack::{Egress, Error, IcmpError, Instant, Stack, UdpError, UdpId};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
 
 use crate::audit::Audit;
 use crate::rules::Rules;
+use crate::worker::messages::{Messages, State, take_some};
 
 /// Peers whose permission is remembered. A socket that speaks to more asks policy again, which is cheap.
 const PERMITTED_MAX: usize = 256;
-/// Datagrams taken from a client before others have their turn.
-const BURST: u32 = 64;
 /// The longest message: header and the largest payload of UDP over IPv4.
 pub(super) const MESSAGE_BYTES_MAX: usize = datagram::HEADER_BYTES + datagram::PAYLOAD_BYTES_MAX;
 
@@ -33,14 +29,10 @@ pub(super) struct Gate {
 /// A UDP socket handed to a client.
 #[derive(Debug)]
 pub(super) struct Datagrams {
-    descriptor: OwnedFd,
-    /// What the client sent beside its messages. Nobody asked for it, and closing it can block: see [`crate::disposal`].
-    unasked: Vec<OwnedFd>,
+    pub(super) messages: Messages,
     pub(super) id: UdpId,
     pub(super) local: SocketAddr,
     owner: Subject,
-    /// Until a call says otherwise.
-    readable: bool,
     permitted: HashSet<SocketAddr>,
     pub(super) received: u64,
     pub(super) received_bytes: u64,
@@ -50,26 +42,13 @@ pub(super) struct Datagrams {
     pub(super) overflowed: u64,
 }
 
-/// What a pump found out about the client.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum State {
-    /// There may be more to do at once.
-    Busy,
-    /// Nothing more to do for now.
-    Idle,
-    /// Its last descriptor is closed.
-    Gone,
-}
-
 impl Datagrams {
     pub(super) fn new(descriptor: OwnedFd, id: UdpId, local: SocketAddr, owner: Subject) -> Self {
         Self {
-            descriptor,
-            unasked: Vec::new(),
+            messages: Messages::new(descriptor),
             id,
             local,
             owner,
-            readable: true,
             permitted: HashSet::new(),
             received: 0,
             received_bytes: 0,
@@ -79,34 +58,20 @@ impl Datagrams {
         }
     }
 
-    pub(super) fn descriptor(&self) -> &OwnedFd {
-        &self.descriptor
-    }
-
-    /// Everything that is to be closed.
-    pub(super) fn into_descriptors(mut self) -> Vec<OwnedFd> {
-        self.unasked.push(self.descriptor);
-        self.unasked
-    }
-
-    pub(super) fn on_event(&mut self, readable: bool) {
-        self.readable |= readable;
-    }
-
     /// Hands everything received to the client. What it does not take is dropped: a datagram that waits grows stale.
     pub(super) fn deliver(&mut self, stack: &mut Stack) {
-        let Self { descriptor, id, received, received_bytes, overflowed, .. } = self;
+        let Self { messages, id, received, received_bytes, overflowed, .. } = self;
         let mut send = |header: &Header, payload: &[u8]| {
             let (is_data, header) = (header.kind == Kind::Data, header.encode());
             let parts = [IoSlice::new(&header), IoSlice::new(payload)];
-            match passing::send(&*descriptor, &parts, &[], SendFlags::DONTWAIT) {
+            match messages.send(&parts) {
                 // What an error carries is no payload of the peer's.
-                Ok(_) if !is_data => {}
-                Ok(_) => {
+                true if !is_data => {}
+                true => {
                     *received += 1;
                     *received_bytes += payload.len() as u64;
                 }
-                Err(_) => *overflowed += 1,
+                false => *overflowed += 1,
             }
         };
         while let Some(UdpError { to, error, offender }) = stack.udp_error_detail(*id) {
@@ -128,11 +93,6 @@ impl Datagrams {
         &self.owner
     }
 
-    /// Whether the client may have written something.
-    pub(super) fn is_readable(&self) -> bool {
-        self.readable
-    }
-
     /// The rules changed: every peer is decided on again.
     pub(super) fn forget_permissions(&mut self) {
         self.permitted.clear();
@@ -148,49 +108,11 @@ impl Datagrams {
         buffer: &mut [u8],
         budget: u32,
     ) -> (u32, State) {
-        let mut taken = 0;
-        let state = loop {
-            if taken == budget.min(BURST) {
-                break State::Busy;
-            }
-            match self.collect_one(now, gate, (&mut *stack, &mut *egress), buffer) {
-                None => taken += 1,
-                Some(state) => break state,
-            }
-        };
-        (taken, state)
-    }
-
-    /// Sends the next datagram; if there is none, says why.
-    fn collect_one<E: Egress>(
-        &mut self,
-        now: Instant,
-        gate: &Gate,
-        (stack, egress): (&mut Stack, &mut E),
-        buffer: &mut [u8],
-    ) -> Option<State> {
-        if !self.readable {
-            return Some(State::Idle);
-        }
-        if !egress.ready() {
-            return Some(State::Busy);
-        }
-        // Never recv(2): that makes the kernel close descriptors inside the call, on this thread.
-        let mut parts = [IoSliceMut::new(buffer)];
-        let received = passing::receive(&self.descriptor, &mut parts, &mut self.unasked, RecvFlags::DONTWAIT);
-        let len = match received {
-            // The end, or descriptors that nobody asked for: they end the socket.
-            Ok(0) => return Some(State::Gone),
-            Ok(_) if !self.unasked.is_empty() => return Some(State::Gone),
-            Ok(len) => len,
-            Err(Errno::AGAIN) => {
-                self.readable = false;
-                return Some(State::Idle);
-            }
-            Err(_) => return Some(State::Gone),
-        };
-        self.transmit(now, gate, stack, egress, &buffer[..len]);
-        None
+        take_some(budget, || {
+            let len = self.messages.take(egress, buffer)?;
+            self.transmit(now, gate, stack, egress, &buffer[..len]);
+            Ok(())
+        })
     }
 
     fn transmit<E: Egress>(
@@ -224,7 +146,7 @@ impl Datagrams {
             let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
             let error = Header { mtu, ..Header::error(header.peer, code) }.encode();
             // A client that does not read its errors loses them.
-            let _ = passing::send(&self.descriptor, &[IoSlice::new(&error)], &[], SendFlags::DONTWAIT);
+            let _ = self.messages.send(&[IoSlice::new(&error)]);
         }
     }
 

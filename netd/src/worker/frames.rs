@@ -3,33 +3,24 @@
 //! A frame is copied once each way, at the edge: out of the device's buffer to the client, and from the client into a buffer that the
 //! device will read. The type is the client's alone as long as it has it, so that nobody hears another's peers.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 
 use netd_ipc::frames::{ADDRESS_BYTES, HEADER_BYTES, split};
-use netd_ipc::passing;
 use netd_policy::{Denial, EtherType, Request, Rule, Subject};
 use netd_stack::Egress;
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
 
-use crate::worker::datagram::{Gate, State};
-
-/// Frames taken from a client before others have their turn.
-const BURST: u32 = 64;
+use crate::worker::datagram::Gate;
+use crate::worker::messages::{Messages, State, take_some};
 
 /// Raw frames handed to a client.
 #[derive(Debug)]
 pub(super) struct Frames {
-    descriptor: OwnedFd,
-    /// What the client sent beside its frames. Nobody asked for it, and closing it can block: see [`crate::disposal`].
-    unasked: Vec<OwnedFd>,
+    pub(super) messages: Messages,
     pub(super) ether_type: EtherType,
     mac: [u8; ADDRESS_BYTES],
     mtu: usize,
     owner: Subject,
-    /// Until a call says otherwise.
-    readable: bool,
     pub(super) received: u64,
     pub(super) received_bytes: u64,
     pub(super) sent: u64,
@@ -46,13 +37,11 @@ impl Frames {
         owner: Subject,
     ) -> Frames {
         Frames {
-            descriptor,
-            unasked: Vec::new(),
+            messages: Messages::new(descriptor),
             ether_type,
             mac,
             mtu,
             owner,
-            readable: true,
             received: 0,
             received_bytes: 0,
             sent: 0,
@@ -61,28 +50,9 @@ impl Frames {
         }
     }
 
-    pub(super) fn descriptor(&self) -> &OwnedFd {
-        &self.descriptor
-    }
-
-    /// Everything that is to be closed.
-    pub(super) fn into_descriptors(mut self) -> Vec<OwnedFd> {
-        self.unasked.push(self.descriptor);
-        self.unasked
-    }
-
     /// Who is charged.
     pub(super) fn owner(&self) -> &Subject {
         &self.owner
-    }
-
-    pub(super) fn on_event(&mut self, readable: bool) {
-        self.readable |= readable;
-    }
-
-    /// Whether the client may have written something.
-    pub(super) fn is_readable(&self) -> bool {
-        self.readable
     }
 
     /// Hands a received frame of its type to the client, if it is for this machine. What the client does not take is dropped.
@@ -91,12 +61,11 @@ impl Frames {
         if header.to != self.mac && !header.is_for_many() {
             return;
         }
-        match passing::send(&self.descriptor, &[IoSlice::new(frame)], &[], SendFlags::DONTWAIT) {
-            Ok(_) => {
-                self.received += 1;
-                self.received_bytes += payload.len() as u64;
-            }
-            Err(_) => self.dropped += 1,
+        if self.messages.send(&[IoSlice::new(frame)]) {
+            self.received += 1;
+            self.received_bytes += payload.len() as u64;
+        } else {
+            self.dropped += 1;
         }
     }
 
@@ -108,42 +77,13 @@ impl Frames {
         buffer: &mut [u8],
         budget: u32,
     ) -> (u32, State) {
-        let mut taken = 0;
-        let state = loop {
-            if taken == budget.min(BURST) || self.readable && !egress.ready() {
-                break State::Busy;
+        take_some(budget, || {
+            let len = self.messages.take(egress, buffer)?;
+            if !self.transmit(gate, egress, &buffer[..len]) {
+                self.dropped += 1;
             }
-            match self.collect_one(gate, egress, buffer) {
-                None => taken += 1,
-                Some(state) => break state,
-            }
-        };
-        (taken, state)
-    }
-
-    /// Sends the next frame; if there is none, says why.
-    fn collect_one<E: Egress>(&mut self, gate: &Gate, egress: &mut E, buffer: &mut [u8]) -> Option<State> {
-        if !self.readable {
-            return Some(State::Idle);
-        }
-        // Never recv(2): that makes the kernel close descriptors inside the call, on this thread.
-        let mut parts = [IoSliceMut::new(buffer)];
-        let received = passing::receive(&self.descriptor, &mut parts, &mut self.unasked, RecvFlags::DONTWAIT);
-        let len = match received {
-            // The end, or descriptors that nobody asked for: they end the socket.
-            Ok(0) => return Some(State::Gone),
-            Ok(_) if !self.unasked.is_empty() => return Some(State::Gone),
-            Ok(len) => len,
-            Err(Errno::AGAIN) => {
-                self.readable = false;
-                return Some(State::Idle);
-            }
-            Err(_) => return Some(State::Gone),
-        };
-        if !self.transmit(gate, egress, &buffer[..len]) {
-            self.dropped += 1;
-        }
-        None
+            Ok(())
+        })
     }
 
     /// Sends a frame if the client may: of its type, from this machine, no longer than the link takes.

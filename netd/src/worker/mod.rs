@@ -25,6 +25,7 @@ mod frames;
 mod history;
 mod ledger;
 mod listener;
+mod messages;
 mod names;
 mod outcome;
 mod port;

@@ -11,8 +11,8 @@ use crate::command::{Failure, Reply};
 use crate::worker::TOKEN_FIRST;
 use crate::worker::clients::calls::ping_reply;
 use crate::worker::clients::{Clients, Entry, STREAM_BYTES, Socket, out_of_descriptors};
-use crate::worker::datagram::State;
 use crate::worker::listener::Delivery;
+use crate::worker::messages::State;
 use crate::worker::stream::stream_end;
 
 /// How often the last bytes of streams that hung up are looked at, beside whenever they move.
@@ -54,11 +54,11 @@ impl Clients {
                 }
             }
             Socket::Datagrams(datagrams) => {
-                datagrams.on_event(event.is_readable() || hung_up);
+                datagrams.messages.on_event(event.is_readable() || hung_up);
                 self.pump_datagrams(now, stack, egress, key);
             }
             Socket::Frames(frames) => {
-                frames.on_event(event.is_readable() || hung_up);
+                frames.messages.on_event(event.is_readable() || hung_up);
                 self.pump_frames(now, egress, key);
             }
         }
@@ -258,7 +258,7 @@ impl Clients {
         let budget = match self.ledger.messages(now, &owner) {
             Ok(budget) => budget,
             Err(next) => {
-                if datagrams.is_readable() {
+                if datagrams.messages.is_readable() {
                     self.throttled.insert((next, key));
                 }
                 return;

@@ -9,8 +9,8 @@ use rustix::net::SocketType;
 use crate::command::Reply;
 use crate::worker::clients::calls::quota;
 use crate::worker::clients::{Clients, Entry, FRAMES_BYTES, Socket, out_of_descriptors};
-use crate::worker::datagram::State;
 use crate::worker::frames::Frames;
+use crate::worker::messages::State;
 use crate::worker::socketpair;
 
 impl Clients {
@@ -64,7 +64,7 @@ impl Clients {
         let budget = match self.ledger.messages(now, &owner) {
             Ok(budget) => budget,
             Err(next) => {
-                if frames.is_readable() {
+                if frames.messages.is_readable() {
                     self.throttled.insert((next, key));
                 }
                 return;

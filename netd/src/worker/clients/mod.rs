@@ -114,8 +114,8 @@ impl Socket {
         match self {
             Socket::Stream(stream) => stream.descriptor(),
             Socket::Listener(listener) => listener.descriptor(),
-            Socket::Datagrams(datagrams) => datagrams.descriptor(),
-            Socket::Frames(frames) => frames.descriptor(),
+            Socket::Datagrams(datagrams) => datagrams.messages.descriptor(),
+            Socket::Frames(frames) => frames.messages.descriptor(),
         }
     }
 
@@ -133,8 +133,8 @@ impl Socket {
         match self {
             Socket::Stream(stream) => stream.into_descriptors(),
             Socket::Listener(listener) => listener.into_descriptors(),
-            Socket::Datagrams(datagrams) => datagrams.into_descriptors(),
-            Socket::Frames(frames) => frames.into_descriptors(),
+            Socket::Datagrams(datagrams) => datagrams.messages.into_descriptors(),
+            Socket::Frames(frames) => frames.messages.into_descriptors(),
         }
     }
 
