@@ -31,6 +31,9 @@ fn main() {
             let asked: Vec<_> = (0..REQUESTS).map(|index| request(scattered(index) % count, port)).collect();
             println!("{count} {case} {:.1}", measure(&policy, &asked));
         }
+        let asked: Vec<_> =
+            (0..REQUESTS).map(|index| stranger(request(scattered(index) % count, 8080))).collect();
+        println!("{count} stranger {:.1}", measure(&policy, &asked));
         let asked: Vec<_> = (0..REQUESTS).map(|index| by_name(scattered(index) % count)).collect();
         println!("{count} name {:.1}", measure(&self::policy(count, rule_by_name), &asked));
     }
@@ -85,6 +88,11 @@ fn request(index: usize, port: u16) -> (Subject, Request) {
     let peer = IpAddr::from(Ipv4Addr::from(u32::from(network(index)) + 7));
     let subject = Subject { uid, gid: uid, pid: 1, unit: Some("bench.service".to_owned()) };
     (subject, Request::TcpConnect { remote: SocketAddr::new(peer, port) })
+}
+
+/// The same of somebody for whom there is no rule at all.
+fn stranger((subject, request): (Subject, Request)) -> (Subject, Request) {
+    (Subject { uid: subject.uid + 100_000, gid: subject.gid + 100_000, ..subject }, request)
 }
 
 /// The number `index` of a fixed sequence without order (Knuth's multiplicative hash).

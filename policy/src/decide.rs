@@ -323,20 +323,20 @@ impl Policy {
         Some(Rule::Written { effect, subject, origin })
     }
 
-    /// What a grant for this subject and capability lacks.
+    /// What a grant for this subject and capability lacks. It costs as much as deciding, however many rules there are.
     fn nearest(&self, lookup: &Lookup<'_>) -> Option<String> {
-        let near = |(_, rule, who): &&(Origin, RuleConfig, Who)| {
-            rule.effect == Effect::Grant
-                && rule.capabilities.contains(&lookup.capability)
-                && who.is(lookup.subject)
-        };
-        let number = self.rules.iter().position(|rule| near(&rule))?;
+        let grants = [&self.grants, &self.tls_grants];
+        // On whichever ports.
+        let there = Lookup { ports: Ports::None, ..lookup.clone() };
+        let covering = grants.into_iter().filter_map(|index| index.find(&there)).min();
+        let first = || grants.into_iter().filter_map(|index| index.first(lookup)).min();
+        let number = covering.or_else(first)?;
         let (_, rule, _) = self.rules.get(number)?;
         let but = if lookup.named {
             "a cloud's metadata server must be named: to = [\"169.254.169.254/32\"], or whichever it is, alone"
-        } else if rule.hosts.is_some() && matches!(lookup.target, Target::Address(_)) {
+        } else if covering.is_none() && rule.hosts.is_some() && matches!(lookup.target, Target::Address(_)) {
             "only by name: connect to the name, and netd finds the address"
-        } else if !covers_target(rule, lookup.target) {
+        } else if covering.is_none() {
             "only towards others"
         } else if matches!(lookup.ports, Ports::One(QUIC)) && lookup.capability == Capability::UdpSend {
             "UDP port 443 must be named: ports = [\"443\"]"
@@ -344,27 +344,5 @@ impl Policy {
             "only for other ports"
         };
         Some(format!("{} allows it, but {but}", self.written(number)?))
-    }
-}
-
-fn covers_target(rule: &RuleConfig, target: Target<'_>) -> bool {
-    match target {
-        Target::Nobody => true,
-        Target::Bus(device, service) => {
-            let covers_device = |device| {
-                rule.devices.as_ref().is_none_or(|all| all.iter().any(|pattern| pattern.matches(device)))
-            };
-            let covers_service =
-                |service| rule.services.as_ref().is_none_or(|services| services.contains(service));
-            device.is_none_or(covers_device) && service.is_none_or(covers_service)
-        }
-        Target::Address(address) => {
-            rule.hosts.is_none()
-                && rule.to.as_ref().is_none_or(|to| to.iter().any(|prefix| prefix.contains(&address)))
-        }
-        Target::Name(name) => {
-            rule.to.is_none()
-                && rule.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|host| host.matches(name)))
-        }
     }
 }

@@ -96,6 +96,8 @@ struct BySubject {
 
 #[derive(Debug, Clone, Default)]
 struct ByPlace {
+    /// Of all that are below.
+    first: Option<usize>,
     everywhere: PortIndex,
     /// One table for each prefix length in use.
     prefixes: Vec<(u8, HashMap<IpNet, PortIndex>)>,
@@ -129,6 +131,11 @@ impl Index {
         self.find_by(lookup, |by_place, covering, lookup| covered(&by_place.some_prefix, covering, lookup))
     }
 
+    /// The first rule of whoever asks for this capability, wherever it applies.
+    pub(crate) fn first(&self, lookup: &Lookup<'_>) -> Option<usize> {
+        self.find_by(lookup, |by_place, _, _| by_place.first)
+    }
+
     fn find_by(
         &self,
         lookup: &Lookup<'_>,
@@ -160,6 +167,7 @@ impl BySubject {
 
 impl ByPlace {
     fn new(entries: Vec<Entry>) -> ByPlace {
+        let first = entries.iter().map(|entry| entry.rule).min();
         let mut everywhere = Ranges::new();
         let mut prefixes: HashMap<u8, HashMap<IpNet, Ranges>> = HashMap::new();
         let (mut hosts, mut below): (HashMap<String, Ranges>, HashMap<String, Ranges>) = Default::default();
@@ -188,6 +196,7 @@ impl ByPlace {
             prefixes.into_iter().map(|(length, table)| (length, compiled(table))).collect();
         prefixes.sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
         ByPlace {
+            first,
             everywhere: PortIndex::new(&everywhere),
             prefixes,
             some_prefix: PortIndex::new(&towards_some),

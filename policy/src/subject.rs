@@ -106,14 +106,3 @@ pub(crate) enum Who {
     Gid(u32),
     Unit(String),
 }
-
-impl Who {
-    pub(crate) fn is(&self, subject: &Subject) -> bool {
-        match self {
-            Who::Any => true,
-            Who::Uid(uid) => subject.uid == *uid,
-            Who::Gid(gid) => subject.gid == *gid,
-            Who::Unit(unit) => subject.unit.as_deref() == Some(unit.as_str()),
-        }
-    }
-}

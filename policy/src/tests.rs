@@ -78,6 +78,24 @@ fn decide_outside_scope_denies_and_says_what_is_missing() {
 }
 
 #[test]
+fn denial_names_the_grant_that_is_nearest_wherever_it_stands() {
+    let by_name = "[[grant]]\nsubject = \"any\"\nallow = [\"net.tcp.connect\"]\nhosts = [\"a.example\"]\n";
+    let asked = Request::parse(Capability::TcpConnect, Some("a.example:80")).unwrap();
+    for ports in ["443", "81"] {
+        let policy = policy(true, &format!("{by_name}ports = [\"{ports}\"]\n")).unwrap();
+        let told = reason(policy.decide(&subject(1), &asked));
+        assert!(told.ends_with("test.toml:1 (grant, any) allows it, but only for other ports"), "{told}");
+    }
+    let text = "[[grant]]\nsubject = \"any\"\nallow = [\"net.tcp.connect\"]\nto = [\"192.0.2.0/24\"]\n\
+                [[grant]]\nsubject = \"any\"\nallow = [\"net.tcp.connect\"]\nto = [\"10.0.0.0/8\"]\nports = [\"80\"]\n";
+    let policy = policy(true, text).unwrap();
+    let told = |to: &str| reason(policy.decide(&subject(1), &connect(to)));
+    assert!(told("10.0.0.1:81").ends_with("test.toml:5 (grant, any) allows it, but only for other ports"));
+    assert!(told("198.51.100.1:80").ends_with("test.toml:1 (grant, any) allows it, but only towards others"));
+    assert!(!reason(policy.decide(&subject(1), &send("10.0.0.1:80"))).contains("allows it"));
+}
+
+#[test]
 fn decide_for_another_user_denies() {
     let policy = policy(true, SCOPED).unwrap();
     assert!(!policy.decide(&subject(1001), &connect("10.1.2.3:443")).is_allowed());

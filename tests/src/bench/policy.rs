@@ -14,7 +14,8 @@ use serde::Serialize;
 pub(super) struct Row {
     /// How many rules there are.
     pub(super) rules: u32,
-    /// `load` (parsing and compiling all of them); `allow` or `deny` (one decision; a denial with its reason in words); `name` (one about a
+    /// `load` (parsing and compiling all of them); `allow` or `deny` (one decision; a denial with its reason in words); `stranger` (one about
+    /// somebody for whom there is no rule); `name` (one about a
     /// connection by name at the address that was found).
     pub(super) case: String,
     /// How long it takes.
