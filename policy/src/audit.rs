@@ -106,6 +106,21 @@ impl Key {
         to_hex(&self.0)
     }
 
+    /// What no other bytes have, and nobody without the key can tell.
+    pub fn digest(&self, what: &[u8]) -> String {
+        to_hex(&self.seal(what).0)
+    }
+
+    /// A JSON object with a seal at its end: for what is kept beside a log.
+    pub fn seal_object(&self, object: &str) -> String {
+        self.sealed(object).0
+    }
+
+    /// Whether that is what it is.
+    pub fn is_sealed(&self, text: &str) -> bool {
+        self.check(text).is_some()
+    }
+
     fn seal(&self, what: &[u8]) -> Seal {
         Seal(self.mac(what).finalize().into_bytes().into())
     }
@@ -216,7 +231,7 @@ impl Checkpoint {
             head: to_hex(&head.seal.0),
         };
         // Numbers and digits are JSON whatever they are.
-        key.sealed(&serde_json::to_string(&fields).unwrap_or_default()).0
+        key.seal_object(&serde_json::to_string(&fields).unwrap_or_default())
     }
 
     /// Reads a file's text.

@@ -124,6 +124,8 @@ impl Quota {
 /// The quotas in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Quotas {
+    /// As they were written.
+    tables: Vec<(Origin, QuotaTable)>,
     each: Quota,
     by_subject: HashMap<SubjectPattern, Quota>,
 }
@@ -138,7 +140,7 @@ impl Quotas {
         user: impl Fn(&str) -> Option<u32>,
         group: impl Fn(&str) -> Option<u32>,
     ) -> Result<Quotas, Error> {
-        let mut quotas = Quotas::default();
+        let mut quotas = Quotas { tables: tables.to_vec(), ..Quotas::default() };
         for (origin, table) in tables {
             if table.bounds().next().is_none() {
                 return Err(Error::EmptyQuota { origin: origin.clone() });
@@ -162,6 +164,11 @@ impl Quotas {
             }
         }
         Ok(quotas)
+    }
+
+    /// As they were written, in the order of the files.
+    pub fn tables(&self) -> impl Iterator<Item = &(Origin, QuotaTable)> {
+        self.tables.iter()
     }
 
     /// Whether there are none.

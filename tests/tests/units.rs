@@ -48,6 +48,18 @@ fn daemons_are_exposed_little() -> Result<()> {
     Ok(())
 }
 
+/// With `[audit] to = "journal"` what journald dropped would look as if somebody had removed it.
+#[test]
+fn daemon_whose_audit_may_be_in_the_journal_is_not_limited_by_it() -> Result<()> {
+    let unit = binaries::workspace().join("systemd/netd.service");
+    let unit = fs::read_to_string(unit)
+        .map_err(|source| Error::Io { action: "read netd.service".to_owned(), source })?;
+    let (_, service) = unit.split_once("[Service]").unwrap_or_default();
+    let limits: Vec<&str> = service.lines().filter(|line| line.starts_with("LogRateLimit")).collect();
+    ensure!(limits == ["LogRateLimitIntervalSec=0"], "netd.service limits its journal: {limits:?}");
+    Ok(())
+}
+
 /// A file system with the host's units, ours, and something at every path that ours run.
 fn root() -> Result<TempDir> {
     install::ensure(install::UNITS)?;

@@ -18,6 +18,7 @@ use std::time::Duration;
 use netd_policy::audit::{Broken, Checkpoint, Head, KEY_BYTES, Key, Verifier};
 use rustix::fs::{FlockOperation, flock};
 
+use super::applied::{self, Applied, Found};
 use super::record::{Event, Record};
 use crate::store::replace;
 
@@ -57,6 +58,8 @@ pub struct Setup {
     pub checkpoint: PathBuf,
     /// The key's file.
     pub key: PathBuf,
+    /// What was in force when it was last recorded.
+    pub applied: PathBuf,
 }
 
 /// Why there is no log.
@@ -87,12 +90,22 @@ pub enum Error {
 /// A running log. Dropping it writes what is queued and ends the thread.
 #[derive(Debug)]
 pub struct Log {
-    queue: Option<SyncSender<Record>>,
+    queue: Option<SyncSender<Item>>,
     thread: Option<JoinHandle<()>>,
     written: Arc<AtomicU64>,
     /// Not written yet told of: the queue was full, or writing failed.
     lost: Arc<AtomicU64>,
     setup: Setup,
+    key: Key,
+    before: Result<Option<Found>, String>,
+}
+
+/// What the thread is given.
+enum Item {
+    /// To be written.
+    Record(Record),
+    /// Recorded by now: to be kept for the next start.
+    Applied(Applied),
 }
 
 impl Log {
@@ -103,18 +116,38 @@ impl Log {
     pub fn open(setup: Setup) -> Result<Log, Error> {
         let (written, lost) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let writer = Writer::open(&setup, Arc::clone(&written), Arc::clone(&lost))?;
-        let (queue, records) = mpsc::sync_channel(QUEUE_MAX);
-        let thread = thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&records));
+        let key = writer.key.clone();
+        let before = applied::read(&key, &setup.applied);
+        let (queue, items) = mpsc::sync_channel(QUEUE_MAX);
+        let thread = thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&items));
         let thread = thread.map_err(file("start the thread that writes", &setup.checkpoint))?;
-        Ok(Log { queue: Some(queue), thread: Some(thread), written, lost, setup })
+        Ok(Log { queue: Some(queue), thread: Some(thread), written, lost, setup, key, before })
     }
 
     /// Records that this happened, without waiting.
     pub(super) fn record(&self, event: Event) {
-        let taken = self.queue.as_ref().is_some_and(|queue| queue.try_send(Record::now(event)).is_ok());
-        if !taken {
+        if !self.send(Item::Record(Record::now(event))) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Keeps what is in force, whose changes were recorded. If there is no room they will be recorded once more at the next start.
+    pub(super) fn keep(&self, applied: Applied) {
+        self.send(Item::Applied(applied));
+    }
+
+    fn send(&self, item: Item) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.try_send(item).is_ok())
+    }
+
+    /// What was in force when it was last recorded, before this start; or why that is not known.
+    pub(super) fn before(&self) -> &Result<Option<Found>, String> {
+        &self.before
+    }
+
+    /// Whether these are the rules of a digest.
+    pub(super) fn has_digest(&self, applied: &Applied, digest: &str) -> bool {
+        applied.digest(&self.key) == digest
     }
 
     /// Counts something that is not recorded, since too much came at once.
@@ -150,6 +183,7 @@ struct Writer {
     head: Head,
     first: u64,
     checkpoint: PathBuf,
+    applied: PathBuf,
     written: Arc<AtomicU64>,
     lost: Arc<AtomicU64>,
     /// Whether the last batch failed, so that the log is told of it once.
@@ -187,8 +221,9 @@ impl Writer {
                 (output, head, first, broken)
             }
         };
-        let checkpoint = setup.checkpoint.clone();
-        let mut writer = Writer { output, key, head, first, checkpoint, written, lost, failing: false };
+        let (checkpoint, applied) = (setup.checkpoint.clone(), setup.applied.clone());
+        let mut writer =
+            Writer { output, key, head, first, checkpoint, applied, written, lost, failing: false };
         if let Some((reason, set_aside)) = broken {
             tracing::error!(%reason, set_aside, "the audit log is not as it was left, and is begun anew");
             writer.write(vec![Record::now(Event::Broken { reason: reason.to_string(), set_aside })]);
@@ -196,23 +231,45 @@ impl Writer {
         Ok(writer)
     }
 
-    fn run(mut self, records: &Receiver<Record>) {
+    fn run(mut self, items: &Receiver<Item>) {
         loop {
-            let mut batch = match records.recv_timeout(IDLE) {
-                Ok(record) => vec![record],
+            let mut batch = match items.recv_timeout(IDLE) {
+                Ok(item) => vec![item],
                 Err(RecvTimeoutError::Timeout) if self.lost.load(Ordering::Relaxed) == 0 => continue,
                 // Nothing more happens, and what was suppressed is to be told all the same.
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            batch.extend(records.try_iter().take(BATCH_MAX));
-            self.write(batch);
+            batch.extend(items.try_iter().take(BATCH_MAX));
+            let (mut records, mut kept) = (Vec::new(), None);
+            for item in batch {
+                match item {
+                    Item::Record(record) => records.push(record),
+                    // The latest.
+                    Item::Applied(applied) => kept = Some(applied),
+                }
+            }
+            self.write(records);
+            if let Some(applied) = kept.filter(|_| !self.failing) {
+                self.keep(&applied);
+            }
+        }
+    }
+
+    fn keep(&self, applied: &Applied) {
+        let text = applied.to_text(&self.key).map_err(io::Error::from);
+        if let Err(error) = text.and_then(|text| replace(&self.applied, text.as_bytes())) {
+            let file = self.applied.display();
+            tracing::warn!(%file, %error, "what is in force cannot be kept: the next start will record it as new");
         }
     }
 
     /// Writes a batch, or counts it as lost.
     fn write(&mut self, mut batch: Vec<Record>) {
         let lost = self.lost.swap(0, Ordering::Relaxed);
+        if batch.is_empty() && lost == 0 {
+            return;
+        }
         if lost > 0 {
             batch.push(Record::now(Event::Suppressed { count: lost }));
         }

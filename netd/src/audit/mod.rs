@@ -4,11 +4,12 @@
 //! switch also prints its marker. A client that is denied in a loop must not fill the disk, and must not keep the denials of
 //! others from being written: each user has a rate of its own. What is beyond it is counted, and the count is written.
 
+mod applied;
 mod denied;
 pub mod log;
 mod record;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -17,10 +18,11 @@ use netd_ipc::policy::TrustChange;
 use netd_policy::{Denial, Policy, Request, Rule, Subject, SubjectPattern};
 use netd_time::Bucket;
 
+use self::applied::{Applied, Found};
 pub use self::denied::Denied;
 use self::denied::Memory;
 pub use self::log::Log;
-use self::record::{Decided, Event, Written};
+use self::record::{Decided, Event};
 
 /// The line on standard output that tells a test, or a person at the console, of a denial by the devnet switch.
 pub const DEVNET_MARKER: &str = "net: devnet off deny";
@@ -157,7 +159,7 @@ impl Audit {
         self.record(Event::Trust { uid, gid, pid, unit, change, detail });
     }
 
-    /// Records the beginning.
+    /// Records the beginning, and what changed of the rules since the last one.
     pub fn started(&self, policy: &Policy) {
         self.record(Event::Started {
             version: env!("CARGO_PKG_VERSION"),
@@ -165,6 +167,23 @@ impl Audit {
             devnet_enabled: policy.devnet_enabled(),
             rules: policy.rules().count(),
         });
+        let Some(log) = &self.log else { return };
+        let now = Applied::of(policy);
+        match log.before() {
+            Ok(Some(Found::Whole(before))) => self.differences(before, &now),
+            Ok(Some(Found::Digest { devnet_enabled, count, digest })) => {
+                if !log.has_digest(&now, digest) {
+                    self.record(Event::RulesChanged { added: now.count(), removed: *count });
+                }
+                self.turned(*devnet_enabled, now.devnet_enabled);
+            }
+            Ok(None) => self.differences(&Applied::default(), &now),
+            Err(reason) => {
+                self.record(Event::RulesUnknown { reason: reason.clone() });
+                self.differences(&Applied::default(), &now);
+            }
+        }
+        log.keep(now);
     }
 
     /// Records that the clock is trusted from now on, or by somebody else, or not any more.
@@ -178,26 +197,30 @@ impl Audit {
         self.record(Event::Stopped);
     }
 
-    /// Records what another policy changes: each rule that comes or goes, and the devnet switch. A rule that merely stands
+    /// Records what another policy changes: each rule and quota that comes or goes, and the devnet switch. A rule that merely stands
     /// elsewhere is the same rule.
     pub fn changed(&self, before: &Policy, after: &Policy) {
-        fn texts(policy: &Policy) -> HashSet<String> {
-            policy.rules().map(|(_, rule)| rule.to_string()).collect()
+        let after = Applied::of(after);
+        self.differences(&Applied::of(before), &after);
+        if let Some(log) = &self.log {
+            log.keep(after);
         }
-        fn only_in(policy: &Policy, other: &HashSet<String>) -> Vec<Written> {
-            let new = policy.rules().filter(|(_, rule)| !other.contains(&rule.to_string()));
-            new.map(|(origin, rule)| Written::new(origin, rule)).collect()
-        }
-        let removed = only_in(before, &texts(after));
-        let added = only_in(after, &texts(before));
+    }
+
+    fn differences(&self, before: &Applied, after: &Applied) {
+        let (removed, added) = (before.without(after), after.without(before));
         if removed.len() + added.len() > RULES_MAX {
             self.record(Event::RulesChanged { added: added.len(), removed: removed.len() });
         } else {
             removed.into_iter().for_each(|rule| self.record(Event::RuleRemoved(rule)));
             added.into_iter().for_each(|rule| self.record(Event::RuleAdded(rule)));
         }
-        if before.devnet_enabled() != after.devnet_enabled() {
-            self.record(Event::Devnet { enabled: after.devnet_enabled() });
+        self.turned(before.devnet_enabled, after.devnet_enabled);
+    }
+
+    fn turned(&self, before: bool, after: bool) {
+        if before != after {
+            self.record(Event::Devnet { enabled: after });
         }
     }
 
@@ -205,7 +228,7 @@ impl Audit {
     pub fn report(&self) -> Option<netd_ipc::AuditReport> {
         let log = self.log.as_ref()?;
         let (written, waiting) = log.counts();
-        let log::Setup { target, checkpoint, key } = log.setup();
+        let log::Setup { target, checkpoint, key, applied: _ } = log.setup();
         let suppressed = self.state.lock().unwrap_or_else(PoisonError::into_inner).suppressed;
         Some(netd_ipc::AuditReport {
             file: match target {
@@ -292,6 +315,7 @@ mod tests {
             target: log::Target::File { path: directory.join("log/audit.jsonl"), bytes_max, kept },
             checkpoint: directory.join("audit-head.json"),
             key: directory.join("audit-key"),
+            applied: directory.join("audit-rules.json"),
         }
     }
 
@@ -333,14 +357,83 @@ mod tests {
         }
         let events = events(directory.path(), &["audit.jsonl"]).unwrap();
         let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
-        let one = ["started", "denied", "rule_removed", "rule_added", "devnet", "stopped"];
-        assert_eq!(names, [one, one].concat());
+        let reloaded = ["denied", "rule_removed", "rule_added", "devnet", "stopped"];
+        // The second start is with other rules than the first one left.
+        let started = [&["started", "rule_added"][..], &["started", "rule_removed", "devnet"]];
+        assert_eq!(names, started.map(|started| [started, &reloaded].concat()).concat());
         assert_eq!(
-            (&events[1]["error"], &events[1]["capability"]),
+            (&events[2]["error"], &events[2]["capability"]),
             (&"DevnetDisabled".into(), &"net.tcp.listen".into())
         );
-        assert_eq!((&events[3]["file"], &events[3]["line"]), (&"p.toml".into(), &4.into()));
-        assert_eq!(events[11]["number"], 12);
+        assert_eq!((&events[4]["file"], &events[4]["line"]), (&"p.toml".into(), &4.into()));
+        assert_eq!(events[14]["number"], 15);
+    }
+
+    /// What starts with these policies, one after the other, record beside their beginning.
+    fn starts(directory: &Path, policies: &[&Policy]) -> Vec<String> {
+        for policy in policies {
+            open(directory, 1 << 20, 2).started(policy);
+        }
+        let events = events(directory, &["audit.jsonl"]).unwrap();
+        let short = |event: &Value| {
+            let text = event["text"].as_str().unwrap_or_default().lines().nth(2).unwrap_or_default();
+            let detail = event["enabled"].as_bool().map(|on| on.to_string());
+            let detail =
+                detail.or(event["reason"].as_str().map(|reason| reason[reason.len() - 12..].to_owned()));
+            format!("{} {}", event["event"].as_str().unwrap(), detail.unwrap_or(text.to_owned()))
+                .trim()
+                .to_owned()
+        };
+        events.iter().map(short).filter(|event| event != "started").collect()
+    }
+
+    #[test]
+    fn rules_quotas_and_switch_changed_while_stopped_are_recorded_at_the_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let quota = |sockets: u32| {
+            let text = format!("[[quota]]\nsubject = \"any\"\nsockets = {sockets}\n");
+            let quotas = netd_policy::file::read("q.toml", &text).unwrap().quotas;
+            let quotas = netd_policy::Quotas::new(&quotas, |_| None, |_| None).unwrap();
+            policy(true, &["net.capture"]).with_quotas(quotas)
+        };
+        let one = policy(true, &["net.capture"]);
+        let told = starts(directory.path(), &[&one, &one, &quota(7), &quota(8), &policy(false, &[])]);
+        let expected = [
+            "rule_added allow = [\"net.capture\"]",
+            "devnet true",
+            "rule_added sockets = 7",
+            "rule_removed sockets = 7",
+            "rule_added sockets = 8",
+            "rule_removed allow = [\"net.capture\"]",
+            "rule_removed sockets = 8",
+            "devnet false",
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn start_with_an_edited_file_of_what_was_says_so_and_records_all_that_is() {
+        let directory = tempfile::tempdir().unwrap();
+        starts(directory.path(), &[&policy(false, &["net.capture"])]);
+        let path = directory.path().join("audit-rules.json");
+        let edited = fs::read_to_string(&path).unwrap().replace("net.capture", "net.udp.send");
+        fs::write(&path, edited).unwrap();
+        let told = starts(directory.path(), &[&policy(false, &["net.udp.send"])]);
+        let expected = ["rules_unknown s not fit it", "rule_added allow = [\"net.udp.send\"]"];
+        assert_eq!(told[1..], expected);
+    }
+
+    #[test]
+    fn more_changes_than_are_written_one_by_one_are_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let rules: String = (1..=RULES_MAX + 1)
+            .map(|port| {
+                format!("[[deny]]\nsubject = \"any\"\ndeny = [\"net.tcp.listen\"]\nports = [\"{port}\"]\n")
+            })
+            .collect();
+        let rules = netd_policy::file::parse("p.toml", &rules).unwrap();
+        let many = Policy::new(false, rules, |_| None, |_| None).unwrap();
+        assert_eq!(starts(directory.path(), &[&many, &many]), ["rules_changed"]);
     }
 
     #[test]
@@ -378,7 +471,7 @@ mod tests {
         ] {
             let directory = tempfile::tempdir().unwrap();
             let audit = open(directory.path(), 1 << 20, 2);
-            audit.started(&policy(true, &[]));
+            audit.started(&policy(false, &[]));
             audit.stopped();
             drop(audit);
             let path = directory.path().join("log/audit.jsonl");

@@ -3,8 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use netd_ipc::policy::TrustChange;
-use netd_policy::{Denial, Effect, Origin, Request, Rule, RuleConfig, Subject};
-use serde::Serialize;
+use netd_policy::{Denial, Effect, Origin, QuotaTable, Request, Rule, RuleConfig, Subject};
+use serde::{Deserialize, Serialize};
 
 /// One line.
 #[derive(Debug, Clone, Serialize)]
@@ -29,12 +29,14 @@ pub(super) enum Event {
     Cut(Decided),
     /// Events that were not written: too many came at once, or the log could not be written.
     Suppressed { count: u64 },
-    /// A rule was put in force.
+    /// A rule or a quota was put in force.
     RuleAdded(Written),
-    /// A rule is in force no longer.
+    /// A rule or a quota is in force no longer.
     RuleRemoved(Written),
     /// More rules changed than are written one by one.
     RulesChanged { added: usize, removed: usize },
+    /// What was in force before this start cannot be told, so that everything that is now is recorded as added.
+    RulesUnknown { reason: String },
     /// The devnet switch was turned.
     Devnet { enabled: bool },
     /// A root of trust was installed or removed, or a certificate's dates were not looked at.
@@ -91,23 +93,32 @@ impl Decided {
     }
 }
 
-/// A rule and its place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// A rule or a quota, and its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Written {
-    effect: &'static str,
+    /// "grant", "deny" or "quota".
+    pub(super) effect: String,
     /// As a file has it.
-    text: String,
-    file: String,
-    line: usize,
+    pub(super) text: String,
+    pub(super) file: String,
+    pub(super) line: usize,
 }
 
 impl Written {
-    pub(super) fn new(origin: &Origin, rule: &RuleConfig) -> Written {
+    pub(super) fn rule(origin: &Origin, rule: &RuleConfig) -> Written {
         let effect = match rule.effect {
             Effect::Grant => "grant",
             Effect::Deny => "deny",
         };
-        Written { effect, text: rule.to_string(), file: origin.file.to_string(), line: origin.line }
+        Written::new(effect, rule.to_string(), origin)
+    }
+
+    pub(super) fn quota(origin: &Origin, quota: &QuotaTable) -> Written {
+        Written::new("quota", quota.to_string(), origin)
+    }
+
+    fn new(effect: &str, text: String, origin: &Origin) -> Written {
+        Written { effect: effect.to_owned(), text, file: origin.file.to_string(), line: origin.line }
     }
 }
 

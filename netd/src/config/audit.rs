@@ -12,6 +12,8 @@ use crate::config::complaint::{Complaint, within};
 const FILE: &str = "audit/audit.jsonl";
 const CHECKPOINT: &str = "audit-head.json";
 const KEY: &str = "audit-key";
+/// Beside the checkpoint: what was in force when it was last recorded.
+const APPLIED: &str = "audit-rules.json";
 
 /// Where records go. A change needs a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +34,8 @@ impl Audit {
             RawTarget::File => Target::File { path: below(file, FILE), bytes_max: *bytes_max, kept: *kept },
             RawTarget::Journal => Target::Journal,
         };
-        Setup { target, checkpoint: below(checkpoint, CHECKPOINT), key: state.join(KEY) }
+        let checkpoint = below(checkpoint, CHECKPOINT);
+        Setup { target, applied: checkpoint.with_file_name(APPLIED), checkpoint, key: state.join(KEY) }
     }
 }
 
