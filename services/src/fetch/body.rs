@@ -1,7 +1,7 @@
 //! A server's body: read as it comes, decoded, and carried to the client within its bounds.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use async_compression::zstd::DParameter;
 use hyper::body::{Body as _, Bytes, Incoming};
 use netd_ipc::services::ErrorKind;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, ReadBuf};
-use tokio::time::{Instant, timeout_at};
+use tokio::select;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use super::http;
 use super::pipe::Pipe;
@@ -188,7 +190,8 @@ impl Decoded {
         Failure::new(ErrorKind::ProtocolError, format!("the body does not decode: {error}"))
     }
 
-    /// Carries the body to the client, asking `still` every so often whether it may go on; returns how much came from the server.
+    /// Carries the body to the client, asking `still` every so often, and after each of the `changes`, whether it may go on; returns how
+    /// much came from the server.
     ///
     /// # Errors
     /// It is not complete, and why.
@@ -196,23 +199,29 @@ impl Decoded {
         &mut self,
         pipe: &mut Pipe,
         idle: Duration,
+        mut changes: watch::Receiver<()>,
         mut still: impl FnMut() -> F,
     ) -> Result<u64, Failure> {
         let mut piece = vec![0; PIECE_BYTES];
         let (mut since, mut mark) = (Instant::now(), 0);
         let mut asked = Instant::now();
         loop {
-            let count = timeout_at(since + idle, self.next(&mut piece)).await.map_err(|_| {
-                let seconds = idle.as_secs_f32();
-                let message =
-                    format!("fewer than {PROGRESS_BYTES} bytes of the body came within {seconds} s");
-                Failure::new(ErrorKind::TimedOut, message)
-            })??;
+            let count = {
+                let mut next = pin!(self.next(&mut piece));
+                loop {
+                    // In this order: a server that never pauses is asked about as well, and one that is silent.
+                    select! {
+                        biased;
+                        _ = changes.changed() => {}
+                        () = sleep_until(asked + ASK_AGAIN) => {}
+                        count = &mut next => break count?,
+                        () = sleep_until(since + idle) => return Err(too_slow(idle)),
+                    }
+                    still().await?;
+                    asked = Instant::now();
+                }
+            };
             let received = self.raw().received;
-            if asked.elapsed() >= ASK_AGAIN {
-                still().await?;
-                asked = Instant::now();
-            }
             if count == 0 {
                 return Ok(received);
             }
@@ -232,4 +241,10 @@ impl Decoded {
             since += writing.elapsed();
         }
     }
+}
+
+fn too_slow(idle: Duration) -> Failure {
+    let seconds = idle.as_secs_f32();
+    let message = format!("fewer than {PROGRESS_BYTES} bytes of the body came within {seconds} s");
+    Failure::new(ErrorKind::TimedOut, message)
 }

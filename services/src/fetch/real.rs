@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use netd_ipc::server::Peer;
 use netd_ipc::services::{ErrorKind, FetchOptions, Head, Hop};
 use netd_ipc::tokio::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
@@ -30,6 +31,8 @@ pub(super) struct Coming {
     _connection: JoinSet<()>,
     shown: Option<Shown>,
     authority: String,
+    /// Of the roots, since before the server was believed.
+    changes: watch::Receiver<()>,
 }
 
 /// One exchange, done but for the body.
@@ -49,6 +52,7 @@ impl Fetcher {
         options: &FetchOptions,
     ) -> Result<Opened, Failure> {
         let mut hops = Vec::new();
+        let changes = services.trust.changes();
         loop {
             let Exchanged { answer, mut hop, shown } =
                 self.exchange(services, client, &target, permission.rule, options).await?;
@@ -68,7 +72,7 @@ impl Fetcher {
                     };
                     let decoded = Decoded::new(Raw::new(response.into_body()), encoding);
                     let authority = target.authority();
-                    let coming = Coming { decoded, _connection: connection, shown, authority };
+                    let coming = Coming { decoded, _connection: connection, shown, authority, changes };
                     return Ok(Opened { head, body: Body::Coming(Box::new(coming)) });
                 }
                 Meaning::NothingLeft => {
@@ -209,7 +213,7 @@ impl Coming {
         client: &Peer,
         idle: Duration,
     ) -> Result<u64, Failure> {
-        let Coming { mut decoded, _connection, shown, authority } = self;
+        let Coming { mut decoded, _connection, shown, authority, changes } = self;
         let still = || async {
             services.netd.permit(client, "net.http.devnet", None).await?;
             services.netd.permit(client, FETCH, Some(authority.clone())).await?;
@@ -218,7 +222,7 @@ impl Coming {
             }
             Ok(())
         };
-        let carried = decoded.carry(pipe, idle, still).await;
+        let carried = decoded.carry(pipe, idle, changes, still).await;
         if carried.is_err() {
             // netd cuts by itself what is no longer allowed: then that is why, and not that the server broke off.
             still().await?;

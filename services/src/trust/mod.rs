@@ -16,6 +16,7 @@ use netd_ipc::server::Peer;
 use netd_ipc::services::{ErrorKind, TrustList, TrustProblem, TrustRemoval};
 use netd_trust::{Chain, Clock, Date, Error, Problem, Root, Stamp, Store, Terms, Verifier};
 use rustls_pki_types::ServerName;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use url::Host;
 
@@ -34,6 +35,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Trust {
     config: config::Trust,
     loaded: Mutex<Option<Loaded>>,
+    /// Told when roots are installed or removed here. What others do to the directories shows when it is looked for.
+    changes: watch::Sender<()>,
     /// Held while the directory is changed: what is checked first holds until it is done.
     changing: tokio::sync::Mutex<()>,
 }
@@ -47,7 +50,12 @@ struct Loaded {
 
 impl Trust {
     pub(crate) fn new(config: config::Trust) -> Trust {
-        Trust { config, loaded: Mutex::default(), changing: tokio::sync::Mutex::default() }
+        Trust {
+            config,
+            loaded: Mutex::default(),
+            changes: watch::Sender::default(),
+            changing: tokio::sync::Mutex::default(),
+        }
     }
 
     /// A judge of servers by the roots that are there now, on the configured terms, with what netd says of the clock and of devnet.
@@ -186,8 +194,14 @@ impl Trust {
         Some(Arc::clone(&loaded.store))
     }
 
+    /// Hears from now on when the roots change; as long as there is a trust store, it will not hear that there is none.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     fn forget(&self) {
         *self.lock() = None;
+        self.changes.send_replace(());
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Loaded>> {

@@ -10,6 +10,7 @@ use crate::certificates::HOST;
 use crate::running::{LIAR_PORT, LIAR_TLS_PORT, Running};
 
 pub(crate) fn check(running: &Running<'_>) -> Result<()> {
+    silent(running)?;
     let secured = running.begin(&format!("https://{HOST}:{LIAR_TLS_PORT}/steady"), "secured")?;
     let plain = running.begin(&format!("http://{HOST}:{LIAR_PORT}/steady"), "plain")?;
     // One goes on when the root of the other goes.
@@ -38,6 +39,22 @@ pub(crate) fn check(running: &Running<'_>) -> Result<()> {
     running.fetched("https://fixture.local/hello", &[])?;
     switch(running, true)?;
     running.fetched(&url, &[]).map(drop)
+}
+
+/// A server that stopped sending, and whose root is removed: it is given up at once, and not when it has been silent for too long.
+fn silent(running: &Running<'_>) -> Result<()> {
+    let (root, moved) = (running.path("roots/root.pem"), running.path("root.pem"));
+    fs::rename(&root, &moved).trying("use our own directory")?;
+    running.services(&["trust", "add", &moved.display().to_string()])?;
+    let stalled = running.begin(&format!("https://{HOST}:{LIAR_TLS_PORT}/stalls"), "stalled")?;
+    let listed = running.services(&["trust", "list"])?;
+    let id = listed["roots"][0]["sha256"].as_str().unwrap_or_default().to_owned();
+    running.services(&["trust", "remove", &id])?;
+    running.given_up(stalled, "no_roots")?;
+    fs::rename(&moved, &root).trying("use our own directory")?;
+    // The directories are looked at once a second.
+    let url = format!("https://{HOST}:{LIAR_TLS_PORT}/ok");
+    running.tapped.wait("the root", |_| Ok(running.fetch(&url, &[])?.done))
 }
 
 /// The devnet switch, by a reload.

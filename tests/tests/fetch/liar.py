@@ -65,6 +65,9 @@ def serve(stream, path):
         for _ in range(1800):
             stream.sendall(b"x" * 4096)
             time.sleep(0.05)
+    elif path == "/stalls":
+        stream.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n" + b"x" * 262144)
+        time.sleep(60)
     elif path == "/silent":
         time.sleep(60)
     elif path == "/garbage":

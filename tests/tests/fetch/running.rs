@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use netd_tests::process::Background;
+use netd_tests::process::{Background, run};
 use netd_tests::tapped::{GATEWAY, GATEWAY6, Tapped};
 use netd_tests::{Error, Result, ensure};
 use serde_json::Value;
@@ -26,7 +26,7 @@ pub(crate) const BETWEEN_PORT: u16 = 8444;
 pub(crate) fn hosts() -> String {
     let [wrongly_pinned, pinned, six, both] = OTHER_HOSTS;
     format!(
-        "{GATEWAY} {HOST} other.host.test secret.test {wrongly_pinned} {pinned} {both}\n{GATEWAY6} {six} {both}\n"
+        "{GATEWAY} {HOST} xn--bcher-kva.host.test other.host.test secret.test {wrongly_pinned} {pinned} {both}\n{GATEWAY6} {six} {both}\n"
     )
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn configuration(hosts: &Path) -> String {
          [[grant]]\nsubject = \"any\"\nallow = [\"net.http.fetch\"]\nhosts = [\"*.host.test\", \"fixture.local\"]\n\
          [[grant]]\nsubject = \"any\"\nallow = [\"net.http.fetch\"]\nto = [\"{GATEWAY}/32\", \"{GATEWAY6}/128\"]\n\
          [[grant]]\nsubject = \"any\"\nallow = [\"net.http.fetch\"]\nhosts = [\"other.host.test\"]\nredirects = \"granted\"\n\
-         [[grant]]\nsubject = \"any\"\nallow = [\"net.http.devnet\"]\n"
+         [[grant]]\nsubject = \"any\"\nallow = [\"net.http.devnet\", \"net.trust.manage\"]\n"
     )
 }
 
@@ -133,6 +133,14 @@ impl<'t> Running<'t> {
             Error::Expectation(format!("netctl fetch {url}: {error}: {said}"))
         })?;
         Ok(Fetched { told, done })
+    }
+
+    /// What a command of netctl's prints that netd-services answers and that succeeds.
+    pub(crate) fn services(&self, arguments: &[&str]) -> Result<Value> {
+        let mut command = self.tapped.netctl(&["--json"]);
+        command.args(arguments).env("NETD_SERVICES_SOCKET", self.path("services.sock"));
+        let told = run(&mut command)?;
+        serde_json::from_str(&told).trying("understand netctl")
     }
 
     /// Begins to fetch to `file`, which is there already; back when a part of the body has come.
