@@ -199,6 +199,7 @@ fn sockets_text(sockets: &[Socket]) -> String {
             socket.state.clone(),
             socket.ether_type.map_or_else(|| socket.local.to_string(), |number| format!("{number:#06x}")),
             or_dash(socket.remote),
+            or_dash(socket.name.as_ref()),
             bytes(socket.received_bytes),
             bytes(socket.sent_bytes),
             socket.uid.to_string(),
@@ -207,7 +208,8 @@ fn sockets_text(sockets: &[Socket]) -> String {
         ]
     };
     let rows: Vec<_> = sockets.iter().map(row).collect();
-    let headings = [">ID", "KIND", "STATE", "LOCAL", "REMOTE", ">RECEIVED", ">SENT", ">UID", ">PID", "UNIT"];
+    let headings =
+        [">ID", "KIND", "STATE", "LOCAL", "REMOTE", "NAME", ">RECEIVED", ">SENT", ">UID", ">PID", "UNIT"];
     table(headings, &rows)
 }
 
@@ -326,8 +328,8 @@ event      1 min 1 s ago: the link is up
         }))
         .unwrap();
         let expected = "\
-ID  KIND          STATE   LOCAL        REMOTE  RECEIVED     SENT   UID  PID  UNIT
- 7  tcp-listener  listen  10.0.0.5:80  -            0 B  2.0 KiB  1000   42  web.service
+ID  KIND          STATE   LOCAL        REMOTE  NAME  RECEIVED     SENT   UID  PID  UNIT
+ 7  tcp-listener  listen  10.0.0.5:80  -       -          0 B  2.0 KiB  1000   42  web.service
 ";
         assert_eq!(sockets_text(std::slice::from_ref(&socket)), expected);
         let frames = Socket { kind: netd_ipc::SocketKind::Frames, ether_type: Some(0x88b5), ..socket };

@@ -200,6 +200,7 @@ fn socket() -> Socket {
         local: endpoint(),
         remote: Some(endpoint()),
         ether_type: Some(0x88b5),
+        name: Some("www.example.org".into()),
         uid: 1000,
         pid: 4,
         unit: Some("a.service".into()),

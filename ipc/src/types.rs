@@ -543,6 +543,8 @@ pub struct Socket {
     pub remote: Option<Endpoint>,
     /// Of raw frames, which have no ends.
     pub ether_type: Option<u16>,
+    /// The name that was connected to, if its creator asked by name.
+    pub name: Option<String>,
     /// User id of its creator.
     pub uid: u32,
     /// Process id of its creator at that time.

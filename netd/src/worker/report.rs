@@ -306,6 +306,7 @@ fn socket(stack: &Stack, entry: &Entry) -> Option<Socket> {
         local,
         remote: None,
         ether_type: None,
+        name: entry.name().map(ToString::to_string),
         uid: entry.owner.uid,
         pid: entry.owner.pid,
         unit: entry.owner.unit.clone(),

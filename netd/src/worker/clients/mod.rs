@@ -83,6 +83,11 @@ impl Agreed {
 }
 
 impl Entry {
+    /// The name that its connection was asked for by.
+    pub(super) fn name(&self) -> Option<&HostName> {
+        self.outbound.as_ref()?.name.as_ref()
+    }
+
     /// What policy would be asked if it were opened now; none for a connection that is over.
     fn request(&self, stack: &Stack) -> Option<Request> {
         Some(match &self.socket {
