@@ -12,7 +12,7 @@
 use serde::Deserialize;
 
 use crate::capability::Capability;
-use crate::file::{FileError, Places, Spanned, position, wrong};
+use crate::file::{FileError, Places, Spanned};
 use crate::request::Request;
 use crate::rule::Origin;
 use crate::subject::SubjectPattern;
@@ -63,7 +63,7 @@ enum Verdict {
 /// # Errors
 /// The first thing that is wrong, with its place.
 pub fn parse(name: &str, text: &str) -> Result<Vec<Expectation>, FileError> {
-    let File { expect } = toml::from_str(text).map_err(|error| wrong(name, text, &error))?;
+    let File { expect } = toml::from_str(text).map_err(|error| FileError::of_parser(name, text, &error))?;
     let places = Places::of(name, text);
     expect.into_iter().map(|table| expectation(&places, text, table)).collect()
 }
@@ -71,10 +71,7 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Expectation>, FileError> {
 fn expectation(places: &Places, text: &str, table: Spanned<Table>) -> Result<Expectation, FileError> {
     let (origin, start) = (places.origin(&table), table.span().start);
     let Table { subject, capability, target, decision, rule } = table.into_inner();
-    let complain = |at: usize, error: crate::Error| {
-        let (line, column) = position(text, at);
-        FileError { file: origin.file.to_string(), line, column, message: error.to_string() }
-    };
+    let complain = |at: usize, error: crate::Error| FileError::at(&origin.file, text, at, error);
     let subject = patterns(subject.get_ref()).map_err(|error| complain(subject.span().start, error))?;
     let at = target.as_ref().map(|target| target.span().start);
     let target = target.map(Spanned::into_inner);

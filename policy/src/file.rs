@@ -23,6 +23,29 @@ pub struct FileError {
     pub message: String,
 }
 
+impl FileError {
+    /// What is wrong at a byte of a file's text.
+    #[must_use]
+    pub fn at(file: &str, text: &str, at: usize, message: impl fmt::Display) -> FileError {
+        let before = text.get(..at).unwrap_or(text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+        FileError { file: file.to_owned(), line, column, message: message.to_string() }
+    }
+
+    /// What the parser says of a file, with the line that it means.
+    #[must_use]
+    pub fn of_parser(file: &str, text: &str, error: &toml::de::Error) -> FileError {
+        let at = error.span().map_or(0, |span| span.start);
+        let mut wrong = FileError::at(file, text, at, error.message().trim_end());
+        let shown = text.lines().nth(wrong.line - 1).map(str::trim);
+        if let Some(shown) = shown.filter(|shown| !shown.is_empty()) {
+            wrong.message.push_str(&format!(" (in `{shown}`)"));
+        }
+        wrong
+    }
+}
+
 /// What a file of rules may hold.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
@@ -115,26 +138,16 @@ impl Places {
     }
 }
 
-/// What the parser says of a file, with the line it means.
-pub(crate) fn wrong(file: &str, text: &str, error: &toml::de::Error) -> FileError {
-    let at = error.span().map_or(0, |span| span.start);
-    let (line, column) = position(text, at);
-    let mut message = error.message().trim_end().to_owned();
-    if message.starts_with("unknown field") && message.contains("expected one of `grant`, `deny`, `quota`") {
-        message.push_str("; netd.toml, with its other tables, is checked by `netd check --config FILE`");
+/// What is wrong with a file of rules.
+fn wrong(file: &str, text: &str, error: &toml::de::Error) -> FileError {
+    let mut wrong = FileError::of_parser(file, text, error);
+    let said = error.message();
+    if said.starts_with("unknown field") && said.contains("expected one of `grant`, `deny`, `quota`") {
+        wrong
+            .message
+            .push_str("; netd.toml, with its other tables, is checked by `netd check --config FILE`");
     }
-    if let Some(shown) = text.lines().nth(line - 1).map(str::trim).filter(|shown| !shown.is_empty()) {
-        message.push_str(&format!(" (in `{shown}`)"));
-    }
-    FileError { file: file.to_owned(), line, column, message }
-}
-
-/// Line and column of a byte, counted from 1.
-pub(crate) fn position(text: &str, at: usize) -> (usize, usize) {
-    let before = text.get(..at).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
-    (line, column)
+    wrong
 }
 
 /// Rules as one file that says the same.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use netd_policy::file::Spanned;
+use netd_policy::file::{FileError, Spanned};
 use netd_policy::{Pins, TimePolicy};
 use netd_trust::Directories;
 use serde::Deserialize;
@@ -198,15 +198,8 @@ pub enum Error {
         source: io::Error,
     },
     /// The file says something that makes no sense.
-    #[error("{path}:{line}: {message}")]
-    Wrong {
-        /// The file.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// What is wrong, and what would be right.
-        message: String,
-    },
+    #[error(transparent)]
+    Wrong(#[from] FileError),
 }
 
 impl Config {
@@ -234,13 +227,9 @@ impl Config {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn parse(path: &Path, text: &str) -> Result<Config, Error> {
-        let wrong = |at: usize, message: String| {
-            let line = text.get(..at).unwrap_or(text).matches('\n').count() + 1;
-            Error::Wrong { path: path.to_owned(), line, message }
-        };
-        let raw: Raw = toml::from_str(text).map_err(|error| {
-            wrong(error.span().map_or(0, |span| span.start), error.message().trim_end().to_owned())
-        })?;
+        let file = path.to_string_lossy();
+        let wrong = |at: usize, message: String| Error::from(FileError::at(&file, text, at, message));
+        let raw: Raw = toml::from_str(text).map_err(|error| FileError::of_parser(&file, text, &error))?;
         let Raw { ipc, netd, metrics, limits, fetch, trust } = raw;
         let Limits { connections, connections_per_user, fetches, fetches_per_user } = limits;
         if [connections, connections_per_user, fetches, fetches_per_user].contains(&0) {
@@ -327,15 +316,15 @@ mod tests {
     #[test]
     fn wrong_values_are_named_with_their_line() {
         for (text, said) in [
-            ("[fetch]\nidle_seconds = 0\n", "services.toml:2: idle_seconds is 0"),
-            ("[ipc]\nmode = \"rw\"\n", "services.toml:2: mode must be octal"),
-            ("[metrics]\nmode = \"7777\"\n", "services.toml:2: mode must be octal"),
-            ("\n[limits]\nfetches = 0\n", "services.toml:2: a bound of [limits] is 0"),
-            ("[fetch]\nproxy = 1\n", "services.toml:2: unknown field `proxy`"),
-            ("[trust]\ntime = \"lax\"\n", "services.toml:2: unknown variant `lax`"),
+            ("[fetch]\nidle_seconds = 0\n", "services.toml:2:16: idle_seconds is 0"),
+            ("[ipc]\nmode = \"rw\"\n", "services.toml:2:8: mode must be octal"),
+            ("[metrics]\nmode = \"7777\"\n", "services.toml:2:8: mode must be octal"),
+            ("\n[limits]\nfetches = 0\n", "services.toml:2:1: a bound of [limits] is 0"),
+            ("[fetch]\nproxy = 1\n", "services.toml:2:1: unknown field `proxy`"),
+            ("[trust]\ntime = \"lax\"\n", "services.toml:2:8: unknown variant `lax`"),
             (
                 "[trust]\npins = { \"a.example\" = [\"sha256/x\"] }\n",
-                "services.toml:2: 'sha256/x' is not a pin",
+                "services.toml:2:24: 'sha256/x' is not a pin",
             ),
         ] {
             let error = parse(text).unwrap_err().to_string();

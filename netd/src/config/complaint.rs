@@ -19,26 +19,6 @@ impl Complaint {
     }
 }
 
-/// The parser's message, with the line that it is about.
-pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().and_then(|span| {
-        let (number, _) = position(text, span.start);
-        text.lines().nth(number - 1)
-    });
-    match line.map(str::trim).filter(|line| !line.is_empty()) {
-        Some(line) => format!("{} (in `{line}`)", error.message().trim_end()),
-        None => error.message().trim_end().to_owned(),
-    }
-}
-
-/// Line and column of a byte, counted from 1.
-pub(super) fn position(text: &str, at: usize) -> (usize, usize) {
-    let before = &text.as_bytes()[..at.min(text.len())];
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-    let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
-    (line, column)
-}
-
 pub(super) fn parse_at<T: FromStr<Err: fmt::Display>>(
     text: &Spanned<String>,
     key: &str,

@@ -20,7 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use netd_ipc::PollMode;
-use netd_policy::file::{Places, Spanned};
+use netd_policy::file::{FileError, Places, Spanned};
 use netd_policy::{DenyTable, GrantTable, Policy, QuotaTable, Quotas};
 use netd_virtqueue::Switches;
 use serde::Deserialize;
@@ -29,7 +29,7 @@ pub use self::audit::Audit;
 use self::audit::RawAudit;
 use self::clock::RawClock;
 pub use self::clock::{Clock, ClockTrust};
-use self::complaint::{Complaint, explain, position};
+use self::complaint::Complaint;
 pub use self::device::{Device, Link, VhostUserDevice};
 use self::device::{RawDevice, check_device};
 use self::dns::RawDns;
@@ -98,17 +98,8 @@ pub enum Error {
         source: io::Error,
     },
     /// The file says something that makes no sense.
-    #[error("{path}:{line}:{column}: {message}")]
-    Wrong {
-        /// The file.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// Counted from 1.
-        column: usize,
-        /// What is wrong, and what would be right.
-        message: String,
-    },
+    #[error(transparent)]
+    Wrong(#[from] FileError),
     /// A rule does not fit this machine, or itself.
     #[error(transparent)]
     Rule(#[from] netd_policy::Error),
@@ -264,12 +255,10 @@ impl Config {
     ///
     /// As [`load`](Self::load).
     pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
-        let wrong = |complaint: Complaint| {
-            let (line, column) = position(text, complaint.span.start);
-            Error::Wrong { path: path.to_owned(), line, column, message: complaint.message }
-        };
-        let raw: Raw = toml::from_str(text)
-            .map_err(|error| wrong(Complaint::at(error.span().unwrap_or(0..0), explain(text, &error))))?;
+        let file = path.to_string_lossy();
+        let wrong =
+            |complaint: Complaint| FileError::at(&file, text, complaint.span.start, complaint.message);
+        let raw: Raw = toml::from_str(text).map_err(|error| FileError::of_parser(&file, text, &error))?;
         let Raw {
             network,
             device,
