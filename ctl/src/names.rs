@@ -22,6 +22,11 @@ impl Host {
         if let Ok(address) = text.parse() {
             return Ok(Host::Address(address));
         }
+        if let Some((_, zone)) = text.split_once('%') {
+            return Err(format!(
+                "netd has one link, and no zone such as '{zone}': give the address without it"
+            ));
+        }
         let is_name = text.contains(|c: char| c.is_ascii_alphabetic()) && !text.contains([':', '/', ' ']);
         match is_name {
             true => Ok(Host::Name(text.to_owned())),

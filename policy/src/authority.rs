@@ -26,7 +26,7 @@ impl FromStr for Host {
     fn from_str(text: &str) -> Result<Host, Error> {
         let bracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
         if let Some(inner) = bracketed {
-            let why = "between brackets stands an IPv6 address";
+            let why = "between brackets stands an IPv6 address, without a zone";
             let address: Ipv6Addr =
                 inner.parse().map_err(|_| Error::HostName { name: text.to_owned(), why })?;
             return Ok(Host::Address(IpAddr::V6(address).to_canonical()));

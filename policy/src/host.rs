@@ -34,6 +34,11 @@ impl FromStr for HostName {
 
     fn from_str(text: &str) -> Result<HostName, Error> {
         let wrong = |why: &'static str| Error::HostName { name: text.to_owned(), why };
+        if text.contains('%') {
+            return Err(wrong(
+                "netd has one link, and no zones: give the address without '%' and what follows it",
+            ));
+        }
         let ascii = idna::domain_to_ascii_cow(text.as_bytes(), idna::AsciiDenyList::EMPTY)
             .map_err(|_| wrong("it is not a domain name, nor one in IDNA's form"))?;
         let name = ascii.strip_suffix('.').unwrap_or(&ascii).to_ascii_lowercase();
@@ -152,7 +157,7 @@ mod tests {
             ("0x7f.0.0.0x1", "looks like an address"),
             ("192.0.2.1", "looks like an address"),
             ("a b", "letters"),
-            ("fe80::1%eth0", "letters"),
+            ("fe80::1%eth0", "no zones"),
             ("xn--a", "IDNA"),
         ] {
             let error = text.parse::<HostName>().unwrap_err().to_string();

@@ -101,7 +101,9 @@ pub(super) fn plan(call: Call, caller: &Subject) -> Plan {
         Call::SetTcpOptions { id, options } => (Ask::Observe, Command::TcpOptions { id, options }),
         Call::SetUdpOptions { id, options } => (Ask::Observe, Command::UdpOptions { id, options }),
         Call::Resolve { name, kind } => {
-            (Ask::Resolve { name: name.parse().ok() }, Command::Resolve { name, kind })
+            let host = name.parse::<HostName>().ok();
+            let name = host.as_ref().map_or_else(|| name.clone(), |host| asked_for(&name, host));
+            (Ask::Resolve { name: host }, Command::Resolve { name, kind })
         }
         Call::Capture { filter, snap_bytes } => match Filter::parse(&filter) {
             Ok(filter) => (Ask::Capture, Command::Capture { filter, snap_bytes }),
@@ -118,4 +120,14 @@ pub(super) fn plan(call: Call, caller: &Subject) -> Plan {
         Call::Ping { to, timeout, bytes } => (Ask::Ping { to }, Command::Ping { to, timeout, bytes }),
     };
     Plan::Decided(asked, Todo::Submit(command))
+}
+
+/// A name as it is resolved: in letters of its own it has IDNA's form, in which it is decided on. A dot at the end, of whichever script
+/// (UTS 46, 4), says that it is whole.
+fn asked_for(name: &str, host: &HostName) -> String {
+    match name.chars().last() {
+        _ if name.is_ascii() => name.to_owned(),
+        Some('.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}') => format!("{host}."),
+        _ => host.to_string(),
+    }
 }

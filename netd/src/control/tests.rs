@@ -199,6 +199,27 @@ fn stream_pair() -> (OwnedFd, OwnedFd) {
 }
 
 #[test]
+fn name_in_letters_of_its_own_is_resolved_in_idnas_form_and_any_other_as_it_is() {
+    let control = Control::start(true);
+    for (name, resolved) in [
+        ("B\u{fc}cher.example.", "xn--bcher-kva.example."),
+        ("b\u{fc}cher\u{3002}example", "xn--bcher-kva.example"),
+        ("WWW.example.", "WWW.example."),
+        ("_http._tcp.example", "_http._tcp.example"),
+        // That is none, and its answer says so.
+        ("a b\u{fc}", "a b\u{fc}"),
+    ] {
+        let mut stream = control.raw();
+        ask(&mut stream, &json!({ "method": "io.netd.Resolve", "parameters": { "name": name } }));
+        let Submission { token, command, .. } = control.next();
+        let Command::Resolve { name: asked, .. } = command else { panic!("{command:?}") };
+        assert_eq!(asked, resolved);
+        control.complete(token, Reply::Failed(ErrorKind::NotFound, "nobody".into()));
+        assert!(answer(&mut stream).is_some());
+    }
+}
+
+#[test]
 fn connect_allowed_goes_to_the_worker_and_its_descriptor_to_the_client() {
     let control = Control::start(true);
     let client = control.client();

@@ -49,6 +49,11 @@ const INSIDE_NAMES: &[&str] = &[
     "B\u{dc}CHER.example:80",
     "xn--bcher-kva.example:80",
     "XN--BCHER-KVA.EXAMPLE.:80",
+    // What UTS 46 takes for the same: full stops and letters of other widths, hyphens that only hint.
+    "www\u{3002}example\u{ff0e}org:80",
+    "\u{ff57}\u{ff57}\u{ff57}.example.org:80",
+    "www.exam\u{ad}ple.org:80",
+    "bu\u{308}cher.example:80",
 ];
 const OUTSIDE_NAMES: &[&str] = &[
     "www.example.org:79",
@@ -63,6 +68,12 @@ const OUTSIDE_NAMES: &[&str] = &[
     "xn--bcher-kva.example.com:80",
     "www.b\u{fc}cher.example:80",
     "198.51.100.64:80",
+    // Letters that only look the same: Cyrillic, Greek, and a dotless i's neighbour.
+    "www.ex\u{430}mple.org:80",
+    "www.example.\u{3bf}rg:80",
+    "b\u{fa}cher.example:80",
+    // The same as an A-label, for which it stands.
+    "www.xn--exmple-4nf.org:80",
 ];
 
 const SCOPES: &[Scoped] = &[
@@ -146,6 +157,53 @@ const SCOPES: &[Scoped] = &[
     (Capability::BusStreamOpen, "devices = [\"hub\"]", &["hub/video", "hub/chat"], &["hub2/video"]),
     (Capability::BusShareService, "services = [\"video\"]", &["video"], &["videos", "chat"]),
 ];
+
+/// What is in no scope, since it is neither a name nor an address: in requests, in rules, and in expectations.
+#[test]
+fn zone_or_label_that_is_none_is_refused_wherever_it_stands() {
+    for (host, why) in [
+        ("fe80::1%eth0", "no zones"),
+        ("[fe80::1%eth0]", "no zones"),
+        ("[fe80::1%25eth0]", "no zones"),
+        // A Punycode that decodes to nothing, and one that decodes to ASCII alone.
+        ("xn--a.example.org", "IDNA"),
+        ("xn--example-.org", "IDNA"),
+        // A combining mark first, a letter of no script, both directions in one label.
+        ("\u{308}a.example", "IDNA"),
+        ("a\u{378}b.example", "IDNA"),
+        ("a\u{5d0}.example", "IDNA"),
+    ] {
+        for capability in [Capability::TcpConnect, Capability::HttpFetch, Capability::TlsValidate] {
+            let error = Request::parse(capability, Some(&format!("{host}:80"))).unwrap_err().to_string();
+            let zone = error.contains("without a zone");
+            assert!(error.contains(why) || (zone && why == "no zones"), "{capability} {host}: {error}");
+        }
+        let error = Request::parse(Capability::DnsResolve, Some(host)).unwrap_err().to_string();
+        assert!(error.contains(why), "{host}: {error}");
+        for pattern in [host.to_owned(), format!("*.{host}")] {
+            let text = format!(
+                "[[grant]]\nsubject = \"any\"\nallow = [\"net.dns.resolve\"]\nhosts = [\"{pattern}\"]\n"
+            );
+            let error = file::parse(FILE, &text).unwrap_err();
+            assert!(error.line == 4 && error.message.contains(why), "{pattern}: {error}");
+        }
+    }
+    for prefix in ["fe80::1%eth0/128", "fe80::%eth0/64", "fe80::/64%eth0"] {
+        let text =
+            format!("[[grant]]\nsubject = \"any\"\nallow = [\"net.icmp.ping\"]\nto = [\"{prefix}\"]\n");
+        let error = file::parse(FILE, &text).unwrap_err();
+        assert!(error.line == 4 && error.message.contains("invalid IP"), "{prefix}: {error}");
+    }
+    for capability in [Capability::UdpSend, Capability::IcmpPing] {
+        for target in ["fe80::1%eth0", "[fe80::1%eth0]:80"] {
+            assert!(Request::parse(capability, Some(target)).is_err(), "{capability} {target}");
+        }
+    }
+    let expectation = "[[expect]]\nsubject = \"any\"\ncapability = \"net.tcp.connect\"\ntarget = \"[fe80::1%eth0]:80\"\n\
+                       decision = \"deny\"\n";
+    let error = expect::parse(FILE, expectation).unwrap_err();
+    assert!(error.line == 4 && error.message.contains("no zones"), "{error}");
+}
 
 fn asked(capability: Capability, target: &str) -> Request {
     Request::parse(capability, Some(target)).unwrap_or_else(|error| panic!("{capability} {target}: {error}"))

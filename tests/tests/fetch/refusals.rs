@@ -39,9 +39,31 @@ const LIES: [(&str, &[&str], &str, &str); 12] = [
 
 /// All of them, and one complaint about all that were not refused as they should be.
 pub(crate) fn check(running: &Running<'_>) -> Result<()> {
-    let checks = [certificates, versions, lies, redirects, over_tls, bounds];
+    let checks = [names, certificates, versions, lies, redirects, over_tls, bounds];
     let complaints: Vec<String> =
         checks.iter().filter_map(|check| check(running).err()).map(|error| error.to_string()).collect();
+    ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
+    Ok(())
+}
+
+/// Hosts just outside what is granted, and what is no host.
+fn names(running: &Running<'_>) -> Result<()> {
+    let mut complaints = Vec::new();
+    for (host, name, words) in [
+        ("host.test", "PolicyDenied", "no grant"),
+        ("wwwhost.test", "PolicyDenied", "no grant"),
+        ("www.host.test.secret.test", "PolicyDenied", "no grant"),
+        // With a Cyrillic letter.
+        ("www.h\u{43e}st.test", "PolicyDenied", "no grant"),
+        ("10.77.0.2", "PolicyDenied", "no grant"),
+        ("[::ffff:10.77.0.2]", "PolicyDenied", "no grant"),
+        ("xn--a.host.test", "InvalidInput", "is no URL"),
+        ("[fe80::1%25eth0]", "InvalidInput", "is no URL"),
+        ("[fe80::1%eth0]", "InvalidInput", "is no URL"),
+    ] {
+        let refused = running.refused(&format!("http://{host}:{LIAR_PORT}/ok"), &[], name, words);
+        complaints.extend(refused.err().map(|error| error.to_string()));
+    }
     ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
     Ok(())
 }

@@ -47,6 +47,9 @@ fn nginx(running: &Running<'_>) -> Result<Background> {
 pub(crate) fn check(running: &Running<'_>) -> Result<()> {
     let _nginx = nginx(running)?;
     let text = text();
+    for host in ["b\u{fc}cher.host.test", "XN--BCHER-KVA.HOST.test.", &format!("[::ffff:{GATEWAY}]")] {
+        running.fetched(&format!("HTTP://{host}:{LIAR_PORT}/ok"), &[])?;
+    }
     let plain = format!("http://{HOST}:{HTTP}");
     let (body, told) = running.fetched(&format!("{plain}/text"), &[])?;
     ensure!(body == text.as_bytes(), "another text came");

@@ -12,14 +12,14 @@ use netd_tests::{Error, Result, ensure};
 
 /// An address that is nobody's own, behind the gateway; one that the gateway knows no way to; one that is private.
 const RECORDS: &str = "ns 60 IN A 10.77.0.1\nwww 60 IN A 198.51.100.7\nraced 60 IN A 203.0.113.99\nraced 60 IN A 198.51.100.7\n\
-    xn--bcher-kva 60 IN A 198.51.100.7\nprivate 60 IN A 10.77.0.1\nwww.sub 60 IN A 198.51.100.7\n";
+    xn--bcher-kva 60 IN A 198.51.100.7\nlocal 60 IN AAAA fe80::1\nprivate 60 IN A 10.77.0.1\nwww.sub 60 IN A 198.51.100.7\n";
 const SERVER: &str = "198.51.100.7";
 const GRANTS: &str = "[[grant]]\nsubject = \"any\"\nallow = [\"net.tcp.connect\"]\nhosts = [\"*.netd.example\"]\nports = [\"443\"]\n\
     [[deny]]\nsubject = \"any\"\ndeny = [\"net.tcp.connect\"]\nhosts = [\"*.sub.netd.example\"]\n";
 
 /// Connects to HOST, asks in TLS for NAME (`-`: for none; `plain`: speaks no TLS), and prints what became of it.
 const CLIENT: &str = r#"
-import ssl, sys
+import socket, ssl, sys
 import netd
 host, name = sys.argv[1:]
 try:
@@ -49,7 +49,12 @@ try:
         stream.recv(1)
     until_done(tls.do_handshake)
     tls.write(b"GET / HTTP/1.0\r\n\r\n")
-    print(f"answered {stream.getpeername()[0]} tls={stream.tls}:", until_done(lambda: tls.read(15)).decode())
+    answer = until_done(lambda: tls.read(15)).decode()
+    # To the end: closing with bytes unread is a reset (RFC 1122, 4.2.2.13).
+    stream.shutdown(socket.SHUT_WR)
+    while stream.recv(65536):
+        pass
+    print(f"answered {stream.getpeername()[0]} tls={stream.tls}:", answer)
 except OSError:
     print("cut:", netd.client().call("Outcome", id=stream.id)[0]["end"])
 "#;
@@ -63,6 +68,21 @@ fn ask(tapped: &Tapped, host: &str, name: &str) -> Result<String> {
     let mut client = tapped.command("/usr/bin/python3");
     client.env("PYTHONPATH", tapped.path("")).arg(tapped.path("by_name.py")).args([host, name]);
     run(&mut client)
+}
+
+/// Whether `netctl policy explain` says that anybody may connect to it, or the name of its error.
+fn explained(tapped: &Tapped, host: &str) -> Result<String> {
+    let target = format!("{host}:443");
+    let mut explain = tapped.netctl(&["--json", "policy", "explain", "any", "net.tcp.connect", &target]);
+    let output = explain.output().map_err(failed("run netctl"))?;
+    Ok(match output.status.code() {
+        Some(0) => "allowed".to_owned(),
+        Some(4) => "denied".to_owned(),
+        _ => {
+            let told: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap_or_default();
+            told["error"].as_str().unwrap_or_default().to_owned()
+        }
+    })
 }
 
 fn serve(tapped: &Tapped) -> Result<Background> {
@@ -112,18 +132,34 @@ fn name_is_resolved_checked_and_held_to_its_client_hello() -> Result<()> {
             ("www.netd.example", "www.netd.example", answered.as_str()),
             ("WWW.Netd.Example.", "www.netd.example", &answered),
             ("bücher.netd.example", "xn--bcher-kva.netd.example", &answered),
+            ("BÜCHER.netd.example.", "xn--bcher-kva.netd.example", &answered),
+            ("XN--BCHER-KVA.netd.example", "xn--bcher-kva.netd.example", &answered),
+            ("www\u{3002}netd.example", "www.netd.example", &answered),
             ("raced.netd.example", "raced.netd.example", &answered),
             ("www.netd.example", "other.netd.example", "cut: policy_denied\n"),
             ("www.netd.example", "-", "cut: policy_denied\n"),
             ("www.netd.example", "plain", "cut: policy_denied\n"),
+            ("local.netd.example", "local.netd.example", "refused: PolicyDenied"),
             ("private.netd.example", "private.netd.example", "refused: PolicyDenied"),
             ("www.sub.netd.example", "www.sub.netd.example", "refused: PolicyDenied"),
             ("netd.example", "netd.example", "refused: PolicyDenied"),
             ("wwwnetd.example", "wwwnetd.example", "refused: PolicyDenied"),
+            // With a Cyrillic letter.
+            ("www.netd.ex\u{430}mple", "www.netd.example", "refused: PolicyDenied"),
+            ("xn--a.netd.example", "-", "refused: InvalidInput"),
+            ("fe80::1%eth0", "-", "refused: InvalidInput"),
             (SERVER, "www.netd.example", "refused: PolicyDenied"),
         ] {
             let told = ask(tapped, host, name)?;
             ensure!(told.starts_with(wanted), "{host}, asked for as {name}: {told}");
+            // What depends on the answer, or on what the client says, is not known before.
+            let before = match wanted {
+                "refused: InvalidInput" => "InvalidInput",
+                "refused: PolicyDenied" if !host.starts_with(['l', 'p']) => "denied",
+                _ => "allowed",
+            };
+            let said = explained(tapped, host)?;
+            ensure!(said == before, "{host}: {told}, and explained: {said}, expected {before}");
         }
         let record = fs::read_to_string(tapped.path("state/audit/audit.jsonl"));
         let record = record.map_err(failed("read the audit"))?;
@@ -132,6 +168,7 @@ fn name_is_resolved_checked_and_held_to_its_client_hello() -> Result<()> {
             "its ClientHello has no server name",
             "it does not begin with a TLS handshake",
             "private.netd.example:443@10.77.0.1",
+            "local.netd.example:443@fe80::1",
         ] {
             ensure!(record.contains(reason), "{reason:?} is not in the audit:\n{record}");
         }

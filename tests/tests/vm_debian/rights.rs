@@ -1,6 +1,6 @@
 //! Every capability: denied by default, allowed in scope, denied just outside; for people, and for a unit.
 
-use netd_tests::debian::{ALICE, Actor, Attempted, DOMAIN, Running, attempt};
+use netd_tests::debian::{ALICE, Actor, DOMAIN, Running, attempt};
 use netd_tests::lab::{Lab, scratch};
 use netd_tests::peers::{Identity, LeasePlan};
 use netd_tests::process::{Background, run, wait_until};
@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use crate::HTTPS;
 
-/// netctl's exit code for what policy or the devnet switch denies.
-const DENIED: i32 = 4;
+/// How netctl ends with what policy denies.
+const DENIED: (i32, &str) = (4, "PolicyDenied");
+/// How it ends with what netd takes for no request.
+const MALFORMED: (i32, &str) = (1, "InvalidInput");
+/// How it ends with what it takes for none itself.
+const MISTYPED: (i32, &str) = (2, "");
 /// How a program ends that did what it could.
 const DONE: (i32, &str) = (0, "");
 /// How one ends that waited for what nobody sent.
@@ -29,6 +33,10 @@ struct Right {
     /// How that ends when it is allowed: the exit code, and netctl's error.
     allowed: (i32, &'static str),
     outside: Vec<String>,
+    /// The same as inside, in other words: case, a dot at the end, IDNA, IPv4 in IPv6's form.
+    same: Vec<String>,
+    /// What is neither a name nor an address that netd knows: zones, labels that are none of IDNA's.
+    malformed: Vec<(String, (i32, &'static str))>,
     /// A rule's keys beside `subject` and `allow`; several for several rules.
     scopes: Vec<String>,
     /// Whether it sends what a client wants, which the devnet switch forbids.
@@ -45,6 +53,9 @@ fn rights(plan: &LeasePlan) -> Vec<Right> {
         (|host: &str, port: u16| netctl(&format!("fetch https://{host}:{port}/hello.txt")), remote);
     let look = |host: &str, port: u16| netctl(&format!("trust check {host}:{port}"));
     let (www, other) = (format!("www.{DOMAIN}"), format!("other.{DOMAIN}"));
+    // With the Cyrillic letter that looks like it.
+    let (shouted, homograph) = (format!("WWW.{}.", DOMAIN.to_uppercase()), www.replacen('e', "\u{435}", 1));
+    let (zoned, no_label) = ("fe80::1%eth0", format!("xn--a.{DOMAIN}"));
     // The name, and since it answers with a private address, that too.
     let site = vec![
         format!("hosts = [\"{www}\"]\nports = [\"{HTTPS}\"]"),
@@ -55,17 +66,32 @@ fn rights(plan: &LeasePlan) -> Vec<Right> {
         inside,
         allowed: DONE,
         outside,
+        same: Vec::new(),
+        malformed: Vec::new(),
         scopes,
         outbound: true,
     };
     vec![
-        right(
-            "net.tcp.connect",
-            get(remote, 80),
-            // Another port, another prefix, and that in its other form.
-            vec![get(remote, 81), get(gateway, 80), get(&format!("::ffff:{gateway}"), 80)],
-            vec![format!("to = [\"{remote}/32\"]\nports = [\"80\"]")],
-        ),
+        Right {
+            same: vec![get(&format!("::ffff:{remote}"), 80), get(&www, 80), get(&shouted, 80)],
+            malformed: vec![(get(zoned, 80), MISTYPED), (get(&no_label, 80), MALFORMED)],
+            ..right(
+                "net.tcp.connect",
+                get(remote, 80),
+                // Another port, another prefix, and that in its other form; above, beside and below the name, and what looks like it.
+                [(remote, 81), (gateway, 80), (&format!("::ffff:{gateway}"), 80), (&www, 81), (DOMAIN, 80)]
+                    .into_iter()
+                    .chain(
+                        [&format!("w{www}"), &format!("a.{www}"), &homograph].map(|name| (name.as_str(), 80)),
+                    )
+                    .map(|(host, port)| get(host, port))
+                    .collect(),
+                vec![
+                    format!("to = [\"{remote}/32\"]\nports = [\"80\"]"),
+                    format!("hosts = [\"{www}\"]\nports = [\"80\"]"),
+                ],
+            )
+        },
         Right {
             allowed: TERMINATED,
             outbound: false,
@@ -92,32 +118,61 @@ fn rights(plan: &LeasePlan) -> Vec<Right> {
             vec![
                 netctl(&format!("udp send --local 5002 {gateway} {} hello", UDP_PORT + 1)),
                 netctl(&format!("udp send --local 5002 {remote} {UDP_PORT} hello")),
+                netctl(&format!("udp send --local 5002 ::ffff:{remote} {UDP_PORT} hello")),
             ],
             vec![format!("to = [\"{gateway}/32\"]\nports = [\"{UDP_PORT}\"]")],
         ),
         right(
             "net.icmp.ping",
             netctl(&format!("ping -c 1 -W 10 {gateway}")),
-            vec![netctl(&format!("ping -c 1 {remote}"))],
+            vec![netctl(&format!("ping -c 1 {remote}")), netctl(&format!("ping -c 1 ::ffff:{remote}"))],
             vec![format!("to = [\"{gateway}/32\"]")],
         ),
-        right(
-            "net.dns.resolve",
-            netctl(&format!("resolve -t a A.Zone.{DOMAIN}.")),
-            // Not what the pattern stands below, nor what merely ends with it, nor what begins with it.
-            [format!("zone.{DOMAIN}"), format!("azone.{DOMAIN}"), format!("a.zone.{DOMAIN}.example")]
+        Right {
+            same: vec![netctl(&format!("resolve -t a b\u{fc}cher.zone.{DOMAIN}"))],
+            ..right(
+                "net.dns.resolve",
+                netctl(&format!("resolve -t a A.Zone.{DOMAIN}.")),
+                // Not what the pattern stands below, nor what merely ends with it, nor what begins with it, nor what looks like it.
+                [
+                    format!("zone.{DOMAIN}"),
+                    format!("azone.{DOMAIN}"),
+                    format!("a.zone.{DOMAIN}.example"),
+                    format!("a.zon\u{435}.{DOMAIN}"),
+                ]
                 .map(|name| netctl(&format!("resolve -t a {name}")))
                 .to_vec(),
-            vec![format!("hosts = [\"*.zone.{DOMAIN}\"]")],
-        ),
-        right(
-            "net.http.fetch",
-            url(&www, HTTPS),
-            vec![url(&other, HTTPS), url(&www, HTTPS + 1)],
-            site.clone(),
-        ),
+                vec![format!("hosts = [\"*.zone.{DOMAIN}\"]")],
+            )
+        },
+        Right {
+            same: vec![url(&shouted, HTTPS)],
+            malformed: [format!("[{zoned}]"), no_label.clone()]
+                .map(|host| (url(&host, HTTPS), MALFORMED))
+                .to_vec(),
+            ..right(
+                "net.http.fetch",
+                url(&www, HTTPS),
+                vec![
+                    url(&other, HTTPS),
+                    url(&www, HTTPS + 1),
+                    url(&homograph, HTTPS),
+                    url(&format!("[::ffff:{gateway}]"), HTTPS),
+                ],
+                site.clone(),
+            )
+        },
         right("net.http.devnet", url(&www, HTTPS), vec![], vec![String::new()]),
-        right("net.tls.validate", look(&www, HTTPS), vec![look(&other, HTTPS), look(&www, HTTPS + 1)], site),
+        Right {
+            same: vec![look(&shouted, HTTPS)],
+            malformed: vec![(look(&no_label, HTTPS), MALFORMED)],
+            ..right(
+                "net.tls.validate",
+                look(&www, HTTPS),
+                vec![look(&other, HTTPS), look(&www, HTTPS + 1), look(&homograph, HTTPS)],
+                site,
+            )
+        },
         Right {
             outbound: false,
             ..right(
@@ -156,7 +211,8 @@ fn capture(gateway: &str) -> String {
 
 impl Right {
     fn inside_alone(&self) -> Right {
-        Right { inside: self.inside.clone(), outside: Vec::new(), scopes: self.scopes.clone(), ..*self }
+        let (inside, scopes) = (self.inside.clone(), self.scopes.clone());
+        Right { inside, scopes, outside: Vec::new(), same: Vec::new(), malformed: Vec::new(), ..*self }
     }
 }
 
@@ -176,7 +232,7 @@ pub(crate) fn closed(lab: &Lab, actor: Actor) -> Result<()> {
     for (right, came) in rights.iter().zip(attempt(lab, actor, &lines)?) {
         let error = came.error();
         ensure!(
-            came.code == DENIED && error == "DevnetDisabled",
+            (came.code, error.as_str()) == (DENIED.0, "DevnetDisabled"),
             "{} while devnet is off: {came:?}",
             right.name
         );
@@ -213,30 +269,23 @@ pub(crate) fn check(lab: &Lab, running: &Running<'_>) -> Result<()> {
     expect(lab, Actor::Person(ALICE), &inside, |right| right.name != "net.trust.manage")
 }
 
-/// Tries everything: what is inside is allowed to those to whom `may` says so, what is outside to nobody.
+/// Tries everything: what is inside is allowed to those to whom `may` says so, in whatever words, what is outside to nobody.
 fn expect(lab: &Lab, actor: Actor, rights: &[Right], may: impl Fn(&Right) -> bool) -> Result<()> {
-    let tried =
-        |right: &'_ Right| -> Vec<String> { [std::slice::from_ref(&right.inside), &right.outside].concat() };
-    let lines: Vec<String> = rights.iter().flat_map(tried).collect();
-    let mut came =
-        attempt(lab, actor, &lines.iter().map(String::as_str).collect::<Vec<_>>())?.into_iter().zip(&lines);
-    let is = |came: &Attempted, (code, error): (i32, &str)| {
-        came.code == code && (error.is_empty() || came.error() == error)
-    };
+    let mut tried = Vec::new();
     for right in rights {
-        let expected = if may(right) { right.allowed } else { (DENIED, "PolicyDenied") };
-        for (place, expected) in std::iter::once(expected)
-            .chain(right.outside.iter().map(|_| (DENIED, "PolicyDenied")))
-            .enumerate()
-        {
-            let Some((came, line)) = came.next() else { continue };
-            let place = if place == 0 { "inside" } else { "outside" };
-            ensure!(
-                is(&came, expected),
-                "{} of {actor:?}, {place} its scope: `{line}` ended with {came:?}, expected {expected:?}",
-                right.name
-            );
-        }
+        let inside = if may(right) { right.allowed } else { DENIED };
+        let inside = std::iter::once(&right.inside).chain(&right.same).map(|line| (line, "inside", inside));
+        let outside = right.outside.iter().map(|line| (line, "outside", DENIED));
+        let malformed = right.malformed.iter().map(|(line, how)| (line, "not even in", *how));
+        tried.extend(inside.chain(outside).chain(malformed).map(|tried| (right.name, tried)));
+    }
+    let lines: Vec<&str> = tried.iter().map(|(_, (line, ..))| line.as_str()).collect();
+    for (came, (name, (line, place, (code, error)))) in attempt(lab, actor, &lines)?.into_iter().zip(tried) {
+        let is = came.code == code && (error.is_empty() || came.error() == error);
+        ensure!(
+            is,
+            "{name} of {actor:?}, {place} its scope: `{line}` ended with {came:?}, expected {code} and {error:?}"
+        );
     }
     Ok(())
 }

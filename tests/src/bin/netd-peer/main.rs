@@ -5,8 +5,8 @@
 use netd_tests::digest;
 use netd_tests::hugefill::Filled;
 use rustix::net::sockopt::set_socket_linger;
-use std::io::{self, Read as _, Write as _};
-use std::net::{TcpListener, UdpSocket};
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
@@ -16,12 +16,17 @@ const USAGE: &str = "usage: netd-peer COMMAND
   generate BYTES SEED      write a stream that depends on SEED alone; its SHA-256 goes to standard error
   digest                   SHA-256 and length of standard input
   blast ADDRESS PORT SECS  send UDP datagrams as fast as they go
+  talk ADDRESS:PORT        send each line of standard input over one UDP socket of netd's, and print the answer or the error's name
   hugefill SECS            fill every free hugepage of this machine, wait, and report foreign writes
   reset PORT BYTES         accept one TCP connection, send BYTES, wait until they were received, reset it";
 
 /// The largest UDP payload that fits a frame of the smallest MTU in use (1460 on GCE).
 const BLAST_PAYLOAD_BYTES: usize = 1460 - 20 - 8;
 const HUGETLBFS: &str = "/dev/hugepages";
+/// An answer is as long as the line.
+const ANSWER_BYTES_MAX: usize = 1024;
+/// Room for a busy machine.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -45,6 +50,7 @@ fn run(arguments: &[&str]) -> io::Result<()> {
             writeln!(io::stdout(), "{sum} {bytes}")
         }
         ["blast", address, port, seconds] => blast(address, port, Duration::from_secs(number(seconds)?)),
+        ["talk", peer] => talk(peer),
         ["hugefill", seconds] => hugefill(Duration::from_secs(number(seconds)?)),
         ["reset", port, bytes] => reset(port, number(bytes)?),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, USAGE)),
@@ -69,6 +75,27 @@ fn blast(address: &str, port: &str, duration: Duration) -> io::Result<()> {
         }
     }
     writeln!(io::stdout(), "sent {sent}")
+}
+
+fn talk(peer: &str) -> io::Result<()> {
+    let peer: SocketAddr = peer.parse().map_err(io::Error::other)?;
+    let socket = netd_ipc::Client::shared().and_then(|client| client.udp_bind(None))?;
+    for line in io::stdin().lock().lines() {
+        let mut answer = [0; ANSWER_BYTES_MAX];
+        socket.send_to(line?.as_bytes(), peer)?;
+        socket.set_read_deadline(Some(Instant::now() + ANSWER_LIMIT));
+        match socket.recv_from(&mut answer) {
+            Ok((len, _)) => {
+                writeln!(io::stdout(), "{}", String::from_utf8_lossy(answer.get(..len).unwrap_or_default()))?;
+            }
+            Err(error) => match error.kind() {
+                Some(kind) => writeln!(io::stdout(), "{kind}")?,
+                None => return Err(error.into()),
+            },
+        }
+        io::stdout().flush()?;
+    }
+    Ok(())
 }
 
 fn hugefill(wait: Duration) -> io::Result<()> {
