@@ -340,6 +340,8 @@ impl Policy {
             "only towards others"
         } else if matches!(lookup.ports, Ports::One(QUIC)) && lookup.capability == Capability::UdpSend {
             "UDP port 443 must be named: ports = [\"443\"]"
+        } else if lookup.capability == Capability::Raw {
+            "only for other types"
         } else {
             "only for other ports"
         };
