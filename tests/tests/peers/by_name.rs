@@ -1,4 +1,4 @@
-//! Connections by name: unbound answers for the names, `openssl s_server` behind them, and Python's TLS as the client of netd.
+//! Connections by name: unbound, and after it dnsmasq, answer for the names, `openssl s_server` behind them, and Python's TLS as the client of netd.
 
 use std::fs;
 use std::process::Command;
@@ -85,6 +85,26 @@ fn explained(tapped: &Tapped, host: &str) -> Result<String> {
     })
 }
 
+/// Another resolver at the same address, for names that were not asked for yet.
+fn dnsmasq(tapped: &Tapped) -> Result<Background> {
+    let mut command = tapped.namespace.command("dnsmasq");
+    command.args([
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--user=root",
+    ]);
+    command.args(["--log-facility=-", "--pid-file=", "--bind-interfaces", "--local=/netd.example/"]);
+    command.args([&format!("--listen-address={GATEWAY}"), "--cname=alias.netd.example,second.netd.example"]);
+    for (name, address) in [("second", SERVER), ("xn--mnchen-3ya", SERVER), ("inside", GATEWAY)] {
+        command.arg(format!("--host-record={name}.netd.example,{address}"));
+    }
+    let mut dnsmasq = Background::spawn(&mut command, &tapped.path("dnsmasq.log"))?;
+    tapped.namespace.wait_for_tcp(&mut dnsmasq, GATEWAY, 53)?;
+    Ok(dnsmasq)
+}
+
 fn serve(tapped: &Tapped) -> Result<Background> {
     let (key, certificate) = (tapped.path("key.pem"), tapped.path("certificate.pem"));
     let mut make = Command::new("openssl");
@@ -120,7 +140,7 @@ fn name_is_resolved_checked_and_held_to_its_client_hello() -> Result<()> {
         because: "netd cuts what is no ClientHello for the name, and nothing of it has left",
     };
     scenario(&[cut], |tapped| {
-        let _unbound = Unbound::start(&tapped.namespace, &[GATEWAY], &[("netd.example.", RECORDS)])?;
+        let unbound = Unbound::start(&tapped.namespace, &[GATEWAY], &[("netd.example.", RECORDS)])?;
         tapped.namespace.ip(&format!("address add {SERVER}/32 dev {BRIDGE}"))?;
         let _server = serve(tapped)?;
         fs::write(tapped.path("by_name.py"), CLIENT).map_err(failed("write the client"))?;
@@ -160,6 +180,17 @@ fn name_is_resolved_checked_and_held_to_its_client_hello() -> Result<()> {
             };
             let said = explained(tapped, host)?;
             ensure!(said == before, "{host}: {told}, and explained: {said}, expected {before}");
+        }
+        drop(unbound);
+        let _dnsmasq = dnsmasq(tapped)?;
+        for (host, name, wanted) in [
+            ("SECOND.netd.example.", "second.netd.example", answered.as_str()),
+            ("alias.netd.example", "alias.netd.example", &answered),
+            ("münchen.netd.example", "xn--mnchen-3ya.netd.example", &answered),
+            ("inside.netd.example", "inside.netd.example", "refused: PolicyDenied"),
+        ] {
+            let told = ask(tapped, host, name)?;
+            ensure!(told.starts_with(wanted), "{host}, by dnsmasq, asked for as {name}: {told}");
         }
         let record = fs::read_to_string(tapped.path("state/audit/audit.jsonl"));
         let record = record.map_err(failed("read the audit"))?;
