@@ -21,7 +21,7 @@ pub(crate) struct Cli {
     /// netd's socket [default: $NETD_SOCKET, else /run/netd/netd.sock, else $XDG_RUNTIME_DIR/netd/netd.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Print JSON, errors included (connect, listen and fetch: on standard error, at the end)
+    /// Print JSON, errors included (connect, listen, fetch, bus open and bus serve: on standard error, at the end)
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Connect(Connect),
     /// Accept a TCP connection and connect standard input and output to it
     Listen(Listen),
+    /// The bus: devices that find and trust each other, and streams between their services (netd-services is asked)
+    Bus(Bus),
     /// The roots that certificates are believed by: list, add, remove; and what a server shows (netd-services is asked)
     Trust(Trust),
     /// Fetch what an http or https URL names, through netd-services: to standard output, or to a file, whole or not at all
@@ -174,6 +176,76 @@ pub(crate) struct Doctor {
     /// Where it is remembered what functions were before they were taken
     #[arg(long, value_name = "DIRECTORY", default_value = netd_vfio::STATE_DIRECTORY)]
     pub(crate) state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bus {
+    /// netd-services' socket [default: $NETD_SERVICES_SOCKET, else /run/netd-services/services.sock, else
+    /// $XDG_RUNTIME_DIR/netd/services.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) services: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: BusCommand,
+}
+
+/// DEVICE: a device's id as `netctl bus peers` shows it; loopback is this machine itself.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BusCommand {
+    /// Where the bus reaches, what this machine is on it, and what of it is in use
+    Status,
+    /// The devices that were heard lately, and those that are trusted (dsoftbus.discover)
+    Peers,
+    /// The services of this machine's clients and of other devices (dsoftbus.discover)
+    Services,
+    /// Show what happens as it does: devices and services that come and go, sessions (dsoftbus.discover)
+    Watch {
+        /// End after so many events
+        #[arg(short = 'n', long, value_name = "COUNT")]
+        count: Option<usize>,
+    },
+    /// Show a PIN to pair another device with; or, with DEVICE, type the PIN that it shows (net.trust.manage, and with DEVICE
+    /// dsoftbus.session.open)
+    Pair {
+        /// The device that shows a PIN
+        device: Option<String>,
+        /// What it shows [default: read from standard input, where other users of this machine do not see it]
+        #[arg(long, requires = "device")]
+        pin: Option<String>,
+    },
+    /// Trust a device by its key, learnt from its `netctl bus status` (net.trust.manage)
+    Pin {
+        /// The device
+        device: String,
+        /// Its key: 64 hexadecimal digits
+        key: String,
+    },
+    /// Trust a device and its keys never again, and end its sessions (net.trust.manage)
+    Revoke {
+        /// The device
+        device: String,
+    },
+    /// Open a stream to a device's service, and connect standard input and output to it (dsoftbus.session.open,
+    /// dsoftbus.stream.open)
+    Open {
+        /// The device
+        device: String,
+        /// The service
+        service: String,
+        /// The stream's class: 0 goes before all others, the rest take turns
+        #[arg(short = 'p', long, value_parser = clap::value_parser!(u8).range(0..=7), default_value_t = netd_ipc::services::BUS_PRIORITY_DEFAULT)]
+        priority: u8,
+        /// How long session and stream may take, in seconds
+        #[arg(short = 'w', long, value_name = "SECONDS", value_parser = seconds, default_value = "30")]
+        timeout: Duration,
+    },
+    /// Offer a service, and connect standard input and output to the first stream that is opened to it (dsoftbus.share.service)
+    Serve {
+        /// The service
+        service: String,
+        /// Serve one stream after the other, until interrupted
+        #[arg(short = 'k', long)]
+        keep: bool,
+    },
 }
 
 #[derive(Debug, Args)]

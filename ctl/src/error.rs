@@ -30,6 +30,9 @@ pub(crate) enum Error {
     /// What came over the stream could not be passed on.
     #[error("cannot pass on to standard output what the stream brings: {0}")]
     Delivery(#[source] io::Error),
+    /// A stream of the bus broke off.
+    #[error("the stream broke off: {0}")]
+    Stream(#[source] io::Error),
     /// Standard input failed.
     #[error("cannot read standard input: {0}")]
     Input(#[source] io::Error),

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod bus;
 mod capture;
 mod cli;
 mod doctor;
@@ -96,6 +97,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
         Command::Ping(arguments) => ping::run(&connect()?, output, &arguments),
         Command::Connect(arguments) => stream::connect(&connect()?, output, &arguments),
         Command::Listen(arguments) => stream::listen(&connect()?, output, &arguments),
+        Command::Bus(arguments) => bus::run(output, &arguments),
         Command::Trust(arguments) => trust::run(output, &arguments),
         Command::Selftest(arguments) => selftest::run(&connect()?, output, &arguments),
     }

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 
 use netd_ipc::TcpStream;
+use netd_ipc::services::BusStream;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read, retry_on_intr, write};
 use rustix::net::{Shutdown, shutdown};
@@ -13,6 +14,44 @@ use crate::error::Error;
 
 /// Bytes at a time: what a pipe of Linux holds (pipe(7)).
 const CHUNK_BYTES: usize = 64 * 1024;
+
+/// A stream of either kind.
+pub(crate) trait Duplex: AsFd + Sync {
+    /// Reads; 0 is the other side's end, and only that.
+    fn receive(&self, into: &mut [u8]) -> Result<usize, Error>;
+    /// Writes what fits.
+    fn send(&self, bytes: &[u8]) -> Result<usize, Error>;
+    /// Nothing more will be written.
+    fn shutdown_write(&self) -> Result<(), Error>;
+}
+
+impl Duplex for TcpStream {
+    fn receive(&self, into: &mut [u8]) -> Result<usize, Error> {
+        Ok(TcpStream::receive(self, into)?)
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<usize, Error> {
+        Ok(TcpStream::send(self, bytes)?)
+    }
+
+    fn shutdown_write(&self) -> Result<(), Error> {
+        Ok(TcpStream::shutdown_write(self)?)
+    }
+}
+
+impl Duplex for BusStream {
+    fn receive(&self, into: &mut [u8]) -> Result<usize, Error> {
+        BusStream::receive(self, into).map_err(Error::Stream)
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<usize, Error> {
+        BusStream::send(self, bytes).map_err(Error::Stream)
+    }
+
+    fn shutdown_write(&self) -> Result<(), Error> {
+        BusStream::shutdown_write(self).map_err(Error::Stream)
+    }
+}
 
 /// What was carried, and how it ended.
 #[derive(Debug)]
@@ -34,7 +73,7 @@ struct Upload {
 
 /// Copies `input` to the stream, then half-closes it, and the stream to `output` meanwhile. Over when the peer's end
 /// came and the input is through; a person at a terminal is not waited for any more once the peer is done.
-pub(crate) fn both_ways(stream: &TcpStream, input: impl AsFd + Send, output: impl AsFd) -> Carried {
+pub(crate) fn both_ways(stream: &impl Duplex, input: impl AsFd + Send, output: impl AsFd) -> Carried {
     let (stop, stopper) = match pipe_with(PipeFlags::CLOEXEC) {
         Ok(ends) => ends,
         Err(error) => return failed("make a pipe", error),
@@ -70,7 +109,7 @@ fn failed(doing: &'static str, error: Errno) -> Carried {
     Carried { sent_bytes: 0, received_bytes: 0, sent_all: false, result }
 }
 
-fn download(stream: &TcpStream, output: impl AsFd) -> (u64, Result<(), Error>) {
+fn download(stream: &impl Duplex, output: impl AsFd) -> (u64, Result<(), Error>) {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut bytes = 0;
     loop {
@@ -82,7 +121,7 @@ fn download(stream: &TcpStream, output: impl AsFd) -> (u64, Result<(), Error>) {
                 }
                 bytes += count as u64;
             }
-            Err(error) => return (bytes, Err(error.into())),
+            Err(error) => return (bytes, Err(error)),
         }
     }
 }
@@ -95,14 +134,14 @@ fn write_all(output: impl AsFd, mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-fn upload(stream: &TcpStream, input: impl AsFd, stop: &OwnedFd) -> Upload {
+fn upload(stream: &impl Duplex, input: impl AsFd, stop: &OwnedFd) -> Upload {
     let mut upload = Upload::default();
     upload.error = send_input(stream, input, stop, &mut upload).err();
     upload
 }
 
 fn send_input(
-    stream: &TcpStream,
+    stream: &impl Duplex,
     input: impl AsFd,
     stop: &OwnedFd,
     upload: &mut Upload,
@@ -123,7 +162,7 @@ fn send_input(
     Ok(())
 }
 
-fn send_all(stream: &TcpStream, mut bytes: &[u8]) -> Result<(), netd_ipc::Error> {
+fn send_all(stream: &impl Duplex, mut bytes: &[u8]) -> Result<(), Error> {
     while !bytes.is_empty() {
         let count = stream.send(bytes)?;
         bytes = bytes.get(count..).unwrap_or_default();

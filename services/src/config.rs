@@ -11,6 +11,8 @@ use netd_policy::{Pins, TimePolicy};
 use netd_trust::Directories;
 use serde::Deserialize;
 
+use crate::bus::config as bus;
+
 /// Where it is looked for unless told otherwise. It need not exist.
 pub const PATH_DEFAULT: &str = "/etc/netd/services.toml";
 
@@ -38,6 +40,8 @@ pub struct Config {
     pub fetch: Fetch,
     /// Whom it believes.
     pub trust: Trust,
+    /// What it is on the bus.
+    pub bus: bus::Bus,
 }
 
 /// Which servers are believed.
@@ -64,11 +68,22 @@ pub struct Limits {
     pub fetches: usize,
     /// Of one user.
     pub fetches_per_user: usize,
+    /// Streams of the bus: each takes up to 544 KiB, so 256 fit 136 MiB.
+    pub bus_streams: usize,
+    /// Of one user.
+    pub bus_streams_per_user: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { connections: 256, connections_per_user: 32, fetches: 32, fetches_per_user: 8 }
+        Limits {
+            connections: 256,
+            connections_per_user: 32,
+            fetches: 32,
+            fetches_per_user: 8,
+            bus_streams: 256,
+            bus_streams_per_user: 64,
+        }
     }
 }
 
@@ -103,6 +118,8 @@ struct Raw {
     fetch: RawFetch,
     /// Which servers are believed.
     trust: RawTrust,
+    /// What this machine is on the bus.
+    bus: bus::Raw,
 }
 
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -230,9 +247,18 @@ impl Config {
         let file = path.to_string_lossy();
         let wrong = |at: usize, message: String| Error::from(FileError::at(&file, text, at, message));
         let raw: Raw = toml::from_str(text).map_err(|error| FileError::of_parser(&file, text, &error))?;
-        let Raw { ipc, netd, metrics, limits, fetch, trust } = raw;
-        let Limits { connections, connections_per_user, fetches, fetches_per_user } = limits;
-        if [connections, connections_per_user, fetches, fetches_per_user].contains(&0) {
+        let Raw { ipc, netd, metrics, limits, fetch, trust, bus } = raw;
+        let Limits {
+            connections,
+            connections_per_user,
+            fetches,
+            fetches_per_user,
+            bus_streams,
+            bus_streams_per_user,
+        } = limits;
+        let bounds =
+            [connections, connections_per_user, fetches, fetches_per_user, bus_streams, bus_streams_per_user];
+        if bounds.contains(&0) {
             let message = "a bound of [limits] is 0, so nobody could do anything: give at least 1";
             return Err(wrong(text.find("[limits]").unwrap_or(0), message.to_owned()));
         }
@@ -260,6 +286,7 @@ impl Config {
             metrics: metrics.socket.map(|socket| (socket, metrics_mode)),
             limits,
             trust: check_trust(trust),
+            bus: bus.check(wrong)?,
             fetch: Fetch {
                 fixtures: fetch.fixtures,
                 size_max: fetch.size_max_mib.saturating_mul(1 << 20),
@@ -310,6 +337,7 @@ mod tests {
         assert_eq!(shown.socket.take(), Some(netd_ipc::services::SYSTEM_SOCKET.into()));
         assert_eq!(shown.netd.take(), Some(netd_ipc::SYSTEM_SOCKET.into()));
         assert_eq!(shown.metrics.take(), Some(("/run/netd-services/metrics.sock".into(), 0o660)));
+        shown.bus.device = parse("").unwrap().bus.device;
         assert_eq!(format!("{shown:?}"), empty);
     }
 
@@ -322,6 +350,13 @@ mod tests {
             ("\n[limits]\nfetches = 0\n", "services.toml:2:1: a bound of [limits] is 0"),
             ("[fetch]\nproxy = 1\n", "services.toml:2:1: unknown field `proxy`"),
             ("[trust]\ntime = \"lax\"\n", "services.toml:2:8: unknown variant `lax`"),
+            ("[bus]\nport = 0\n", "services.toml:2:8: port is 0"),
+            ("[bus]\ndevice = \"loopback\"\n", "services.toml:2:10: device: 'loopback' stands for"),
+            ("[bus]\ndevice = \"a b\"\n", "services.toml:2:10: device: 'a b' cannot name a device"),
+            ("[bus]\npeers = [\"hub\"]\n", "services.toml:2:10: 'hub' is no address"),
+            ("[bus]\npairing_seconds = 1\n", "services.toml:2:19: pairing_seconds is 1"),
+            ("[[bus.acl]]\ndevices = [\"*\"]\n", "services.toml:2:12: '*' cannot name a device"),
+            ("[[bus.acl]]\ndevices = []\n", "services.toml:1:1: an empty list"),
             (
                 "[trust]\npins = { \"a.example\" = [\"sha256/x\"] }\n",
                 "services.toml:2:24: 'sha256/x' is not a pin",

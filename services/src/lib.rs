@@ -1,4 +1,5 @@
-//! netd-services: what local programs ask for above sockets, on netd's sockets and with its own user. It fetches over HTTP.
+//! netd-services: what local programs ask for above sockets, on netd's sockets and with its own user. It fetches over HTTP, and drives the
+//! bus.
 //!
 //! ```text
 //!  client ── request ──> server ──> fetch ── may this client? ──> netd
@@ -10,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bus;
 pub mod config;
 pub mod daemon;
 mod dial;

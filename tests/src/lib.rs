@@ -9,6 +9,7 @@ pub mod artifacts;
 pub mod bench;
 pub mod binaries;
 mod bulk;
+pub mod bus;
 pub mod capture;
 pub mod debian;
 pub mod demo;

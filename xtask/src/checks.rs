@@ -7,9 +7,20 @@ use std::process::Command;
 use std::time::Duration;
 
 /// In a namespace, with passt, DPDK and other programs of the host. "units" takes a second. Those of vhost-user take about a minute, as
-/// does "state", peers two, the judge of captures ten seconds, fetch twenty.
-const SCENARIOS: [&str; 10] =
-    ["units", "judge", "inputs", "passt", "ends", "state", "vhost_user", "vhost_user_netd", "peers", "fetch"];
+/// does "state", peers two, the judge of captures ten seconds, fetch twenty, the bus half a minute.
+const SCENARIOS: [&str; 11] = [
+    "units",
+    "judge",
+    "inputs",
+    "passt",
+    "ends",
+    "state",
+    "vhost_user",
+    "vhost_user_netd",
+    "peers",
+    "fetch",
+    "bus",
+];
 /// With `--long` only: the tool that makes packages takes minutes to build, and a Debian installs, upgrades and removes the package for two more.
 const SCENARIOS_LONG: [&str; 1] = ["package"];
 /// In virtual machines. vm_debian takes two minutes, and two more once, for its disk; takeover a minute and a half.

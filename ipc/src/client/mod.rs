@@ -15,7 +15,7 @@ mod message;
 mod policy;
 mod stream;
 mod udp;
-mod wait;
+pub(crate) mod wait;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -56,7 +56,7 @@ impl Clone for Patience {
 }
 
 /// Waits until one of `events` (or an error, or a hang-up) is there; false once the deadline has passed.
-pub(super) fn until(socket: impl AsFd, events: PollFlags, deadline: Option<Instant>) -> Result<bool, Errno> {
+pub(crate) fn until(socket: impl AsFd, events: PollFlags, deadline: Option<Instant>) -> Result<bool, Errno> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = left.map(timespec);
@@ -71,7 +71,7 @@ pub(super) fn until(socket: impl AsFd, events: PollFlags, deadline: Option<Insta
 }
 
 /// What is there now.
-pub(super) fn now(socket: impl AsFd, events: PollFlags) -> Result<PollFlags, Errno> {
+pub(crate) fn now(socket: impl AsFd, events: PollFlags) -> Result<PollFlags, Errno> {
     let mut descriptors = [PollFd::new(&socket, events)];
     loop {
         match poll(&mut descriptors, Some(&Timespec::default())) {

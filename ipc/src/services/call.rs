@@ -18,6 +18,14 @@ const ROOT_ID_BYTES_MAX: usize = 255;
 /// Longest HOST:PORT: a name of 253 characters and a port.
 const TARGET_BYTES_MAX: usize = 260;
 
+/// Longest name of a device or a service, in bytes: the bus's own bound.
+const BUS_NAME_BYTES_MAX: usize = 64;
+/// Digits of a PIN at most, and of a key.
+const PIN_BYTES_MAX: usize = 12;
+const KEY_BYTES_MAX: usize = 64;
+/// The class of a stream whose client names none: in the middle of those that take turns.
+pub const BUS_PRIORITY_DEFAULT: u8 = 4;
+
 /// One call, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
@@ -53,6 +61,59 @@ pub enum Call {
         target: String,
         /// For connecting and the handshake.
         timeout: Option<Duration>,
+    },
+    /// `io.netd.services.GetBus`
+    GetBus,
+    /// `io.netd.services.ListBusPeers`
+    ListBusPeers,
+    /// `io.netd.services.WatchBus`
+    WatchBus,
+    /// `io.netd.services.ShowBusPin`
+    ShowBusPin,
+    /// `io.netd.services.PairBus`
+    PairBus {
+        /// Whose PIN it is.
+        device: String,
+        /// The digits that it shows.
+        pin: String,
+    },
+    /// `io.netd.services.PinBus`
+    PinBus {
+        /// Which device.
+        device: String,
+        /// Its public key.
+        key: String,
+    },
+    /// `io.netd.services.RevokeBus`
+    RevokeBus {
+        /// Which device.
+        device: String,
+    },
+    /// `io.netd.services.ServeBus`
+    ServeBus {
+        /// What is offered.
+        service: String,
+    },
+    /// `io.netd.services.AcceptBus`
+    AcceptBus {
+        /// Of which service.
+        service: String,
+    },
+    /// `io.netd.services.OpenBus`
+    OpenBus {
+        /// To whom.
+        device: String,
+        /// To what of it.
+        service: String,
+        /// Its class.
+        priority: u8,
+        /// For session and stream.
+        timeout: Option<Duration>,
+    },
+    /// `io.netd.services.GetBusOutcome`
+    GetBusOutcome {
+        /// Of which stream.
+        id: u64,
     },
 }
 
@@ -99,6 +160,28 @@ impl Call {
                 target: text(&mut fields, "target", TARGET_BYTES_MAX)?,
                 timeout: timeout(&mut fields, "timeout_ms")?,
             },
+            "io.netd.services.GetBus" => Call::GetBus,
+            "io.netd.services.ListBusPeers" => Call::ListBusPeers,
+            "io.netd.services.WatchBus" => Call::WatchBus,
+            "io.netd.services.ShowBusPin" => Call::ShowBusPin,
+            "io.netd.services.PairBus" => Call::PairBus {
+                device: bus_name(&mut fields, "device")?,
+                pin: text(&mut fields, "pin", PIN_BYTES_MAX)?,
+            },
+            "io.netd.services.PinBus" => Call::PinBus {
+                device: bus_name(&mut fields, "device")?,
+                key: text(&mut fields, "key", KEY_BYTES_MAX)?,
+            },
+            "io.netd.services.RevokeBus" => Call::RevokeBus { device: bus_name(&mut fields, "device")? },
+            "io.netd.services.ServeBus" => Call::ServeBus { service: bus_name(&mut fields, "service")? },
+            "io.netd.services.AcceptBus" => Call::AcceptBus { service: bus_name(&mut fields, "service")? },
+            "io.netd.services.OpenBus" => Call::OpenBus {
+                device: bus_name(&mut fields, "device")?,
+                service: bus_name(&mut fields, "service")?,
+                priority: fields.optional("priority")?.unwrap_or(BUS_PRIORITY_DEFAULT),
+                timeout: timeout(&mut fields, "timeout_ms")?,
+            },
+            "io.netd.services.GetBusOutcome" => Call::GetBusOutcome { id: fields.required("id")? },
             _ => return Err(not_found(method)),
         };
         fields.finish()?;
@@ -127,6 +210,10 @@ fn options(fields: &mut Fields) -> Result<FetchOptions, BadCall> {
 fn text(fields: &mut Fields, name: &str, most: usize) -> Result<String, BadCall> {
     let text: String = fields.required(name)?;
     if text.len() > most { Err(BadCall::InvalidParameter(name.to_owned())) } else { Ok(text) }
+}
+
+fn bus_name(fields: &mut Fields, name: &str) -> Result<String, BadCall> {
+    text(fields, name, BUS_NAME_BYTES_MAX)
 }
 
 fn timeout(fields: &mut Fields, name: &str) -> Result<Option<Duration>, BadCall> {
@@ -195,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn parse_of_trusts_methods_takes_the_parameters_of_the_interface_file() {
+    fn parse_of_methods_takes_the_parameters_of_the_interface_file() {
         let second = Some(Duration::from_secs(1));
         for (method, parameters, call) in [
             ("ListTrust", json!({}), Call::ListTrust),
@@ -206,6 +293,29 @@ mod tests {
                 json!({ "target": "a.example:443", "timeout_ms": 1000 }),
                 Call::CheckTrust { target: "a.example:443".into(), timeout: second },
             ),
+            ("GetBus", json!({}), Call::GetBus),
+            ("ListBusPeers", json!({}), Call::ListBusPeers),
+            ("WatchBus", json!({}), Call::WatchBus),
+            ("ShowBusPin", json!({}), Call::ShowBusPin),
+            (
+                "PairBus",
+                json!({ "device": "hub", "pin": "123456" }),
+                Call::PairBus { device: "hub".into(), pin: "123456".into() },
+            ),
+            (
+                "PinBus",
+                json!({ "device": "hub", "key": "ab" }),
+                Call::PinBus { device: "hub".into(), key: "ab".into() },
+            ),
+            ("RevokeBus", json!({ "device": "hub" }), Call::RevokeBus { device: "hub".into() }),
+            ("ServeBus", json!({ "service": "chat" }), Call::ServeBus { service: "chat".into() }),
+            ("AcceptBus", json!({ "service": "chat" }), Call::AcceptBus { service: "chat".into() }),
+            (
+                "OpenBus",
+                json!({ "device": "hub", "service": "chat", "priority": 1, "timeout_ms": 1000 }),
+                Call::OpenBus { device: "hub".into(), service: "chat".into(), priority: 1, timeout: second },
+            ),
+            ("GetBusOutcome", json!({ "id": 7 }), Call::GetBusOutcome { id: 7 }),
         ] {
             assert_eq!(parse(&format!("io.netd.services.{method}"), &parameters), Ok(call));
             let declared = INTERFACE.split_once(&format!("method {method}(")).unwrap().1;
@@ -215,6 +325,9 @@ mod tests {
                 assert!(parameters.get(name).is_some(), "{method}: {name}");
             }
         }
+        let long = json!({ "device": "x".repeat(BUS_NAME_BYTES_MAX + 1) });
+        let wrong = Err(BadCall::InvalidParameter("device".to_owned()));
+        assert_eq!(parse("io.netd.services.RevokeBus", &long), wrong);
         let long = json!({ "id": "x".repeat(ROOT_ID_BYTES_MAX + 1) });
         let wrong = Err(BadCall::InvalidParameter("id".to_owned()));
         assert_eq!(parse("io.netd.services.RemoveTrust", &long), wrong);

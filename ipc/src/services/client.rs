@@ -23,7 +23,7 @@ pub const SYSTEM_SOCKET: &str = "/run/netd-services/services.sock";
 pub const SOCKET_VARIABLE: &str = "NETD_SERVICES_SOCKET";
 
 /// How long netd-services may take for a call that waits for no server.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long until the head of a body: several redirects, each with all of its deadlines; the deadlines themselves are netd-services'.
 const HEAD_TIMEOUT: Duration = TIMEOUT_MAX.saturating_mul(4);
 
@@ -54,7 +54,7 @@ impl Client {
         Client { paths: vec![path.into()] }
     }
 
-    fn open(&self) -> Result<Connection, Error> {
+    pub(super) fn open(&self) -> Result<Connection, Error> {
         let mut tried = Vec::new();
         for path in &self.paths {
             match Connection::open(path) {
@@ -73,7 +73,7 @@ impl Client {
         self.ask_within(ANSWER_TIMEOUT, method, parameters)
     }
 
-    fn ask_within<T: DeserializeOwned>(
+    pub(super) fn ask_within<T: DeserializeOwned>(
         &self,
         timeout: Duration,
         method: &str,
@@ -192,18 +192,18 @@ impl AsFd for Fetching {
     }
 }
 
-fn protocol(message: &str) -> Error {
+pub(super) fn protocol(message: &str) -> Error {
     Error::Call(crate::Error::Protocol(message.to_owned()))
 }
 
-fn object(parameters: Value) -> Map<String, Value> {
+pub(super) fn object(parameters: Value) -> Map<String, Value> {
     match parameters {
         Value::Object(fields) => fields.into_iter().filter(|(_, value)| !value.is_null()).collect(),
         _ => Map::new(),
     }
 }
 
-fn returned<T: DeserializeOwned>(response: Response) -> Result<T, Error> {
+pub(super) fn returned<T: DeserializeOwned>(response: Response) -> Result<T, Error> {
     let Response { parameters, error, continues: _ } = response;
     let parameters = parameters.unwrap_or_else(|| json!({}));
     let Some(name) = error else {

@@ -36,13 +36,21 @@ pub enum ErrorKind {
     TooLarge,
     /// The body broke off.
     Truncated,
+    /// The device is not who it has to be.
+    IdentityMismatch,
+    /// The device is not paired with this one.
+    NotPaired,
+    /// The device, or the service's client, does not take the stream.
+    StreamRefused,
+    /// The name is taken already.
+    AlreadyOffered,
     /// A fault of netd-services itself.
     Internal,
 }
 
 impl ErrorKind {
     /// Every error of the interface.
-    pub const ALL: [ErrorKind; 15] = [
+    pub const ALL: [ErrorKind; 19] = [
         ErrorKind::DevnetDisabled,
         ErrorKind::PolicyDenied,
         ErrorKind::InvalidInput,
@@ -57,6 +65,10 @@ impl ErrorKind {
         ErrorKind::RedirectRefused,
         ErrorKind::TooLarge,
         ErrorKind::Truncated,
+        ErrorKind::IdentityMismatch,
+        ErrorKind::NotPaired,
+        ErrorKind::StreamRefused,
+        ErrorKind::AlreadyOffered,
         ErrorKind::Internal,
     ];
 
@@ -77,6 +89,10 @@ impl ErrorKind {
             ErrorKind::RedirectRefused => "RedirectRefused",
             ErrorKind::TooLarge => "TooLarge",
             ErrorKind::Truncated => "Truncated",
+            ErrorKind::IdentityMismatch => "IdentityMismatch",
+            ErrorKind::NotPaired => "NotPaired",
+            ErrorKind::StreamRefused => "StreamRefused",
+            ErrorKind::AlreadyOffered => "AlreadyOffered",
             ErrorKind::Internal => "Internal",
         }
     }

@@ -1,5 +1,8 @@
 //! What clients of netd-services see: the interface `io.netd.services`, its types and errors, and a blocking client.
 
+mod bus;
+mod bus_client;
+mod bus_stream;
 mod call;
 mod client;
 mod error;
@@ -7,7 +10,10 @@ mod trust;
 
 use serde::{Deserialize, Serialize};
 
-pub use call::{Call, FetchOptions, INTERFACE, URL_BYTES_MAX};
+pub use bus::{BusDevice, BusEvent, BusMode, BusOutcome, BusPeer, BusPin, BusStatus, BusStreamInfo};
+pub use bus_client::{BusService, BusWatch};
+pub use bus_stream::BusStream;
+pub use call::{BUS_PRIORITY_DEFAULT, Call, FetchOptions, INTERFACE, URL_BYTES_MAX};
 pub use client::{Client, Fetching, SOCKET_VARIABLE, SYSTEM_SOCKET, user_socket};
 pub use error::{Error, ErrorKind};
 pub use trust::{Root, TrustCheck, TrustList, TrustProblem, TrustRemoval};

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::Services;
 use super::connection::{Connection, Gone};
 use super::share::Share;
-use crate::{Failure, fetch, trust};
+use crate::{Failure, bus, fetch, trust};
 
 /// Interfaces with their descriptions.
 const INTERFACES: [(&str, &str); 2] =
@@ -18,8 +18,10 @@ const INTERFACES: [(&str, &str); 2] =
 /// Serves one client until it is gone.
 pub(super) async fn serve(mut connection: Connection, share: Share, services: Arc<Services>) {
     connection.hold(share);
+    // Services that it offers to the bus, for as long as it is there.
+    let mut offered = bus::Registrations::new();
     loop {
-        match next(&mut connection, &services).await {
+        match next(&mut connection, &services, &mut offered).await {
             Ok(()) => {}
             Err(Gone::Closed) => break,
             Err(gone) => {
@@ -31,7 +33,11 @@ pub(super) async fn serve(mut connection: Connection, share: Share, services: Ar
     }
 }
 
-async fn next(connection: &mut Connection, services: &Services) -> Result<(), Gone> {
+async fn next(
+    connection: &mut Connection,
+    services: &Services,
+    offered: &mut bus::Registrations,
+) -> Result<(), Gone> {
     let bytes = connection.request().await?;
     let Some(request) = connection.understand(&bytes).await? else { return Ok(()) };
     let Request { more, oneway, .. } = request;
@@ -69,6 +75,17 @@ async fn next(connection: &mut Connection, services: &Services) -> Result<(), Go
             };
             answer(connection, checked.map(|check| json!({ "check": check }))).await
         }
+        call @ (Call::GetBus
+        | Call::ListBusPeers
+        | Call::WatchBus
+        | Call::ShowBusPin
+        | Call::PairBus { .. }
+        | Call::PinBus { .. }
+        | Call::RevokeBus { .. }
+        | Call::ServeBus { .. }
+        | Call::AcceptBus { .. }
+        | Call::OpenBus { .. }
+        | Call::GetBusOutcome { .. }) => bus::answer(connection, &services.bus, offered, call, more).await,
     }
 }
 

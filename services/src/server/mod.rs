@@ -27,6 +27,7 @@ pub(crate) use self::connection::{Connection, Gone};
 use self::disposal::Disposal;
 pub(crate) use self::share::{Share, Shares};
 use crate::Failure;
+use crate::bus::Bus;
 use crate::config::Config;
 use crate::fetch::Fetcher;
 use crate::netd::Netd;
@@ -45,6 +46,7 @@ pub(crate) struct Services {
     pub(crate) trust: Trust,
     /// Fetches under way.
     pub(crate) fetches: Shares,
+    pub(crate) bus: Arc<Bus>,
 }
 
 /// Serves clients until `stop` says true, and lets the calls under way end for a few seconds.
@@ -52,13 +54,23 @@ pub(crate) struct Services {
 /// # Errors
 /// The listener cannot be watched, or a thread cannot be started; no client can cause that.
 pub async fn run(listener: UnixListener, config: Config, mut stop: watch::Receiver<bool>) -> io::Result<()> {
-    let Config { socket: _, socket_mode: _, metrics: _, netd, limits, fetch, trust } = config;
+    let Config { socket: _, socket_mode: _, metrics: _, netd, limits, fetch, trust, bus } = config;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
+    let netd = Netd::new(netd);
+    let streams = Shares::new(
+        "streams of the bus",
+        "[limits] bus_streams",
+        limits.bus_streams,
+        limits.bus_streams_per_user,
+    );
+    let bus = Arc::new(Bus::new(bus, netd.clone(), streams).map_err(io::Error::other)?);
+    let supervising = tokio::spawn(Arc::clone(&bus).supervise());
     let services = Arc::new(Services {
         fetcher: Fetcher::new(fetch),
         trust: Trust::new(trust),
-        netd: Netd::new(netd),
+        netd,
+        bus,
         fetches: Shares::new(
             "fetches under way",
             "[limits] fetches",
@@ -94,6 +106,7 @@ pub async fn run(listener: UnixListener, config: Config, mut stop: watch::Receiv
         }
     }
     drop(listener);
+    supervising.abort();
     let _ = tokio::time::timeout(GRACE, async { while clients.join_next().await.is_some() {} }).await;
     clients.shutdown().await;
     Ok(())

@@ -123,6 +123,11 @@ impl Discovery {
         }
     }
 
+    /// Announces ourselves soon, as after a change: somebody may have forgotten us.
+    pub fn announce_again(&mut self, now: Instant) {
+        self.announcer.changed(now);
+    }
+
     /// Puts other rules in force. Sessions that they forbid are the caller's to end.
     pub fn set_acl(&mut self, acl: Acl) {
         self.acl = acl;

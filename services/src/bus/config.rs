@@ -1,0 +1,254 @@
+//! `[bus]` of services.toml: what this machine is on the bus, where it is heard, and who may come.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use netd_ipc::services::BusMode;
+use netd_policy::file::Spanned;
+use netd_policy::{BusDevice, BusService, DevicePattern};
+use netd_softbus::DeviceId;
+use netd_softbus::discovery::{self, Acl, Devices, Rule, Services, Transport};
+use serde::Deserialize;
+
+/// Where sessions are taken unless told otherwise.
+const SESSION_PORT: u16 = 34567;
+/// Handshakes with one peer in half a minute: the protocol's number.
+const HANDSHAKES: u32 = 3;
+/// Where keys are kept unless told otherwise.
+const STATE_DEFAULT: &str = "/var/lib/netd/bus";
+
+/// What the bus was told.
+#[derive(Debug, Clone)]
+pub struct Bus {
+    /// How far it reaches, if devnet is on.
+    pub mode: BusMode,
+    /// What this machine calls itself.
+    pub device: DeviceId,
+    /// Where its key and those of its peers are.
+    pub state: PathBuf,
+    /// Where it takes sessions (TCP).
+    pub port: u16,
+    /// Where it hears announcements (UDP).
+    pub discovery_port: u16,
+    /// Whether it announces itself to the multicast group.
+    pub multicast: bool,
+    /// Whether it announces itself to the link's broadcast address.
+    pub broadcast: bool,
+    /// Whom it announces itself to besides.
+    pub peers: Vec<SocketAddr>,
+    /// Who may have a session, and which services.
+    pub acl: Acl,
+    /// How long a PIN is shown.
+    pub pairing: Duration,
+    /// Handshakes with one peer in half a minute.
+    pub handshakes: u32,
+    /// How often it announces itself; a peer that was not heard for three times as long is gone.
+    pub announce: Duration,
+}
+
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawMode {
+    #[default]
+    Loopback,
+    Network,
+}
+
+/// As the file has it.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Raw {
+    /// `loopback`: between this machine's clients; `network`: with other devices, while devnet is on.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "loopback")))]
+    mode: RawMode,
+    /// What this machine calls itself; absent: its host name.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 64)))]
+    device: Option<Spanned<String>>,
+    /// Where its key and those of its peers are kept.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = STATE_DEFAULT)))]
+    state: Option<PathBuf>,
+    /// Where it takes sessions (TCP).
+    #[cfg_attr(feature = "schema", schemars(range(min = 1), extend("default" = SESSION_PORT)))]
+    port: Option<Spanned<u16>>,
+    /// Where it hears and sends announcements (UDP).
+    #[cfg_attr(feature = "schema", schemars(range(min = 1), extend("default" = discovery::PORT)))]
+    discovery_port: Option<Spanned<u16>>,
+    /// Whether it announces itself to the group 239.42.0.1.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = true)))]
+    multicast: Option<bool>,
+    /// Whether it announces itself to the link's broadcast address.
+    broadcast: bool,
+    /// Whom it announces itself to besides: addresses, with the port if it is another.
+    #[cfg_attr(feature = "schema", schemars(length(max = discovery::UNICAST_MAX)))]
+    peers: Vec<Spanned<String>>,
+    /// How long a PIN is shown.
+    #[cfg_attr(feature = "schema", schemars(range(min = 10, max = 3600), extend("default" = 120)))]
+    pairing_seconds: Option<Spanned<u64>>,
+    /// How often it announces itself. A peer that was not heard for three times as long is gone.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 600), extend("default" = 20)))]
+    announce_seconds: Option<Spanned<u64>>,
+    /// Handshakes with one peer in half a minute.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1000), extend("default" = HANDSHAKES)))]
+    handshakes: Option<Spanned<u32>>,
+    /// Who may have a session. Nobody, unless a rule says so.
+    acl: Vec<Spanned<RawRule>>,
+}
+
+/// A rule of who may have a session.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRule {
+    /// Devices, `camera-1` or `camera-*` (what begins so).
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
+    devices: Vec<DevicePattern>,
+    /// Which services of ours they reach; absent: every one.
+    #[serde(default)]
+    services: Option<Vec<BusService>>,
+}
+
+impl Raw {
+    /// Checks it; `wrong` makes an error of a place in the file and what is wrong there.
+    pub(crate) fn check<E>(self, wrong: impl Fn(usize, String) -> E) -> Result<Bus, E> {
+        let discovery_port =
+            check_port("discovery_port", self.discovery_port.as_ref(), discovery::PORT, &wrong)?;
+        let port = check_port("port", self.port.as_ref(), SESSION_PORT, &wrong)?;
+        Ok(Bus {
+            mode: match self.mode {
+                RawMode::Loopback => BusMode::Loopback,
+                RawMode::Network => BusMode::Network,
+            },
+            device: check_device(self.device.as_ref(), &wrong)?,
+            state: self.state.unwrap_or_else(|| STATE_DEFAULT.into()),
+            port,
+            discovery_port,
+            multicast: self.multicast.unwrap_or(true),
+            broadcast: self.broadcast,
+            peers: check_peers(&self.peers, discovery_port, &wrong)?,
+            pairing: check_seconds("pairing_seconds", self.pairing_seconds.as_ref(), 120, 10..=3600, &wrong)?,
+            announce: check_seconds("announce_seconds", self.announce_seconds.as_ref(), 20, 1..=600, &wrong)?,
+            handshakes: check_handshakes(self.handshakes.as_ref(), &wrong)?,
+            acl: check_acl(self.acl, &wrong)?,
+        })
+    }
+}
+
+fn check_port<E>(
+    key: &str,
+    given: Option<&Spanned<u16>>,
+    default: u16,
+    wrong: impl Fn(usize, String) -> E,
+) -> Result<u16, E> {
+    match given {
+        None => Ok(default),
+        Some(given) if *given.get_ref() == 0 => {
+            let message = format!("{key} is 0, and others could not know where that is: give 1 to 65535");
+            Err(wrong(given.span().start, message))
+        }
+        Some(given) => Ok(*given.get_ref()),
+    }
+}
+
+/// A name that rules can spell, and that is not taken for this machine's own clients.
+fn check_device<E>(
+    given: Option<&Spanned<String>>,
+    wrong: impl Fn(usize, String) -> E,
+) -> Result<DeviceId, E> {
+    let host;
+    let (at, name, what) = match given {
+        Some(given) => (given.span().start, given.get_ref(), "device"),
+        None => {
+            host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            (0, &host, "the host name, which is this machine's device id unless [bus] has a 'device'")
+        }
+    };
+    let device = name.parse::<BusDevice>().map_err(|error| wrong(at, format!("{what}: {error}")))?;
+    if device.is_loopback() {
+        let message = format!("{what}: '{name}' stands for this machine's own clients; choose another name");
+        return Err(wrong(at, message));
+    }
+    device.as_str().parse().map_err(|error| wrong(at, format!("{what}: {error}")))
+}
+
+fn check_peers<E>(
+    given: &[Spanned<String>],
+    port: u16,
+    wrong: impl Fn(usize, String) -> E,
+) -> Result<Vec<SocketAddr>, E> {
+    if let Some(first_too_many) = given.get(discovery::UNICAST_MAX) {
+        let message = format!("more than {} peers: let larger fleets use multicast", discovery::UNICAST_MAX);
+        return Err(wrong(first_too_many.span().start, message));
+    }
+    let parse = |peer: &Spanned<String>| {
+        let text = peer.get_ref();
+        let bare = || text.parse::<IpAddr>().map(|address| SocketAddr::new(address, port));
+        text.parse().or_else(|_| bare()).map_err(|_| {
+            let message =
+                format!("'{text}' is no address: expected one such as 192.0.2.1 or 192.0.2.1:{port}");
+            wrong(peer.span().start, message)
+        })
+    };
+    given.iter().map(parse).collect()
+}
+
+fn check_seconds<E>(
+    key: &str,
+    given: Option<&Spanned<u64>>,
+    default: u64,
+    range: std::ops::RangeInclusive<u64>,
+    wrong: impl Fn(usize, String) -> E,
+) -> Result<Duration, E> {
+    match given {
+        None => Ok(Duration::from_secs(default)),
+        Some(given) if range.contains(given.get_ref()) => Ok(Duration::from_secs(*given.get_ref())),
+        Some(given) => {
+            let (least, most) = (range.start(), range.end());
+            let message = format!("{key} is {}, and must be between {least} and {most}", given.get_ref());
+            Err(wrong(given.span().start, message))
+        }
+    }
+}
+
+fn check_handshakes<E>(given: Option<&Spanned<u32>>, wrong: impl Fn(usize, String) -> E) -> Result<u32, E> {
+    match given {
+        None => Ok(HANDSHAKES),
+        Some(given) if (1..=1000).contains(given.get_ref()) => Ok(*given.get_ref()),
+        Some(given) => {
+            let message = format!("handshakes is {}, and must be between 1 and 1000", given.get_ref());
+            Err(wrong(given.span().start, message))
+        }
+    }
+}
+
+fn check_acl<E>(given: Vec<Spanned<RawRule>>, wrong: impl Fn(usize, String) -> E) -> Result<Acl, E> {
+    let mut rules = Vec::new();
+    for rule in given {
+        let at = rule.span().start;
+        let RawRule { devices, services } = rule.into_inner();
+        if devices.is_empty() || services.as_ref().is_some_and(Vec::is_empty) {
+            let message = "an empty list, so the rule would never apply: name something, or remove the rule";
+            return Err(wrong(at, message.to_owned()));
+        }
+        let named = |error: netd_softbus::Error| wrong(at, error.to_string());
+        let services = match services {
+            None => Services::All,
+            Some(services) => Services::Named(
+                services
+                    .iter()
+                    .map(|service| service.as_str().parse())
+                    .collect::<Result<_, _>>()
+                    .map_err(named)?,
+            ),
+        };
+        for pattern in devices {
+            let (name, prefix) = pattern.parts();
+            let name = name.parse().map_err(named)?;
+            let devices = if prefix { Devices::Prefix(name) } else { Devices::Exact(name) };
+            rules.push(Rule { devices, transports: [Transport::Tcp].into(), services: services.clone() });
+        }
+    }
+    Acl::new(rules).map_err(|error| wrong(0, error.to_string()))
+}

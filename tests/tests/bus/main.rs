@@ -1,0 +1,8 @@
+//! The bus through netctl, netd-services and netd: two devices that find each other, pair, and connect their services; what is refused;
+//! and one machine by itself. Half a minute.
+
+mod local;
+mod network;
+
+/// What everybody here may: the user of netd-services is the user of the clients.
+const RULES: &str = "[[grant]]\nsubject = \"any\"\nallow = [\"net.tcp.connect\", \"net.tcp.listen\", \"net.udp.bind\", \"net.udp.send\"]\n";
