@@ -50,7 +50,11 @@ pub(crate) fn run(command: &Command) -> Result<(), Error> {
         Command::List { json } => list(&sysfs.network_functions()?, *json),
         Command::Bind { function, allow_default_route, state } => {
             let function = function.resolve(&sysfs, state)?;
-            let options = BindOptions { allow_default_route: *allow_default_route, state_dir: state.clone() };
+            let options = BindOptions {
+                allow_default_route: *allow_default_route,
+                state_dir: state.clone(),
+                pledged: None,
+            };
             let Bound { previous_driver, isolation, mac } = bind(&sysfs, function, &options)?;
             let driver = previous_driver.unwrap_or_else(|| "no driver".to_owned());
             let mac = mac.map_or_else(String::new, |mac| format!(", {mac}"));

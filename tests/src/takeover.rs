@@ -121,6 +121,9 @@ impl Round<'_> {
         let moment =
             |dice: &mut fastrand::Rng, most_ms: u32| format!("usleep {}", dice.u32(0..most_ms) * 1000);
         let takeover = format!("netctl takeover {} --confirm {CONFIRM}", self.bdf);
+        // A host may be too busy for two seconds; then nothing is taken.
+        let tried =
+            format!("{{ {takeover} 2>/tmp/said || grep -q 'the time to confirm was over' /tmp/said; }}");
         let release = format!("netctl release {} --force", self.bdf);
         match fault {
             Fault::None => {
@@ -132,7 +135,7 @@ impl Round<'_> {
                 self.script(&release)?;
             }
             Fault::Unconfirmed => {
-                self.script(&takeover)?;
+                self.script(&tried)?;
                 // The deadline may come before the lease.
                 let _too_late = self.lab.start_netd();
             }
@@ -145,13 +148,13 @@ impl Round<'_> {
             Fault::CallerGone => {
                 let moment = moment(dice, 300);
                 self.script(&format!(
-                    "setsid sh -c '{takeover}; sleep 60' >/dev/null 2>&1 & p=$!; {moment}; kill -HUP -$p; wait $p; true"
+                    "setsid sh -c '{takeover}; sleep 60' >/dev/null 2>&1 & p=$!; {moment}; kill -HUP -$p || kill -HUP $p; wait $p; true"
                 ))?;
             }
             Fault::SupervisorKilled | Fault::GuardKilled => {
                 let supervisor = matches!(fault, Fault::SupervisorKilled);
                 let moment = moment(dice, if supervisor { 3000 } else { 3500 });
-                self.script(&format!("{takeover}; {moment}"))?;
+                self.script(&format!("{tried}; {moment}"))?;
                 let guards = self.processes(GUARD)?;
                 match guards.iter().find(|(_, command)| command.contains("--supervise") == supervisor) {
                     // It may be done in this moment, or was before.
@@ -160,14 +163,14 @@ impl Round<'_> {
                 }
             }
             Fault::DaemonKilled => {
-                self.script(&takeover)?;
+                self.script(&tried)?;
                 if let Ok(netd) = self.lab.start_netd() {
                     netd.kill()?;
                 }
             }
             Fault::ReleaseKilled => {
                 let moment = moment(dice, 300);
-                self.script(&takeover)?;
+                self.script(&tried)?;
                 self.script(&format!(
                     "{release} >/dev/null 2>&1 & p=$!; {moment}; kill -9 $p; wait $p; true"
                 ))?;
@@ -181,7 +184,7 @@ impl Round<'_> {
             }
             Fault::HeldByAnother => {
                 let node = "$(ls -d /dev/vfio/[0-9]* /dev/vfio/noiommu-* 2>/dev/null | head -1)";
-                self.script(&format!("{takeover} && {{ sleep 1000 <>{node} >/dev/null 2>&1 & }}"))?;
+                self.script(&format!("{tried} && {{ sleep 1000 <>{node} >/dev/null 2>&1 & }}"))?;
             }
             Fault::StateUnwritable => {
                 let broken =

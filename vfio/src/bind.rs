@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::network::{self, NAME_WAIT, Restored};
 use crate::state::{self, Record};
 use crate::sysfs::{Group, Sysfs, read_optional};
-use crate::{Bdf, Error, Function, Interface, Mac};
+use crate::{Bdf, Error, Function, Interface, Mac, deadman};
 
 /// The kernel driver that hands functions to user space.
 pub const VFIO_PCI: &str = "vfio-pci";
@@ -58,11 +58,13 @@ pub struct BindOptions {
     pub allow_default_route: bool,
     /// Where to remember what the function was.
     pub state_dir: PathBuf,
+    /// The take-over that promised to give it back ([`crate::deadman`]), and takes it only as long as the promise stands.
+    pub pledged: Option<String>,
 }
 
 impl Default for BindOptions {
     fn default() -> BindOptions {
-        BindOptions { allow_default_route: false, state_dir: PathBuf::from(STATE_DIRECTORY) }
+        BindOptions { allow_default_route: false, state_dir: PathBuf::from(STATE_DIRECTORY), pledged: None }
     }
 }
 
@@ -82,11 +84,20 @@ pub struct Bound {
 /// # Errors
 ///
 /// Refuses a function that is not there, is no virtio network device, carries the default route (unless allowed),
-/// shares its IOMMU group with functions in use, or has neither an IOMMU nor no-IOMMU mode. After a failure half way
+/// shares its IOMMU group with functions in use, or has neither an IOMMU nor no-IOMMU mode; and, for a take-over whose time is over,
+/// with [`Error::PledgeOver`]. After a failure half way
 /// the function is back with the driver it had.
 pub fn bind(sysfs: &Sysfs, function: Bdf, options: &BindOptions) -> Result<Bound, Error> {
     check_bindable(sysfs, function, options)?;
     let _alone = state::lock(&options.state_dir, function)?;
+    if let Some(token) = &options.pledged {
+        // Whoever keeps the time may have found nothing to give back yet, and has gone home.
+        let stands =
+            deadman::pledge(&options.state_dir, function)?.is_some_and(|pledge| pledge.token == *token);
+        if !stands {
+            return Err(Error::PledgeOver { function });
+        }
+    }
     // Somebody else may have been at it while we waited.
     let found = check_bindable(sysfs, function, options)?;
     let remembered = state::load(&options.state_dir, function)?;

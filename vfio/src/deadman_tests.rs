@@ -19,6 +19,10 @@ fn take(machine: &Machine) -> Result<crate::Bound, Error> {
     bind(&machine.sysfs(), nic(), &machine.bind_options())
 }
 
+fn forget_nic(machine: &Machine) {
+    forget(&machine.state_dir(), nic()).unwrap();
+}
+
 fn pass(machine: &Machine, time: Duration) {
     machine.state().since_boot += time;
 }
@@ -53,6 +57,22 @@ fn takeover_confirmed_stays() {
     assert_eq!(machine.driver_of(nic()).as_deref(), Some("vfio-pci"));
     let again = confirm(&machine.sysfs(), nic(), &machine.state_dir()).unwrap_err();
     assert!(matches!(again, Error::NothingToConfirm { .. }), "{again}");
+}
+
+#[test]
+fn takeover_slower_than_its_time_takes_nothing() {
+    let machine = configured();
+    arm_nic(&machine, TOKEN);
+    pass(&machine, MINUTE);
+    assert!(matches!(fire_nic(&machine, TOKEN).unwrap(), Fired::GivenBack(_)));
+    let options = crate::BindOptions { pledged: Some(TOKEN.to_owned()), ..machine.bind_options() };
+    let late = bind(&machine.sysfs(), nic(), &options).unwrap_err();
+    assert!(matches!(late, Error::PledgeOver { .. }), "{late}");
+    // Nor does it take what another promised.
+    arm_nic(&machine, "2");
+    assert!(matches!(bind(&machine.sysfs(), nic(), &options).unwrap_err(), Error::PledgeOver { .. }));
+    forget_nic(&machine);
+    assert_is_the_kernels(&machine);
 }
 
 #[test]

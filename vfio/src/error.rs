@@ -189,6 +189,15 @@ pub enum Error {
         function: Bdf,
     },
 
+    /// A take-over was slower than its time.
+    #[error(
+        "the time to confirm was over before PCI function {function} was taken, so it stays where it is: try again with a longer --confirm"
+    )]
+    PledgeOver {
+        /// The function.
+        function: Bdf,
+    },
+
     /// Somebody else has the group open.
     #[error("PCI function {function} is in use: another process holds {group} ({holder}); stop it first")]
     InUse {

@@ -78,7 +78,7 @@ impl Machine {
     }
 
     pub(crate) fn bind_options(&self) -> crate::BindOptions {
-        crate::BindOptions { allow_default_route: false, state_dir: self.state_dir() }
+        crate::BindOptions { allow_default_route: false, state_dir: self.state_dir(), pledged: None }
     }
 
     pub(crate) fn give_back_options(&self, wait: Duration) -> crate::GiveBackOptions {

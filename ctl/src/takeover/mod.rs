@@ -34,9 +34,10 @@ struct TakenOver {
 pub(crate) fn takeover(output: &Output, arguments: &cli::Takeover) -> Result<ExitCode, Error> {
     let sysfs = Sysfs::system();
     let function = arguments.function.resolve(&sysfs, &arguments.state)?;
-    let options = BindOptions {
+    let mut options = BindOptions {
         allow_default_route: arguments.allow_default_route,
         state_dir: arguments.state.clone(),
+        pledged: None,
     };
     // A refusal should not leave a timer behind.
     check_bindable(&sysfs, function, &options)?;
@@ -44,6 +45,7 @@ pub(crate) fn takeover(output: &Output, arguments: &cli::Takeover) -> Result<Exi
     let (confirm_seconds, guard) = match arguments.confirm {
         Some(time) => {
             let pledge = deadman::arm(&sysfs, function, &token(), time, &arguments.state)?;
+            options.pledged = Some(pledge.token.clone());
             (Some(time.as_secs()), Some(guard::start(&pledge, time, &arguments.state)?))
         }
         None => match deadman::withdraw(&sysfs, function, &arguments.state)? {
