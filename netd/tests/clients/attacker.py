@@ -12,6 +12,7 @@ import resource
 import socket
 import struct
 import sys
+import threading
 import time
 
 kind, path = sys.argv[1:3]
@@ -83,6 +84,11 @@ def lingering():
     return client
 
 
+def close_all(sockets):
+    for each in sockets:
+        each.close()
+
+
 def garbage():
     """Bytes without sense, halves of messages, and requests that are too long."""
     while True:
@@ -137,10 +143,12 @@ def linger():
                     push(given, bytes(40), [carried.fileno()])
                     push(given, bytes(40), [carried.fileno()])
                     streams.append(given)
-        for carried in (trap, outer, inner):
-            carried.close()
+        given_up = [trap, outer, inner]
         if len(streams) > 12:
+            given_up += streams
             streams.clear()
+        # Whoever closes the last copy waits an hour, and that may be ourselves: netd has closed its own, or never took one.
+        threading.Thread(target=close_all, args=(given_up,), daemon=True).start()
         yield
 
 
@@ -201,15 +209,16 @@ def drip():
 
 
 kinds = [garbage, descriptors, linger, silence, idle_listeners, connections, drip]
-chosen = [what() for what in kinds if kind in (what.__name__, "everything")]
+chosen = {what: what() for what in kinds if kind in (what.__name__, "everything")}
 assert chosen, f"no kind of attack: {kind}"
 begun = False
 while True:
-    for attack in chosen:
+    for what, attack in chosen.items():
         try:
             next(attack)
         except OSError:
-            # Refused, turned away or cut off: that is what ought to happen, and no reason to stop.
+            # Refused, turned away or cut off: that is what ought to happen, and no reason to stop. It begins again.
+            chosen[what] = what()
             time.sleep(0.001)
     if os.getppid() == 1:
         sys.exit("the test is gone")
