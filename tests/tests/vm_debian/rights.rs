@@ -190,6 +190,38 @@ fn rights(plan: &LeasePlan) -> Vec<Right> {
         ),
         Right { outbound: false, ..right("net.capture", capture(gateway), vec![], vec![String::new()]) },
         Right { outbound: false, ..right("net.admin", netctl("log info"), vec![], vec![String::new()]) },
+        Right {
+            outbound: false,
+            ..right("dsoftbus.discover", netctl("bus peers"), vec![], vec![String::new()])
+        },
+        Right {
+            allowed: TERMINATED,
+            outbound: false,
+            ..right(
+                "dsoftbus.share.service",
+                serve("video"),
+                vec![serve("vide"), serve("video2")],
+                vec!["services = [\"video\"]".to_owned()],
+            )
+        },
+        Right {
+            outbound: false,
+            ..right(
+                "dsoftbus.session.open",
+                open("loopback", "video"),
+                vec![open("loopback2", "video"), open("camera", "video")],
+                vec!["devices = [\"loopback\"]".to_owned()],
+            )
+        },
+        Right {
+            outbound: false,
+            ..right(
+                "dsoftbus.stream.open",
+                open("loopback", "video"),
+                vec![open("loopback", "vide"), open("loopback", "audio")],
+                vec!["devices = [\"loopback\"]\nservices = [\"video\"]".to_owned()],
+            )
+        },
     ]
 }
 
@@ -199,6 +231,35 @@ fn listen(port: u16) -> String {
         "netctl --json listen {port} & p=$!; while kill -0 $p 2>/dev/null; do \
          netctl --json sockets -l --sport {port} | grep -q {port} && kill $p; sleep 0.05; done; wait $p"
     )
+}
+
+/// Offers a service of the bus until netd-services knows it; if that never comes, until netctl ends.
+fn serve(service: &str) -> String {
+    let (offered, withdrawn) = (offered(service), withdrawn(service));
+    format!(
+        "netctl --json bus serve {service} & p=$!; {offered}; kill $p 2>/dev/null; wait $p; c=$?; {withdrawn}; exit $c"
+    )
+}
+
+/// Opens a stream to a device's service, while this machine offers `video`, if it may.
+fn open(device: &str, service: &str) -> String {
+    let (offered, withdrawn) = (offered("video"), withdrawn("video"));
+    format!(
+        "netctl bus serve video >/dev/null 2>&1 & p=$!; {offered}; netctl --json bus open {device} {service}; c=$?; \
+         kill $p 2>/dev/null; wait $p; {withdrawn}; exit $c"
+    )
+}
+
+/// Waits until the process `$p` offers a service, or has ended.
+fn offered(service: &str) -> String {
+    format!(
+        "while kill -0 $p 2>/dev/null; do netctl --json bus status | grep -q '\"{service}\"' && break; sleep 0.05; done"
+    )
+}
+
+/// Waits until nobody does any more, so that the next may.
+fn withdrawn(service: &str) -> String {
+    format!("while netctl --json bus status | grep -q '\"{service}\"'; do sleep 0.05; done")
 }
 
 /// Captures one frame, which it makes.
