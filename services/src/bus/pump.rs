@@ -10,13 +10,12 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use netd_softbus::mux::{Mux, Read, StreamId};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{Shutdown, shutdown};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::UnixStream;
 
 use super::streams::Received;
-use crate::server::Share;
+use crate::server::{Share, has_hung_up};
 
 /// Bytes moved at a time: what the mux puts into one frame.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -160,11 +159,4 @@ impl Pump {
         }
         Ok(moved)
     }
-}
-
-/// Whether the client's end is closed, and not merely done with writing.
-fn has_hung_up(socket: &UnixStream) -> bool {
-    let mut watched = [PollFd::new(socket, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(poll(&mut watched, Some(&now)), Ok(1..)) && watched[0].revents().contains(PollFlags::HUP)
 }

@@ -2,11 +2,13 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use netd_ipc::call::{Request, Response};
 use netd_ipc::framing::{self, Decoder, REQUEST_BYTES_MAX};
 use netd_ipc::passing;
 use netd_ipc::server::{Peer, READ_BYTES, STALL_MAX, VIOLATIONS_MAX};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags};
 use serde_json::Value;
 use tokio::io::Interest;
@@ -16,6 +18,9 @@ use tokio::time::timeout;
 use super::disposal::Disposal;
 use super::share::Share;
 use crate::Failure;
+
+/// How often it is looked whether a client is still there that has sent more than was asked for, or nothing any more.
+const GONE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Why a connection is over.
 #[derive(Debug, thiserror::Error)]
@@ -109,13 +114,22 @@ impl Connection {
 
     /// Waits until the client is gone; for ever, if it may still be there after it stopped sending.
     pub(crate) async fn gone(&self) {
-        if let Some(stream) = &self.stream
-            && let Ok(ready) = stream.ready(Interest::READABLE).await
-            && ready.is_write_closed()
-        {
-            return;
+        let Some(stream) = &self.stream else { return };
+        loop {
+            let Ok(ready) = stream.ready(Interest::READABLE).await else { return };
+            if has_hung_up(stream) {
+                return;
+            }
+            // Reading a request leaves the mark that there may be more behind it. Where there is nothing, it is taken away, and the next
+            // news is waited for; where something waits, or the client stopped sending, the mark stays, and is looked at now and then.
+            let looked = stream.try_io(Interest::READABLE, || match rustix::io::ioctl_fionread(stream)? {
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            });
+            if looked.is_ok() || ready.is_read_closed() {
+                tokio::time::sleep(GONE_INTERVAL).await;
+            }
         }
-        std::future::pending::<()>().await;
     }
 
     /// Sends what a method returns; `continues` if more is to come.
@@ -165,6 +179,13 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Whether the other end is closed, and not merely done with sending.
+pub(crate) fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut watched = [PollFd::new(stream, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut watched, Some(&now)), Ok(1..)) && watched[0].revents().contains(PollFlags::HUP)
 }
 
 impl Drop for Connection {

@@ -23,7 +23,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub(crate) use self::connection::{Connection, Gone};
+pub(crate) use self::connection::{Connection, Gone, has_hung_up};
 use self::disposal::Disposal;
 pub(crate) use self::share::{Share, Shares};
 use crate::Failure;

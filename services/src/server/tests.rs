@@ -246,3 +246,46 @@ fn connections_beyond_the_users_share_are_told_so() {
     assert_eq!(kind(&error), ErrorKind::QuotaExceeded);
     drop(held);
 }
+
+/// What the bus of a server offers.
+fn offered(running: &Running) -> Value {
+    let mut stream = running.raw();
+    stream.write_all(b"{\"method\":\"io.netd.services.GetBus\"}\0").unwrap();
+    let mut reply = Vec::new();
+    let mut byte = [0];
+    while reply.last() != Some(&0) {
+        stream.read_exact(&mut byte).unwrap();
+        reply.push(byte[0]);
+    }
+    let reply: Value = serde_json::from_slice(&reply[..reply.len() - 1]).unwrap();
+    reply["parameters"]["bus"]["services"].clone()
+}
+
+#[test]
+fn service_is_withdrawn_when_its_client_dies_while_it_waits_for_a_stream() {
+    let running = Running::start(&["video"], "");
+    let serve =
+        b"{\"method\":\"io.netd.services.ServeBus\",\"parameters\":{\"service\":\"video\"}}\0".to_vec();
+    let accept =
+        b"{\"method\":\"io.netd.services.AcceptBus\",\"parameters\":{\"service\":\"video\"}}\0".to_vec();
+    // It waits for one; it asks for more than it waits for; it says that it will send no more, and then goes.
+    for (requests, half) in [(1, false), (2, false), (1, true)] {
+        let mut client = running.raw();
+        client.write_all(&serve).unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        assert_eq!(offered(&running), json!(["video"]));
+        client.write_all(&accept.repeat(requests)).unwrap();
+        if half {
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        // So that it is waited for.
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(offered(&running), json!(["video"]), "half-closed is not gone");
+        drop(client);
+        let started = std::time::Instant::now();
+        while offered(&running) != json!([]) {
+            assert!(started.elapsed() < Duration::from_secs(60), "{requests} requests, half closed: {half}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
