@@ -246,7 +246,7 @@ fn open(device: &str, service: &str) -> String {
     let (offered, withdrawn) = (offered("video"), withdrawn("video"));
     format!(
         "netctl bus serve video >/dev/null 2>&1 & p=$!; {offered}; netctl --json bus open {device} {service}; c=$?; \
-         kill $p 2>/dev/null; wait $p; {withdrawn}; exit $c"
+         {{ kill $p; wait $p; }} 2>/dev/null; {withdrawn}; exit $c"
     )
 }
 
