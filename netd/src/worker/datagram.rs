@@ -88,11 +88,6 @@ impl Datagrams {
         }) {}
     }
 
-    /// Who is charged.
-    pub(super) fn owner(&self) -> &Subject {
-        &self.owner
-    }
-
     /// The rules changed: every peer is decided on again.
     pub(super) fn forget_permissions(&mut self) {
         self.permitted.clear();

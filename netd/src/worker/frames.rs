@@ -50,11 +50,6 @@ impl Frames {
         }
     }
 
-    /// Who is charged.
-    pub(super) fn owner(&self) -> &Subject {
-        &self.owner
-    }
-
     /// Hands a received frame of its type to the client, if it is for this machine. What the client does not take is dropped.
     pub(super) fn deliver(&mut self, frame: &[u8]) {
         let Some((header, payload)) = split(frame) else { return };

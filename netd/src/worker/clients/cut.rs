@@ -87,7 +87,7 @@ impl Clients {
         self.attempt_failed(now, stack, call.token, flow, Failure(kind, message));
     }
 
-    fn cut_socket(&mut self, now: Instant, stack: &mut Stack, key: usize) {
+    pub(super) fn cut_socket(&mut self, now: Instant, stack: &mut Stack, key: usize) {
         match self.sockets.get(key).map(|entry| &entry.socket) {
             Some(Socket::Stream(stream)) => {
                 let flow = stream.flow;

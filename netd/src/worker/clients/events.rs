@@ -55,11 +55,11 @@ impl Clients {
             }
             Socket::Datagrams(datagrams) => {
                 datagrams.messages.on_event(event.is_readable() || hung_up);
-                self.pump_datagrams(now, stack, egress, key);
+                self.pump_messages(now, stack, egress, key);
             }
             Socket::Frames(frames) => {
                 frames.messages.on_event(event.is_readable() || hung_up);
-                self.pump_frames(now, egress, key);
+                self.pump_messages(now, stack, egress, key);
             }
         }
     }
@@ -250,33 +250,33 @@ impl Clients {
         }
     }
 
-    fn pump_datagrams<E: Egress>(&mut self, now: Instant, stack: &mut Stack, egress: &mut E, key: usize) {
-        let Some(Entry { socket: Socket::Datagrams(datagrams), .. }) = self.sockets.get_mut(key) else {
-            return;
-        };
-        let owner = datagrams.owner().clone();
-        let budget = match self.ledger.messages(now, &owner) {
+    /// Sends the messages that a client wrote, datagrams or raw frames, as many as it may now.
+    fn pump_messages<E: Egress>(&mut self, now: Instant, stack: &mut Stack, egress: &mut E, key: usize) {
+        let Some(Entry { owner, socket, .. }) = self.sockets.get_mut(key) else { return };
+        let Some(messages) = socket.messages() else { return };
+        let budget = match self.ledger.messages(now, owner) {
             Ok(budget) => budget,
             Err(next) => {
-                if datagrams.messages.is_readable() {
+                if messages.is_readable() {
                     self.throttled.insert((next, key));
                 }
                 return;
             }
         };
-        let before = datagrams.sent_bytes;
-        let (taken, state) = datagrams.collect(now, &self.gate, (stack, egress), &mut self.buffer, budget);
-        self.ledger.spend_packets(&owner, taken);
-        self.ledger.spend_bytes(&owner, datagrams.sent_bytes - before);
+        let before = socket.carried().sent.payload_bytes;
+        let (taken, state) = match socket {
+            Socket::Datagrams(datagrams) => {
+                datagrams.collect(now, &self.gate, (&mut *stack, egress), &mut self.buffer, budget)
+            }
+            Socket::Frames(frames) => frames.collect(&self.gate, egress, &mut self.buffer, budget),
+            Socket::Stream(_) | Socket::Listener(_) => return,
+        };
+        self.ledger.spend_packets(owner, taken);
+        self.ledger.spend_bytes(owner, socket.carried().sent.payload_bytes - before);
         match state {
             State::Idle => {}
-            State::Busy => {
-                self.unfinished.push(key);
-            }
-            State::Gone => {
-                stack.udp_close(datagrams.id);
-                self.remove(key);
-            }
+            State::Busy => self.unfinished.push(key),
+            State::Gone => self.cut_socket(now, stack, key),
         }
     }
 
@@ -291,10 +291,7 @@ impl Clients {
         for key in &unfinished {
             match self.sockets.get(*key).map(|entry| &entry.socket) {
                 Some(Socket::Stream(_)) => self.pump_stream(now, stack, *key),
-                Some(Socket::Frames(_)) => self.pump_frames(now, egress, *key),
-                Some(Socket::Listener(_) | Socket::Datagrams(_)) | None => {
-                    self.pump_datagrams(now, stack, egress, *key);
-                }
+                _ => self.pump_messages(now, stack, egress, *key),
             }
         }
         !unfinished.is_empty()

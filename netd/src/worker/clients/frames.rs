@@ -1,16 +1,14 @@
-//! Raw frames: opened by clients, offered what is received, emptied of what is to be sent.
+//! Raw frames: opened by clients, offered what is received.
 
 use netd_ipc::ErrorKind;
 use netd_ipc::frames::{ADDRESS_BYTES, split};
 use netd_policy::{EtherType, Subject};
-use netd_stack::{Egress, Instant};
 use rustix::net::SocketType;
 
 use crate::command::Reply;
 use crate::worker::clients::calls::quota;
 use crate::worker::clients::{Clients, Entry, FRAMES_BYTES, Socket, out_of_descriptors};
 use crate::worker::frames::Frames;
-use crate::worker::messages::State;
 use crate::worker::socketpair;
 
 impl Clients {
@@ -55,29 +53,6 @@ impl Clients {
             key.and_then(|key| self.sockets.get_mut(*key))
         {
             frames.deliver(frame);
-        }
-    }
-
-    pub(super) fn pump_frames<E: Egress>(&mut self, now: Instant, egress: &mut E, key: usize) {
-        let Some(Entry { socket: Socket::Frames(frames), .. }) = self.sockets.get_mut(key) else { return };
-        let owner = frames.owner().clone();
-        let budget = match self.ledger.messages(now, &owner) {
-            Ok(budget) => budget,
-            Err(next) => {
-                if frames.messages.is_readable() {
-                    self.throttled.insert((next, key));
-                }
-                return;
-            }
-        };
-        let before = frames.sent_bytes;
-        let (taken, state) = frames.collect(&self.gate, egress, &mut self.buffer, budget);
-        self.ledger.spend_packets(&owner, taken);
-        self.ledger.spend_bytes(&owner, frames.sent_bytes - before);
-        match state {
-            State::Idle => {}
-            State::Busy => self.unfinished.push(key),
-            State::Gone => self.remove(key),
         }
     }
 }

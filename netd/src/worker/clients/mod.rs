@@ -34,6 +34,7 @@ use crate::worker::datagram::{Datagrams, Gate, MESSAGE_BYTES_MAX};
 use crate::worker::frames::Frames;
 use crate::worker::ledger::Ledger;
 use crate::worker::listener::Listener;
+use crate::worker::messages::Messages;
 use crate::worker::outcome::Outcomes;
 use crate::worker::stream::Stream;
 use crate::worker::{KERNEL_BUFFER_BYTES, TOKEN_FIRST, socketpair};
@@ -140,6 +141,15 @@ impl Socket {
             Socket::Listener(listener) => listener.into_descriptors(),
             Socket::Datagrams(datagrams) => datagrams.messages.into_descriptors(),
             Socket::Frames(frames) => frames.messages.into_descriptors(),
+        }
+    }
+
+    /// What the client writes to it, if that is whole messages.
+    fn messages(&self) -> Option<&Messages> {
+        match self {
+            Socket::Datagrams(datagrams) => Some(&datagrams.messages),
+            Socket::Frames(frames) => Some(&frames.messages),
+            Socket::Stream(_) | Socket::Listener(_) => None,
         }
     }
 
