@@ -40,13 +40,21 @@ pub enum Capability {
     BusSessionOpen,
     /// `dsoftbus.stream.open`: opening a stream to a device's service.
     BusStreamOpen,
+    /// `dsoftbus.rpc.call`: calling a device's service, and subscribing to what it publishes.
+    BusCall,
     /// `dsoftbus.share.service`: offering a service to the bus.
     BusShareService,
+    /// `dsoftbus.share.files`: reading the files that a device shares.
+    BusShareFiles,
+    /// `dsoftbus.share.state`: reading the state that a device keeps.
+    BusShareState,
+    /// `dsoftbus.share.state.write`: changing it.
+    BusShareStateWrite,
 }
 
 impl Capability {
     /// All there are.
-    pub const ALL: [Capability; 17] = [
+    pub const ALL: [Capability; 21] = [
         Capability::TcpConnect,
         Capability::TcpListen,
         Capability::UdpBind,
@@ -63,7 +71,11 @@ impl Capability {
         Capability::BusDiscover,
         Capability::BusSessionOpen,
         Capability::BusStreamOpen,
+        Capability::BusCall,
         Capability::BusShareService,
+        Capability::BusShareFiles,
+        Capability::BusShareState,
+        Capability::BusShareStateWrite,
     ];
 
     /// The name in the configuration.
@@ -85,7 +97,11 @@ impl Capability {
             Capability::BusDiscover => "dsoftbus.discover",
             Capability::BusSessionOpen => "dsoftbus.session.open",
             Capability::BusStreamOpen => "dsoftbus.stream.open",
+            Capability::BusCall => "dsoftbus.rpc.call",
             Capability::BusShareService => "dsoftbus.share.service",
+            Capability::BusShareFiles => "dsoftbus.share.files",
+            Capability::BusShareState => "dsoftbus.share.state",
+            Capability::BusShareStateWrite => "dsoftbus.share.state.write",
         }
     }
 
@@ -103,12 +119,19 @@ impl Capability {
 
     /// Whether its requests name a device of the bus.
     pub(crate) fn has_devices(self) -> bool {
-        matches!(self, Capability::BusSessionOpen | Capability::BusStreamOpen)
+        use Capability::{
+            BusCall, BusSessionOpen, BusShareFiles, BusShareState, BusShareStateWrite, BusStreamOpen,
+        };
+        matches!(
+            self,
+            BusSessionOpen | BusStreamOpen | BusCall | BusShareFiles | BusShareState | BusShareStateWrite
+        )
     }
 
-    /// Whether its requests name a service of the bus.
+    /// Whether its requests name a service of the bus, or files that are shared under a name.
     pub(crate) fn has_services(self) -> bool {
-        matches!(self, Capability::BusStreamOpen | Capability::BusShareService)
+        use Capability::{BusCall, BusShareFiles, BusShareService, BusStreamOpen};
+        matches!(self, BusStreamOpen | BusCall | BusShareService | BusShareFiles)
     }
 
     pub(crate) fn names() -> String {

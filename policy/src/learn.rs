@@ -112,10 +112,14 @@ impl Asked {
             Request::Resolve { name: Some(name) } => drop(self.hosts.entry(name.to_string()).or_default()),
             Request::Raw { ether_type } => drop(self.ether_types.insert(*ether_type)),
             Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => self.add_authority(peer),
-            Request::OpenBusSession { device } => {
+            Request::OpenBusSession { device }
+            | Request::ReadBusState { device }
+            | Request::WriteBusState { device } => {
                 self.bus.entry(Some(device.clone())).or_default();
             }
-            Request::OpenBusStream { device, service } => {
+            Request::OpenBusStream { device, service }
+            | Request::CallBusService { device, service }
+            | Request::ReadBusShare { device, share: service } => {
                 self.bus.entry(Some(device.clone())).or_default().insert(service.clone());
             }
             Request::ShareBusService { service } => {

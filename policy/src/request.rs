@@ -90,6 +90,30 @@ pub enum Request {
         /// To what of it.
         service: BusService,
     },
+    /// Calling a device's service, or subscribing to what it publishes.
+    CallBusService {
+        /// Whose.
+        device: BusDevice,
+        /// Which.
+        service: BusService,
+    },
+    /// Reading the files that a device shares under a name.
+    ReadBusShare {
+        /// Whose.
+        device: BusDevice,
+        /// Under which name.
+        share: BusService,
+    },
+    /// Reading the state that a device keeps.
+    ReadBusState {
+        /// Which device.
+        device: BusDevice,
+    },
+    /// Changing the state that a device keeps.
+    WriteBusState {
+        /// Which device.
+        device: BusDevice,
+    },
     /// Offering a service to the bus, and taking the streams that are opened to it.
     ShareBusService {
         /// Which.
@@ -125,6 +149,10 @@ impl Request {
             Request::DiscoverBus => Some(Capability::BusDiscover),
             Request::OpenBusSession { device: _ } => Some(Capability::BusSessionOpen),
             Request::OpenBusStream { .. } => Some(Capability::BusStreamOpen),
+            Request::CallBusService { .. } => Some(Capability::BusCall),
+            Request::ReadBusShare { .. } => Some(Capability::BusShareFiles),
+            Request::ReadBusState { device: _ } => Some(Capability::BusShareState),
+            Request::WriteBusState { device: _ } => Some(Capability::BusShareStateWrite),
             Request::ShareBusService { service: _ } => Some(Capability::BusShareService),
             Request::Represent | Request::Observe => None,
         }
@@ -149,6 +177,10 @@ impl Request {
             | Request::DiscoverBus
             | Request::OpenBusSession { device: _ }
             | Request::OpenBusStream { .. }
+            | Request::CallBusService { .. }
+            | Request::ReadBusShare { .. }
+            | Request::ReadBusState { device: _ }
+            | Request::WriteBusState { device: _ }
             | Request::ShareBusService { service: _ }
             | Request::Represent
             | Request::Observe
@@ -163,8 +195,12 @@ impl Request {
             | Request::TcpConnectName { name, .. }
             | Request::Fetch { from: Authority { host: Host::Name(name), .. } }
             | Request::ValidateTls { of: Authority { host: Host::Name(name), .. } } => Target::Name(name),
-            Request::OpenBusSession { device } => Target::Bus(Some(device), None),
-            Request::OpenBusStream { device, service } => Target::Bus(Some(device), Some(service)),
+            Request::OpenBusSession { device }
+            | Request::ReadBusState { device }
+            | Request::WriteBusState { device } => Target::Bus(Some(device), None),
+            Request::OpenBusStream { device, service }
+            | Request::CallBusService { device, service }
+            | Request::ReadBusShare { device, share: service } => Target::Bus(Some(device), Some(service)),
             Request::ShareBusService { service } => Target::Bus(None, Some(service)),
             _ => self.peer().map_or(Target::Nobody, Target::Address),
         }
@@ -179,9 +215,12 @@ impl Request {
             // Names are asked of netd's own servers, and a name can carry anything to whoever serves its domain.
             Request::Resolve { name: _ } | Request::TcpConnectName { .. } => true,
             // Between clients of this machine nothing leaves it.
-            Request::OpenBusSession { device } | Request::OpenBusStream { device, .. } => {
-                !device.is_loopback()
-            }
+            Request::OpenBusSession { device }
+            | Request::OpenBusStream { device, .. }
+            | Request::CallBusService { device, .. }
+            | Request::ReadBusShare { device, .. }
+            | Request::ReadBusState { device }
+            | Request::WriteBusState { device } => !device.is_loopback(),
             _ => self.peer().is_some(),
         }
     }
@@ -204,6 +243,10 @@ impl Request {
             | Request::DiscoverBus
             | Request::OpenBusSession { device: _ }
             | Request::OpenBusStream { .. }
+            | Request::CallBusService { .. }
+            | Request::ReadBusShare { .. }
+            | Request::ReadBusState { device: _ }
+            | Request::WriteBusState { device: _ }
             | Request::ShareBusService { service: _ }
             | Request::Represent
             | Request::Observe
@@ -241,6 +284,12 @@ impl fmt::Display for Request {
             Request::DiscoverBus => f.write_str("looking at who is on the bus"),
             Request::OpenBusSession { device } => write!(f, "bus session with {device}"),
             Request::OpenBusStream { device, service } => write!(f, "bus stream to {device}/{service}"),
+            Request::CallBusService { device, service } => {
+                write!(f, "calls of, and events from, {device}/{service}")
+            }
+            Request::ReadBusShare { device, share } => write!(f, "reading files of {device}/{share}"),
+            Request::ReadBusState { device } => write!(f, "reading the state that {device} keeps"),
+            Request::WriteBusState { device } => write!(f, "changing the state that {device} keeps"),
             Request::ShareBusService { service } => write!(f, "offering the service {service} to the bus"),
             Request::Represent => f.write_str("asking for decisions about others"),
             Request::Observe => f.write_str("looking at netd's state"),

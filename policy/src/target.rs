@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::Error;
 use crate::authority::Authority;
+use crate::bus::{BusDevice, BusService};
 use crate::capability::Capability;
 use crate::request::Request;
 
@@ -24,8 +25,9 @@ impl Request {
     /// | net.dns.resolve | a name; none or `any` is what is no host's name, such as an address |
     /// | net.raw | an EtherType: `0x88b5` |
     /// | net.http.fetch, net.tls.validate | `example.org:443`, `192.0.2.1:443`, `[2001:db8::1]:443` |
-    /// | dsoftbus.session.open | a device's id; `loopback` is this machine itself |
-    /// | dsoftbus.stream.open | a device's id and a service: `camera-1/video` |
+    /// | dsoftbus.session.open, dsoftbus.share.state, dsoftbus.share.state.write | a device's id; `loopback` is this machine itself |
+    /// | dsoftbus.stream.open, dsoftbus.rpc.call | a device's id and a service: `camera-1/video` |
+    /// | dsoftbus.share.files | a device's id and the name under which it shares files: `camera-1/recordings` |
     /// | dsoftbus.share.service | a service |
     /// | net.http.devnet, net.trust.manage, net.capture, net.admin, dsoftbus.discover | none |
     ///
@@ -52,6 +54,12 @@ impl Request {
             Some(Ok(port)) if port != 0 => Ok(Some(port)),
             Some(_) => Err(wrong("a port, or 'any' for one of netd's choice")),
         };
+        let device = || target.ok_or_else(|| wrong("a device's id"))?.parse::<BusDevice>();
+        let of_device = |expected: &'static str| {
+            let parts = target.and_then(|target| target.split_once('/'));
+            let (device, name) = parts.ok_or_else(|| wrong(expected))?;
+            Ok::<_, Error>((device.parse::<BusDevice>()?, name.parse::<BusService>()?))
+        };
         Ok(match capability {
             Capability::TcpConnect => connection(target.unwrap_or(ANY), wrong)?,
             Capability::UdpSend => Request::UdpSend { remote: peer()? },
@@ -74,15 +82,20 @@ impl Request {
             }
             Capability::HttpFetch => Request::Fetch { from: authority()? },
             Capability::TlsValidate => Request::ValidateTls { of: authority()? },
-            Capability::BusSessionOpen => {
-                let device = target.ok_or_else(|| wrong("a device's id"))?;
-                Request::OpenBusSession { device: device.parse()? }
-            }
+            Capability::BusSessionOpen => Request::OpenBusSession { device: device()? },
+            Capability::BusShareState => Request::ReadBusState { device: device()? },
+            Capability::BusShareStateWrite => Request::WriteBusState { device: device()? },
             Capability::BusStreamOpen => {
-                let parts = target.and_then(|target| target.split_once('/'));
-                let (device, service) =
-                    parts.ok_or_else(|| wrong("DEVICE/SERVICE such as camera-1/video"))?;
-                Request::OpenBusStream { device: device.parse()?, service: service.parse()? }
+                let (device, service) = of_device("DEVICE/SERVICE such as camera-1/video")?;
+                Request::OpenBusStream { device, service }
+            }
+            Capability::BusCall => {
+                let (device, service) = of_device("DEVICE/SERVICE such as camera-1/video")?;
+                Request::CallBusService { device, service }
+            }
+            Capability::BusShareFiles => {
+                let (device, share) = of_device("DEVICE/SHARE such as camera-1/recordings")?;
+                Request::ReadBusShare { device, share }
             }
             Capability::BusShareService => {
                 let service = target.ok_or_else(|| wrong("a service's name"))?;
@@ -118,8 +131,12 @@ impl Request {
             Request::Resolve { name } => name.as_ref().map(ToString::to_string),
             Request::Raw { ether_type } => Some(ether_type.to_string()),
             Request::Fetch { from: peer } | Request::ValidateTls { of: peer } => Some(peer.to_string()),
-            Request::OpenBusSession { device } => Some(device.to_string()),
-            Request::OpenBusStream { device, service } => Some(format!("{device}/{service}")),
+            Request::OpenBusSession { device }
+            | Request::ReadBusState { device }
+            | Request::WriteBusState { device } => Some(device.to_string()),
+            Request::OpenBusStream { device, service }
+            | Request::CallBusService { device, service }
+            | Request::ReadBusShare { device, share: service } => Some(format!("{device}/{service}")),
             Request::ShareBusService { service } => Some(service.to_string()),
             Request::FetchReal
             | Request::ManageTrust
@@ -178,7 +195,13 @@ mod tests {
             (Capability::BusStreamOpen, Some("camera-1"), "DEVICE/SERVICE"),
             (Capability::BusStreamOpen, Some("camera-1/"), "1 to 64 bytes"),
             (Capability::BusStreamOpen, Some("a/b/c"), "'/'"),
+            (Capability::BusCall, Some("camera-1"), "DEVICE/SERVICE"),
+            (Capability::BusCall, None, "DEVICE/SERVICE"),
             (Capability::BusShareService, Some("any"), "a service's name"),
+            (Capability::BusShareFiles, Some("recordings"), "DEVICE/SHARE"),
+            (Capability::BusShareFiles, Some("camera-1/../etc"), "'/'"),
+            (Capability::BusShareState, None, "a device's id"),
+            (Capability::BusShareStateWrite, Some("camera-1/key"), "'/'"),
         ] {
             let error = Request::parse(capability, target).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");

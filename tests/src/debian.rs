@@ -23,7 +23,8 @@ pub const PROGRAMS: &str = "/opt/netd-tests";
 pub const EVERYTHING: &str = "[[grant]]\nsubject = \"any\"\n\
     allow = [\"net.tcp.connect\", \"net.tcp.listen\", \"net.udp.bind\", \"net.udp.send\", \"net.icmp.ping\", \"net.dns.resolve\", \
     \"net.http.fetch\", \"net.http.devnet\", \"net.tls.validate\", \"net.trust.manage\", \"net.capture\", \"net.admin\", \"dsoftbus.discover\", \
-    \"dsoftbus.session.open\", \"dsoftbus.stream.open\", \"dsoftbus.share.service\"]\n";
+    \"dsoftbus.session.open\", \"dsoftbus.stream.open\", \"dsoftbus.rpc.call\", \"dsoftbus.share.service\", \"dsoftbus.share.files\", \
+    \"dsoftbus.share.state\", \"dsoftbus.share.state.write\"]\n";
 
 /// netd under a test's own hands, netd-services as a unit with a user of its own.
 #[derive(Debug)]

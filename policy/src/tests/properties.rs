@@ -29,7 +29,11 @@ fn any_bus_rule() -> impl Strategy<Value = RuleConfig> {
         Capability::BusDiscover,
         Capability::BusSessionOpen,
         Capability::BusStreamOpen,
+        Capability::BusCall,
         Capability::BusShareService,
+        Capability::BusShareFiles,
+        Capability::BusShareState,
+        Capability::BusShareStateWrite,
     ];
     let capabilities = prop::collection::vec(prop::sample::select(capabilities), 1..3);
     (
@@ -209,6 +213,11 @@ fn any_request() -> impl Strategy<Value = Request> {
         any_device().prop_map(|device| Request::OpenBusSession { device }),
         (any_device(), any_service())
             .prop_map(|(device, service)| Request::OpenBusStream { device, service }),
+        (any_device(), any_service())
+            .prop_map(|(device, service)| Request::CallBusService { device, service }),
+        (any_device(), any_service()).prop_map(|(device, share)| Request::ReadBusShare { device, share }),
+        any_device().prop_map(|device| Request::ReadBusState { device }),
+        any_device().prop_map(|device| Request::WriteBusState { device }),
         any_service().prop_map(|service| Request::ShareBusService { service }),
     ]
 }
@@ -321,8 +330,12 @@ fn allowed_by_reading(rules: &[RuleConfig], subject: &Subject, request: &Request
             rule.to.is_none()
                 && rule.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|host| host.matches(name)))
         }
-        Request::OpenBusSession { device } => covers_device(rule, device),
-        Request::OpenBusStream { device, service } => {
+        Request::OpenBusSession { device }
+        | Request::ReadBusState { device }
+        | Request::WriteBusState { device } => covers_device(rule, device),
+        Request::OpenBusStream { device, service }
+        | Request::CallBusService { device, service }
+        | Request::ReadBusShare { device, share: service } => {
             covers_device(rule, device) && covers_service(rule, service)
         }
         Request::ShareBusService { service } => covers_service(rule, service),

@@ -155,7 +155,58 @@ const SCOPES: &[Scoped] = &[
         &["camera-1/chat"],
     ),
     (Capability::BusStreamOpen, "devices = [\"hub\"]", &["hub/video", "hub/chat"], &["hub2/video"]),
+    (
+        Capability::BusCall,
+        "devices = [\"camera-*\", \"hub\"]\nservices = [\"video\", \"v\u{ed}deo\"]",
+        &["camera-1/video", "hub/video", "hub/v\u{ed}deo"],
+        // Longer, shorter, another case, a dot at the end, and letters that only look the same.
+        &[
+            "camera-1/videos",
+            "camera-1/vide",
+            "camera-1/Video",
+            "camera-1/video.",
+            "camera-1/vide\u{43e}",
+            "camera/video",
+            "c\u{430}mera-1/video",
+            "hub./video",
+            "HUB/video",
+            "loopback/video",
+        ],
+    ),
+    (
+        Capability::BusCall,
+        "services = [\"video\"]",
+        &["camera-1/video", "loopback/video"],
+        &["camera-1/chat"],
+    ),
     (Capability::BusShareService, "services = [\"video\"]", &["video"], &["videos", "chat"]),
+    (
+        Capability::BusShareFiles,
+        "devices = [\"camera-*\", \"hub\"]\nservices = [\"recordings\"]",
+        &["camera-1/recordings", "hub/recordings"],
+        &[
+            "camera-1/recording",
+            "camera-1/recordings.",
+            "camera-1/Recordings",
+            "camera-1/rec\u{43e}rdings",
+            "camera/recordings",
+            "hub2/recordings",
+            "loopback/recordings",
+        ],
+    ),
+    (Capability::BusShareFiles, "devices = [\"hub\"]", &["hub/recordings", "hub/logs"], &["hub2/logs"]),
+    (
+        Capability::BusShareState,
+        "devices = [\"camera-*\", \"hub\"]",
+        &["camera-1", "camera-\u{e9}", "hub"],
+        &["camera", "hub.", "Hub", "h\u{fc}b", "my-camera-1", "loopback"],
+    ),
+    (
+        Capability::BusShareStateWrite,
+        "devices = [\"camera-*\", \"loopback\"]",
+        &["camera-1", "loopback"],
+        &["camera", "Camera-1", "loopback2", "loop", "l\u{43e}opback"],
+    ),
 ];
 
 /// What is in no scope, since it is neither a name nor an address: in requests, in rules, and in expectations.
