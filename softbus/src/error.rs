@@ -168,6 +168,26 @@ pub enum Error {
         /// What of it.
         what: &'static str,
     },
+    /// A message of more bytes than it may have.
+    #[error("the {message} is {len} bytes long: at most {max} are allowed")]
+    Oversize {
+        /// What it is.
+        message: &'static str,
+        /// Its length in bytes.
+        len: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// A number that stands for nothing.
+    #[error("the {message} has a {field} of {value}, which does not exist")]
+    UnknownValue {
+        /// What was read.
+        message: &'static str,
+        /// Which part of it.
+        field: &'static str,
+        /// As it says.
+        value: u8,
+    },
     /// A record of a kind that does not exist.
     #[error("there are no records of kind {kind}")]
     UnknownRecord {

@@ -8,8 +8,9 @@
 //! | [`discovery`] | who is there: announcements, the peer table, who may be dialled and when |
 //! | [`session`] | who is who: Noise XK, the binding to what is announced, pairing, keys that change |
 //! | [`mux`] | many streams over one session: credit, priorities, keepalive |
+//! | [`remote`] | what one device asks of another: what there is, calls, topics |
 //!
-//! **Not supported**: the datagram transport (udp-sec) and remote services are to come.
+//! **Not supported**: the datagram transport (udp-sec) is to come.
 
 #![forbid(unsafe_code)]
 #![no_std]
@@ -27,12 +28,13 @@ mod name;
 mod random;
 mod rate;
 mod read;
+pub mod remote;
 pub mod session;
 mod time;
 
 pub use config::Checked;
 pub use error::Error;
 pub use key::{KEY_BYTES, PublicKey};
-pub use name::{DeviceId, NAME_BYTES_MAX, ServiceName, StreamName};
+pub use name::{DeviceId, MethodName, NAME_BYTES_MAX, ServiceName, StreamName, TopicName};
 pub use random::Random;
 pub use time::Instant;

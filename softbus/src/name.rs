@@ -84,6 +84,16 @@ name!(
     StreamName,
     "a stream name"
 );
+name!(
+    /// What of a service is called.
+    MethodName,
+    "a method's name"
+);
+name!(
+    /// What a service publishes about.
+    TopicName,
+    "a topic"
+);
 
 #[cfg(test)]
 mod tests {

@@ -16,18 +16,32 @@ pub fn frame(bytes: &[u8]) -> Result<Vec<u8>, Error> {
 }
 
 /// Cuts a stream into frames. Holds less than one frame and what was pushed last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Deframer {
     buffer: Vec<u8>,
     /// What of it was given out.
     taken: usize,
+    /// The longest frame.
+    limit: usize,
+}
+
+impl Default for Deframer {
+    fn default() -> Deframer {
+        Deframer::new()
+    }
 }
 
 impl Deframer {
-    /// Nothing arrived.
+    /// Nothing arrived. A frame is as long as a record at most.
     #[must_use]
     pub fn new() -> Deframer {
-        Deframer::default()
+        Deframer::limited(RECORD_BYTES_MAX)
+    }
+
+    /// The same for frames of at most `limit` bytes.
+    #[must_use]
+    pub fn limited(limit: usize) -> Deframer {
+        Deframer { buffer: Vec::new(), taken: 0, limit }
     }
 
     /// Bytes of the stream arrived. Take all frames before the next ones.
@@ -43,8 +57,8 @@ impl Deframer {
             return Ok(None);
         };
         let len = usize::from(u16::from_be_bytes(*len));
-        if len > RECORD_BYTES_MAX {
-            return Err(Error::TooMany { what: "bytes in a frame", count: len, max: RECORD_BYTES_MAX });
+        if len > self.limit {
+            return Err(Error::TooMany { what: "bytes in a frame", count: len, max: self.limit });
         }
         let frame = rest.get(..len);
         self.taken += frame.map_or(0, |frame| LENGTH_BYTES + frame.len());
