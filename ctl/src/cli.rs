@@ -89,6 +89,8 @@ pub(crate) enum Command {
     Listen(Listen),
     /// The bus: devices that find and trust each other, and streams between their services (netd-services is asked)
     Bus(Bus),
+    /// The ports of netd's that lead to servers of this machine, and what became of their connections (netd-services is asked)
+    Published(Published),
     /// The roots that certificates are believed by: list, add, remove; and what a server shows (netd-services is asked)
     Trust(Trust),
     /// Fetch what an http or https URL names, through netd-services: to standard output, or to a file, whole or not at all
@@ -176,6 +178,14 @@ pub(crate) struct Doctor {
     /// Where it is remembered what functions were before they were taken
     #[arg(long, value_name = "DIRECTORY", default_value = netd_vfio::STATE_DIRECTORY)]
     pub(crate) state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Published {
+    /// netd-services' socket [default: $NETD_SERVICES_SOCKET, else /run/netd-services/services.sock, else
+    /// $XDG_RUNTIME_DIR/netd/services.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) services: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

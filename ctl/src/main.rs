@@ -18,6 +18,7 @@ mod output;
 mod ping;
 mod pipe;
 mod policy;
+mod published;
 mod selftest;
 mod stream;
 mod takeover;
@@ -98,6 +99,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode, Error> {
         Command::Connect(arguments) => stream::connect(&connect()?, output, &arguments),
         Command::Listen(arguments) => stream::listen(&connect()?, output, &arguments),
         Command::Bus(arguments) => bus::run(output, &arguments),
+        Command::Published(arguments) => published::run(output, &arguments),
         Command::Trust(arguments) => trust::run(output, &arguments),
         Command::Selftest(arguments) => selftest::run(&connect()?, output, &arguments),
     }

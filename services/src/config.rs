@@ -12,6 +12,7 @@ use netd_trust::Directories;
 use serde::Deserialize;
 
 use crate::bus::config as bus;
+use crate::publish::config as publish;
 
 /// Where it is looked for unless told otherwise. It need not exist.
 pub const PATH_DEFAULT: &str = "/etc/netd/services.toml";
@@ -42,6 +43,8 @@ pub struct Config {
     pub trust: Trust,
     /// What it is on the bus.
     pub bus: bus::Bus,
+    /// Which ports lead to servers of this machine.
+    pub publish: Vec<publish::Publish>,
 }
 
 /// Which servers are believed.
@@ -120,6 +123,8 @@ struct Raw {
     trust: RawTrust,
     /// What this machine is on the bus.
     bus: bus::Raw,
+    /// Ports of netd's that lead to servers of this machine.
+    publish: Vec<publish::Raw>,
 }
 
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -247,7 +252,7 @@ impl Config {
         let file = path.to_string_lossy();
         let wrong = |at: usize, message: String| Error::from(FileError::at(&file, text, at, message));
         let raw: Raw = toml::from_str(text).map_err(|error| FileError::of_parser(&file, text, &error))?;
-        let Raw { ipc, netd, metrics, limits, fetch, trust, bus } = raw;
+        let Raw { ipc, netd, metrics, limits, fetch, trust, bus, publish } = raw;
         let Limits {
             connections,
             connections_per_user,
@@ -287,6 +292,7 @@ impl Config {
             limits,
             trust: check_trust(trust),
             bus: bus.check(wrong)?,
+            publish: publish::check(publish, wrong)?,
             fetch: Fetch {
                 fixtures: fetch.fixtures,
                 size_max: fetch.size_max_mib.saturating_mul(1 << 20),

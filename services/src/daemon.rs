@@ -1,6 +1,7 @@
 //! The life of netd-services: listen, serve until told to stop.
 
 use std::io;
+use std::sync::Arc;
 
 use netd_ipc::server::{ListenError, own_path};
 use netd_ipc::services::{SOCKET_VARIABLE, SYSTEM_SOCKET, user_socket};
@@ -9,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::netd::Netd;
+use crate::publish::Published;
 use crate::{metrics, server};
 
 /// Threads that serve: one is enough for what netd carries, and the second keeps others served while it decompresses or decrypts.
@@ -49,6 +51,8 @@ pub fn run(config: Config) -> Result<(), Error> {
             netd_ipc::server::listen(path, *mode).map(|listener| (listener, Netd::new(config.netd.clone())))
         })
         .transpose()?;
+    // Before anything else runs: systemd may have to be asked.
+    let published = Arc::new(Published::new(config.publish.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
@@ -73,13 +77,13 @@ pub fn run(config: Config) -> Result<(), Error> {
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
         let scraping = async {
             match scrapes {
-                Some((listener, netd)) => metrics::serve(listener, netd).await,
+                Some((listener, netd)) => metrics::serve(listener, netd, Arc::clone(&published)).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             failed = scraping => match failed.map_err(system("serve metrics"))? {},
-            served = server::run(listener, config, stopped) => served.map_err(system("serve")),
+            served = server::run(listener, config, Arc::clone(&published), stopped) => served.map_err(system("serve")),
             () = stopping => Ok(()),
         }
     });

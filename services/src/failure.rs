@@ -50,7 +50,7 @@ impl From<netd_ipc::Error> for Failure {
             // Of netd-services itself: a matter of how this machine is set up, and no answer to the client's own rights.
             Some(Of::PolicyDenied) => {
                 let message =
-                    format!("netd-services itself may not do this for you ({error}): its user needs a grant");
+                    format!("netd-services itself may not do this ({error}): its user needs a grant");
                 return Failure::new(ErrorKind::PolicyDenied, message);
             }
             Some(Of::QuotaExceeded | Of::NoBufs) => ErrorKind::QuotaExceeded,

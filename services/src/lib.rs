@@ -1,5 +1,5 @@
-//! netd-services: what local programs ask for above sockets, on netd's sockets and with its own user. It fetches over HTTP, and drives the
-//! bus.
+//! netd-services: what local programs ask for above sockets, on netd's sockets and with its own user. It fetches over HTTP, drives the
+//! bus, and carries what comes to published ports to servers of this machine.
 //!
 //! ```text
 //!  client ── request ──> server ──> fetch ── may this client? ──> netd
@@ -19,6 +19,7 @@ mod failure;
 pub mod fetch;
 mod metrics;
 pub mod netd;
+pub mod publish;
 pub mod server;
 mod trust;
 

@@ -69,6 +69,8 @@ pub const PEERS: &[Needed] = &[
     ("/usr/sbin/unbound", "unbound"),
     ("/usr/sbin/avahi-daemon", "avahi-daemon"),
     ("/usr/sbin/chronyd", "chrony"),
+    ("/usr/bin/ssh", "openssh-client"),
+    ("/usr/sbin/sshd", "openssh-server"),
     // Its parser reads our metrics.
     ("/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py", "python3-prometheus-client"),
     // For clients from PyPI, in environments of their own.

@@ -5,6 +5,7 @@ mod chrony;
 mod identity;
 mod kea;
 mod radvd;
+mod ssh;
 mod unbound;
 
 use crate::error::{Attempt, Result};
@@ -16,7 +17,9 @@ pub use chrony::Chrony;
 pub use identity::Identity;
 pub use kea::Kea;
 pub use radvd::Radvd;
+pub use ssh::{SshKey, Sshd};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 pub use unbound::Unbound;
@@ -125,6 +128,10 @@ impl Dnsmasq {
     }
 }
 
+/// What `/who` tells, of a connection with a PROXY header: both of its ends.
+const WHO: &str =
+    "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port";
+
 /// nginx with one directory of files, on every address of the namespace.
 #[derive(Debug)]
 pub struct Nginx {
@@ -160,9 +167,13 @@ impl Nginx {
              events {{ worker_connections 256; }}\n\
              http {{ access_log off; client_body_temp_path {root}/body; proxy_temp_path {root}/proxy;\n\
              fastcgi_temp_path {root}/fastcgi; uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;\n\
-             server {{ listen 0.0.0.0:{port}{listen}; listen [::]:{port}{listen} ipv6only=on; {server} root {root}/files; }} }}\n",
+             server {{ listen 0.0.0.0:{port}{listen}; listen [::]:{port}{listen} ipv6only=on; listen unix:{root}/proxied.sock proxy_protocol;\n\
+             {server} root {root}/files; location = /who {{ return 200 \"{WHO}\\n\"; }} }} }}\n",
             root = root.display()
         );
+        // Whoever reaches the Unix socket need not be root.
+        fs::set_permissions(root, fs::Permissions::from_mode(0o755))
+            .attempt(|| "open nginx's directory".to_owned())?;
         fs::create_dir(root.join("files")).attempt(|| "make nginx's directory of files".to_owned())?;
         let path = root.join("nginx.conf");
         fs::write(&path, configuration).attempt(|| format!("write {}", path.display()))?;
@@ -171,6 +182,11 @@ impl Nginx {
         let mut process = Background::spawn(&mut command, &root.join("nginx.log"))?;
         namespace.wait_for_tcp(&mut process, "127.0.0.1", port)?;
         Ok(Nginx { _process: process, directory, port })
+    }
+
+    /// Where it takes connections that begin with a header of the PROXY protocol, besides.
+    pub fn proxied_socket(&self) -> PathBuf {
+        self.directory.path().join("proxied.sock")
     }
 
     /// Offers a file of this many zeros, which take no place on the disk.

@@ -62,6 +62,8 @@ pub enum Call {
         /// For connecting and the handshake.
         timeout: Option<Duration>,
     },
+    /// `io.netd.services.ListPublished`
+    ListPublished,
     /// `io.netd.services.GetBus`
     GetBus,
     /// `io.netd.services.ListBusPeers`
@@ -160,6 +162,7 @@ impl Call {
                 target: text(&mut fields, "target", TARGET_BYTES_MAX)?,
                 timeout: timeout(&mut fields, "timeout_ms")?,
             },
+            "io.netd.services.ListPublished" => Call::ListPublished,
             "io.netd.services.GetBus" => Call::GetBus,
             "io.netd.services.ListBusPeers" => Call::ListBusPeers,
             "io.netd.services.WatchBus" => Call::WatchBus,
@@ -293,6 +296,7 @@ mod tests {
                 json!({ "target": "a.example:443", "timeout_ms": 1000 }),
                 Call::CheckTrust { target: "a.example:443".into(), timeout: second },
             ),
+            ("ListPublished", json!({}), Call::ListPublished),
             ("GetBus", json!({}), Call::GetBus),
             ("ListBusPeers", json!({}), Call::ListBusPeers),
             ("WatchBus", json!({}), Call::WatchBus),

@@ -6,6 +6,7 @@ mod bus_stream;
 mod call;
 mod client;
 mod error;
+mod published;
 mod trust;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ pub use bus_stream::BusStream;
 pub use call::{BUS_PRIORITY_DEFAULT, Call, FetchOptions, INTERFACE, URL_BYTES_MAX};
 pub use client::{Client, Fetching, SOCKET_VARIABLE, SYSTEM_SOCKET, user_socket};
 pub use error::{Error, ErrorKind};
+pub use published::PublishedPort;
 pub use trust::{Root, TrustCheck, TrustList, TrustProblem, TrustRemoval};
 
 use crate::types::Endpoint;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use netd_ipc::policy::AuditReport;
+use netd_ipc::services::PublishedPort;
 use netd_ipc::{Client, Clients, Copies, Device, DeviceState, Direction, Error, Statistics, Status, Use};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text::encode};
@@ -37,22 +38,28 @@ impl Snapshot {
 }
 
 /// The text of one scrape. Without a snapshot it says that netd is not there.
-pub(super) fn text(snapshot: Option<Snapshot>) -> Result<String, fmt::Error> {
+pub(super) fn text(snapshot: Option<Snapshot>, published: Vec<PublishedPort>) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape(snapshot)));
+    registry.register_collector(Box::new(Scrape { snapshot, published }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
 }
 
 #[derive(Debug)]
-struct Scrape(Option<Snapshot>);
+struct Scrape {
+    snapshot: Option<Snapshot>,
+    published: Vec<PublishedPort>,
+}
 
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
-        page.gauge("netd_up", "Whether netd answers", [(vec![], self.0.is_some().into())])?;
-        let Some(Snapshot { status, device, statistics, clients, audit }) = &self.0 else { return Ok(()) };
+        page.gauge("netd_up", "Whether netd answers", [(vec![], self.snapshot.is_some().into())])?;
+        ports(&mut page, &self.published)?;
+        let Some(Snapshot { status, device, statistics, clients, audit }) = &self.snapshot else {
+            return Ok(());
+        };
         daemon(&mut page, status)?;
         of_device(&mut page, device)?;
         counted(&mut page, statistics)?;
@@ -77,6 +84,36 @@ fn daemon(page: &mut Page<'_>, status: &Status) -> fmt::Result {
     let trusted = [(vec![], status.clock.trusted.into())];
     page.gauge("netd_clock_trusted", "Whether the clock is trusted where certificates are judged", trusted)?;
     page.gauge("netd_addresses", "Addresses in use", [(vec![], status.addresses.len() as u64)])
+}
+
+/// Of netd-services itself, so there without netd, too.
+fn ports(page: &mut Page<'_>, published: &[PublishedPort]) -> fmt::Result {
+    let samples = |value: fn(&PublishedPort) -> u64| {
+        published.iter().map(move |port| (vec![("listen", port.listen.clone())], value(port)))
+    };
+    let listening = samples(|port| port.listening.into());
+    page.gauge("netd_published_listening", "Whether a published port listens", listening)?;
+    page.gauge(
+        "netd_published_open",
+        "Open connections of a published port",
+        samples(|port| port.open as u64),
+    )?;
+    let bytes = published.iter().flat_map(|port| {
+        let sample = |direction: &str, bytes| {
+            (vec![("listen", port.listen.clone()), ("direction", direction.to_owned())], bytes)
+        };
+        [sample("receive", port.received_bytes), sample("transmit", port.sent_bytes)]
+    });
+    page.counter("netd_published_bytes", "Carried by a published port", bytes)?;
+    let events = published.iter().flat_map(|port| {
+        let labels = |event: &String| vec![("listen", port.listen.clone()), ("event", event.clone())];
+        port.counters.iter().map(move |(event, count)| (labels(event), *count))
+    });
+    page.counter(
+        "netd_published_connections",
+        "Connections of a published port, by what became of them",
+        events,
+    )
 }
 
 fn of_device(page: &mut Page<'_>, device: &Device) -> fmt::Result {

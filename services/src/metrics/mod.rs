@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use self::exposition::Snapshot;
 use crate::netd::Netd;
+use crate::publish::Published;
 
 /// As OpenMetrics 1.0 names itself.
 const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,7 +37,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The listener cannot be watched.
-pub(crate) async fn serve(listener: UnixListener, netd: Netd) -> std::io::Result<Infallible> {
+pub(crate) async fn serve(
+    listener: UnixListener,
+    netd: Netd,
+    published: Arc<Published>,
+) -> std::io::Result<Infallible> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let scrapes = Arc::new(Semaphore::new(SCRAPES_MAX));
@@ -47,10 +52,10 @@ pub(crate) async fn serve(listener: UnixListener, netd: Netd) -> std::io::Result
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let netd = netd.clone();
+                let (netd, published) = (netd.clone(), Arc::clone(&published));
                 tokio::spawn(async move {
                     let _permit = permit;
-                    if timeout(SCRAPE_MAX, converse(stream, netd)).await.is_err() {
+                    if timeout(SCRAPE_MAX, converse(stream, netd, published)).await.is_err() {
                         tracing::debug!("a scrape took too long");
                     }
                 });
@@ -63,15 +68,19 @@ pub(crate) async fn serve(listener: UnixListener, netd: Netd) -> std::io::Result
     }
 }
 
-async fn converse(stream: UnixStream, netd: Netd) {
-    let service = service_fn(|request| answer(request, netd.clone()));
+async fn converse(stream: UnixStream, netd: Netd, published: Arc<Published>) {
+    let service = service_fn(|request| answer(request, netd.clone(), &published));
     let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a scrape failed");
     }
 }
 
-async fn answer(request: Request<Incoming>, netd: Netd) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    netd: Netd,
+    published: &Published,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let plain = |status, text: &'static str| {
         let mut response = Response::new(Full::from(text));
         *response.status_mut() = status;
@@ -88,7 +97,7 @@ async fn answer(request: Request<Incoming>, netd: Netd) -> Result<Response<Full<
     let snapshot = netd.call(Snapshot::take).await.inspect_err(|failure| {
         tracing::warn!(message = %failure.message, "netd does not tell what it counts");
     });
-    let Ok(text) = exposition::text(snapshot.ok()) else {
+    let Ok(text) = exposition::text(snapshot.ok(), published.list()) else {
         return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n"));
     };
     let mut response = Response::new(Full::from(text));

@@ -75,6 +75,9 @@ async fn next(
             };
             answer(connection, checked.map(|check| json!({ "check": check }))).await
         }
+        Call::ListPublished => {
+            connection.reply(json!({ "ports": services.published.list() }), false, &[]).await
+        }
         call @ (Call::GetBus
         | Call::ListBusPeers
         | Call::WatchBus

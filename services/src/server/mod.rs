@@ -31,6 +31,7 @@ use crate::bus::Bus;
 use crate::config::Config;
 use crate::fetch::Fetcher;
 use crate::netd::Netd;
+use crate::publish::Published;
 use crate::trust::Trust;
 
 /// How long to wait after accept(2) failed, which it does when the process is out of descriptors.
@@ -47,14 +48,21 @@ pub(crate) struct Services {
     /// Fetches under way.
     pub(crate) fetches: Shares,
     pub(crate) bus: Arc<Bus>,
+    pub(crate) published: Arc<Published>,
 }
 
-/// Serves clients until `stop` says true, and lets the calls under way end for a few seconds.
+/// Serves clients and published ports until `stop` says true, and lets the calls under way end for a few seconds.
 ///
 /// # Errors
 /// The listener cannot be watched, or a thread cannot be started; no client can cause that.
-pub async fn run(listener: UnixListener, config: Config, mut stop: watch::Receiver<bool>) -> io::Result<()> {
-    let Config { socket: _, socket_mode: _, metrics: _, netd, limits, fetch, trust, bus } = config;
+pub(crate) async fn run(
+    listener: UnixListener,
+    config: Config,
+    published: Arc<Published>,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let Config { socket: _, socket_mode: _, metrics: _, netd, limits, fetch, trust, bus, publish: _ } =
+        config;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let netd = Netd::new(netd);
@@ -66,11 +74,13 @@ pub async fn run(listener: UnixListener, config: Config, mut stop: watch::Receiv
     );
     let bus = Arc::new(Bus::new(bus, netd.clone(), streams).map_err(io::Error::other)?);
     let supervising = tokio::spawn(Arc::clone(&bus).supervise());
+    let publishing = tokio::spawn(Arc::clone(&published).run(netd.clone(), stop.clone()));
     let services = Arc::new(Services {
         fetcher: Fetcher::new(fetch),
         trust: Trust::new(trust),
         netd,
         bus,
+        published,
         fetches: Shares::new(
             "fetches under way",
             "[limits] fetches",
@@ -109,6 +119,8 @@ pub async fn run(listener: UnixListener, config: Config, mut stop: watch::Receiv
     supervising.abort();
     let _ = tokio::time::timeout(GRACE, async { while clients.join_next().await.is_some() {} }).await;
     clients.shutdown().await;
+    // It has seen the same, and has bounds of its own.
+    let _ = publishing.await;
     Ok(())
 }
 

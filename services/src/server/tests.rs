@@ -65,7 +65,8 @@ impl Running {
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            runtime.block_on(run(listener, config, stopped)).unwrap();
+            let published = Arc::new(Published::new(config.publish.clone()));
+            runtime.block_on(run(listener, config, published, stopped)).unwrap();
             runtime.shutdown_background();
         });
         Running { directory, stop, thread: Some(thread) }

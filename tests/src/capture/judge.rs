@@ -32,6 +32,11 @@ pub struct Allowed {
 /// What tshark remarks on any wire.
 const ALWAYS: &[Allowed] = &[
     Allowed {
+        remark: "Decoded 19 bytes, but packet legnth is",
+        on: "ssh",
+        because: "what follows New Keys in the same segment is encrypted, and tshark reads on",
+    },
+    Allowed {
         remark: "TCP window specified by the receiver is now completely full",
         on: "",
         because: "flow control at work: the receiving program is slower than the sending one",

@@ -10,5 +10,6 @@ mod frames;
 mod metrics;
 mod names;
 mod programs;
+mod published;
 mod routes;
 mod trust;

@@ -2,10 +2,11 @@
 
 use netd_tests::debian::PROGRAMS;
 use netd_tests::lab::{Lab, NO_OFFLOADS, debian_scenario};
-use netd_tests::peers::Identity;
-use netd_tests::process::wait_until;
+use netd_tests::peers::{Identity, SshKey};
+use netd_tests::process::{run, wait_until};
 use netd_tests::vm::Twin;
 use netd_tests::{Error, Result, binaries, ensure};
+use serde_json::Value;
 use std::time::Duration;
 
 use crate::{RESETS, Servers, everything, is_long, selftests};
@@ -13,13 +14,22 @@ use crate::{RESETS, Servers, everything, is_long, selftests};
 /// Room for a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
 /// What the package puts where.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 7] = [
     ("netd.service", "/usr/lib/systemd/system/netd.service"),
     ("netd-services.service", "/usr/lib/systemd/system/netd-services.service"),
     ("netd-function@.service", "/usr/lib/systemd/system/netd-function@.service"),
     ("netd.sysusers", "/usr/lib/sysusers.d/netd.conf"),
     ("netd.tmpfiles", "/usr/lib/tmpfiles.d/netd.conf"),
+    // As docs/publish.md has it.
+    ("examples/netd-ssh.socket", "/etc/systemd/system/netd-ssh.socket"),
+    ("examples/netd-ssh@.service", "/etc/systemd/system/netd-ssh@.service"),
 ];
+/// SSH by a socket unit, a web server that is told who comes, and a target that the unit keeps netd-services from.
+const PUBLISHED: &str = "[[publish]]\nlisten = \"22\"\nto = \"socket-unit:netd-ssh.socket\"\n\
+    [[publish]]\nlisten = \"80\"\nto = \"unix:/run/nginx-netd.sock\"\nproxy_protocol = true\n\
+    [[publish]]\nlisten = \"81\"\nto = \"127.0.0.1:80\"\n";
+const SITE: &str = "server { listen unix:/run/nginx-netd.sock proxy_protocol; \
+    location / { return 200 \"$proxy_protocol_addr\\n\"; } }\n";
 
 #[test]
 #[ignore = "boots a virtual machine: cargo xtask test"]
@@ -36,10 +46,12 @@ fn units_take_serve_survive_and_give_back_on_the_viommu_twin() -> Result<()> {
 fn serve(twin: Twin) -> Result<()> {
     debian_scenario(twin, RESETS, |lab| {
         let servers = Servers::start(lab)?;
-        let machine = Machine { lab, function: format!("netd-function@{}.service", lab.vm.bdf(0)) };
+        let function = format!("netd-function@{}.service", lab.vm.bdf(0));
+        let machine = Machine { lab, function, key: SshKey::new()? };
         machine.install(&servers.identity)?;
         let done = machine
             .starts_at_once()
+            .and_then(|()| machine.is_reached_by_ssh_and_http())
             .and_then(|()| selftests(lab, |on| machine.set_devnet(on)))
             .and_then(|()| machine.outlives_its_death())
             .and_then(|()| machine.gives_back_when_stopped())
@@ -51,6 +63,7 @@ fn serve(twin: Twin) -> Result<()> {
 struct Machine<'a> {
     lab: &'a Lab,
     function: String,
+    key: SshKey,
 }
 
 impl Machine<'_> {
@@ -71,7 +84,13 @@ impl Machine<'_> {
             guest.write_file(place, &text)?;
         }
         guest.write_file("/usr/share/netd/trust/root.pem", &identity.root()?)?;
-        guest.write_file("/etc/netd/services.toml", b"")?;
+        guest.write_file("/etc/netd/services.toml", PUBLISHED.as_bytes())?;
+        let key = self.key.public()?;
+        for (place, text) in [("/root/.ssh/authorized_keys", &*key), ("/etc/nginx/sites-enabled/netd", SITE)]
+        {
+            self.script(&format!("install -d $(dirname {place})"))?;
+            guest.write_file(place, text.as_bytes())?;
+        }
         guest.write_file("/etc/netd/policy.d/rules.toml", everything(self.lab).as_bytes())?;
         self.configure(false)?;
         self.script(&format!(
@@ -123,7 +142,10 @@ impl Machine<'_> {
 
     /// One command, as the manual says: the function is taken before netd starts, which has no more than it needs.
     fn starts_at_once(&self) -> Result<()> {
-        self.script(&format!("systemctl enable --quiet --now {} netd netd-services", self.function))?;
+        self.script(&format!(
+            "systemctl start netd-ssh.socket nginx && systemctl enable --quiet --now {} netd netd-services",
+            self.function
+        ))?;
         ensure!(self.lab.driver()? == "vfio-pci", "the function is with {}", self.lab.driver()?);
         self.wait_for_lease()?;
         let status = self.script(&format!("cat /proc/{}/status", self.main_process()?))?;
@@ -132,6 +154,26 @@ impl Machine<'_> {
         // CAP_SYS_RAWIO is 17, CAP_SYS_ADMIN 21 (capabilities(7)).
         ensure!(has("CapBnd: 0000000000220000"), "netd may have had more capabilities:\n{status}");
         ensure!(has("Seccomp: 2") && has("NoNewPrivs: 1"), "netd is not confined:\n{status}");
+        Ok(())
+    }
+
+    /// Over the function alone, from the gateway; while the devnet switch is off.
+    fn is_reached_by_ssh_and_http(&self) -> Result<()> {
+        let mut published = Value::Null;
+        wait_until("the published ports", LIMIT, || {
+            let shown = self.lab.netctl(&["--json", "published"])?;
+            published = serde_json::from_slice(&shown.stdout).unwrap_or_default();
+            Ok(published[0]["listening"] == true && published[1]["listening"] == true)
+        })
+        .map_err(|error| Error::Expectation(format!("{error}: {published:#}")))?;
+        let why = published[2]["problem"].as_str().unwrap_or_default();
+        ensure!(why.contains("may not use TCP of the kernel's"), "port 81: {published:#}");
+        let address = self.lab.plan.client;
+        let said = run(self.key.client(&self.lab.namespace, address, 22).arg("cat /etc/hostname"))?;
+        ensure!(said == "netd-test\n", "ssh said {said:?}");
+        let url = format!("http://{address}/");
+        let told = run(self.lab.namespace.command("curl").args(["-sSf", "--max-time", "60", &url]))?;
+        ensure!(told.trim() == self.lab.plan.gateway, "nginx was told that {told:?} came");
         Ok(())
     }
 
