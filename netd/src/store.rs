@@ -1,6 +1,6 @@
 //! What outlives the daemon: the DHCP lease of each hardware address, and the secret behind our IPv6 addresses.
 //!
-//! Each is a small JSON file in the state directory, with a version, replaced whole: written beside its place, synced, renamed.
+//! Each is a small JSON file in the state directory, with a version, replaced whole.
 //! Writing waits for a disk, so a thread of its own does it. What cannot be read, or is not for us, is ignored and logged: the worst
 //! that follows is a lease that is asked for anew.
 //!
@@ -8,9 +8,8 @@
 
 mod lease;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::thread::{self, JoinHandle};
@@ -79,7 +78,7 @@ impl Store {
             while let Ok(Job { path, text }) = queue.recv() {
                 let done = match &text {
                     Some(text) => replace(&path, text),
-                    None => remove(&path),
+                    None => netd_durable::remove(&path),
                 };
                 if let Err(error) = done {
                     tracing::warn!(file = %path.display(), %error, "cannot keep this for the next start");
@@ -217,30 +216,9 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, String> {
     serde_json::from_slice(&text).map(Some).map_err(|error| format!("malformed: {error}"))
 }
 
-/// Puts `text` in the place of the file: all of it, or nothing.
+/// Puts `text` in the place of the file: all of it, or nothing. Nobody but us needs to know where we have been.
 pub(crate) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    // Nobody but us needs to know where we have been.
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(text)?;
-    file.write_all(b"\n")?;
-    // Before the rename, so that a crash leaves the old content or the new.
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_directory(path)
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => sync_directory(path),
-    }
-}
-
-/// A name that was changed is on the disk once its directory is.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    netd_durable::replace(path, 0o600, &[text, b"\n"].concat())
 }
 
 #[cfg(test)]

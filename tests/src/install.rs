@@ -58,6 +58,7 @@ pub const PEERS: &[Needed] = &[
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/tshark", "tshark"),
     ("/usr/bin/curl", "curl"),
+    ("/usr/bin/strace", "strace"),
     ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/brotli", "brotli"),
     ("/usr/bin/zstd", "zstd"),

@@ -1,10 +1,10 @@
 //! The directories of roots: read, added to, removed from. The only module that touches files.
 //!
 //! Certificates are public, so files are readable by all (0644); who may write is up to the directory. What is added is whole or not
-//! there: written under another name, synced, renamed, and the directory synced.
+//! there.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -14,7 +14,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use crate::Error;
-use crate::certificate::{Certificate, Fingerprint};
+use crate::certificate::Certificate;
 use crate::date::Date;
 use crate::problem::{Flaw, Problem};
 use crate::store::{Builder, Origin, Root, Store, candidate, dates};
@@ -25,6 +25,7 @@ pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
 pub(crate) const CERTIFICATES_PER_FILE_MAX: usize = 512;
 /// One per certificate, and still as many.
 pub(crate) const FILES_MAX: usize = 1024;
+const FILE_MODE: u32 = 0o644;
 /// Fewer hexadecimal digits of a fingerprint are more likely a slip than a choice.
 const PREFIX_DIGITS_MIN: usize = 4;
 
@@ -95,10 +96,9 @@ impl Directories {
         let write = |source| Error::Write { path: self.installed.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.installed).map_err(write)?;
         for (der, root) in &new {
-            write_certificate(&self.installed, &root.file, der)
+            netd_durable::replace(&root.file, FILE_MODE, to_pem(der).as_bytes())
                 .map_err(|source| Error::Write { path: root.file.clone(), source })?;
         }
-        sync_directory(&self.installed).map_err(write)?;
         Ok(new.into_iter().map(|(_, root)| root).collect())
     }
 
@@ -111,8 +111,7 @@ impl Directories {
         let (store, _) = self.load(None);
         let removed = self.choose(&store, id)?;
         let write = |source| Error::Write { path: removed.file.clone(), source };
-        fs::remove_file(&removed.file).map_err(write)?;
-        sync_directory(&self.installed).map_err(write)?;
+        netd_durable::remove(&removed.file).map_err(write)?;
         Ok(removed)
     }
 
@@ -245,26 +244,6 @@ fn parse_pem(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Flaw> {
         certificates.push(der);
     }
     if certificates.is_empty() { Err(Flaw::NotPem) } else { Ok(certificates) }
-}
-
-fn write_certificate(directory: &Path, file: &Path, der: &CertificateDer<'_>) -> io::Result<()> {
-    let temporary = directory.join(format!(".{}.new", Fingerprint::of(der)));
-    // One that a crash left behind is of no use to anybody.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let mut new = File::from(rustix::fs::open(&temporary, flags, Mode::from_raw_mode(0o644))?);
-    // Whatever the umask is.
-    rustix::fs::fchmod(&new, Mode::from_raw_mode(0o644))?;
-    new.write_all(to_pem(der).as_bytes())?;
-    new.sync_all()?;
-    fs::rename(&temporary, file)
-}
-
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 /// RFC 7468, 2: lines of 64 characters.

@@ -144,7 +144,7 @@ pub fn fire(sysfs: &Sysfs, function: Bdf, token: &str, options: &GiveBackOptions
 
 /// Removes the promise, if there is one.
 pub(crate) fn forget(state_dir: &Path, function: Bdf) -> Result<(), Error> {
-    state::remove_file(state_dir, &path(state_dir, function))
+    state::remove_file(&path(state_dir, function))
 }
 
 fn path(state_dir: &Path, function: Bdf) -> PathBuf {

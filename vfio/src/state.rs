@@ -4,7 +4,7 @@
 //! between (a crash, a restart, an upgrade) somebody can still give it back to the driver it had.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +19,8 @@ use crate::{Bdf, Error, Mac};
 /// How long somebody else may be at it: giving back waits up to 10 s for whoever has the function, and for its interface.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+/// Anybody may see what a function was.
+const RECORD_MODE: u32 = 0o644;
 
 /// What a function was before it was bound to vfio-pci.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,29 +74,20 @@ pub(crate) fn store(directory: &Path, record: &Record) -> Result<(), Error> {
 
 /// Writes a file so that after a crash either the old one or the new one is there, whole.
 pub(crate) fn write_whole(directory: &Path, path: &Path, content: &impl Serialize) -> Result<(), Error> {
-    let failed = |source| Error::file("write", path, source);
     fs::create_dir_all(directory).map_err(|source| Error::file("create", directory, source))?;
-    let draft = path.with_extension("json.new");
-    let mut file = File::create(&draft).map_err(failed)?;
-    serde_json::to_writer_pretty(&mut file, content).map_err(|error| failed(error.into()))?;
-    file.write_all(b"\n").map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    fs::rename(&draft, path).map_err(failed)?;
-    sync_directory(directory)
+    let text = serde_json::to_vec_pretty(content).map_err(io::Error::from);
+    text.and_then(|text| netd_durable::replace(path, RECORD_MODE, &[&text[..], b"\n"].concat()))
+        .map_err(|source| Error::file("write", path, source))
 }
 
 /// Forgets a function; having nothing to forget is no error.
 pub(crate) fn remove(directory: &Path, function: Bdf) -> Result<(), Error> {
-    remove_file(directory, &record_path(directory, function))
+    remove_file(&record_path(directory, function))
 }
 
-/// Removes a file of the directory, if it is there.
-pub(crate) fn remove_file(directory: &Path, path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Ok(()) => sync_directory(directory),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(Error::file("remove", path, source)),
-    }
+/// Removes a file, if it is there.
+pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
+    netd_durable::remove(path).map_err(|source| Error::file("remove", path, source))
 }
 
 /// One who takes or gives back a function at a time; ends with the value, or with the process.
@@ -118,13 +111,6 @@ pub(crate) fn lock(directory: &Path, function: Bdf) -> Result<Lock, Error> {
             Err(errno) => return Err(Error::file("lock", &path, errno.into())),
         }
     }
-}
-
-/// A rename or removal is durable once its directory is.
-fn sync_directory(directory: &Path) -> Result<(), Error> {
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|source| Error::file("write", directory, source))
 }
 
 #[cfg(test)]

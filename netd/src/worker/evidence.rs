@@ -1,6 +1,5 @@
 //! Markers and provider.json: what was seen to happen, told after it happened and not before.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -14,6 +13,7 @@ use crate::worker::report;
 
 /// The file in the state directory.
 const FILE: &str = "provider.json";
+const FILE_MODE: u32 = 0o644;
 
 /// What has been shown so far.
 #[derive(Debug)]
@@ -147,12 +147,8 @@ impl Evidence {
             storage_bind_proof: None,
         };
         std::fs::create_dir_all(&self.directory)?;
-        let (path, temporary) = (self.directory.join(FILE), self.directory.join(format!("{FILE}.new")));
-        let mut file = File::create(&temporary)?;
-        serde_json::to_writer_pretty(&mut file, &provider)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        std::fs::rename(temporary, path)
+        let text = serde_json::to_vec_pretty(&provider)?;
+        netd_durable::replace(&self.directory.join(FILE), FILE_MODE, &[&text[..], b"\n"].concat())
     }
 }
 

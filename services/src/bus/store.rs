@@ -1,10 +1,10 @@
 //! What of the bus outlives the daemon: this machine's private key, whom it trusts, and which keys were revoked.
 //!
-//! Two small files in a directory that only netd-services reads, each replaced whole: written beside, brought to the disk, renamed.
+//! Two small files in a directory that only netd-services reads, each replaced whole.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -156,20 +156,12 @@ impl Store {
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let (path, beside) = (self.directory.join(name), self.directory.join(format!("{name}.new")));
-        let written = || -> io::Result<()> {
-            match fs::remove_file(&beside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)?;
-            // The name is on the disk once its directory is.
-            File::open(&self.directory)?.sync_all()
-        };
-        written().map_err(|source| Error::File { doing: "write", path: path.clone(), source })
+        let path = self.directory.join(name);
+        netd_durable::replace(&path, 0o600, bytes).map_err(|source| Error::File {
+            doing: "write",
+            path: path.clone(),
+            source,
+        })
     }
 }
 
