@@ -1,8 +1,9 @@
 //! `cargo xtask test`: from formatting to virtual machines, the fastest first, the scenarios last.
 
 use netd_tests::fuzzing::{self, Start};
-use netd_tests::process::describe;
+use netd_tests::process::{Background, describe};
 use netd_tests::{Error, Result, binaries, ensure, install};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -41,7 +42,10 @@ const MACHINE_SCENARIOS: [&str; 10] = [
 const FUZZ: Duration = Duration::from_secs(10);
 const FUZZ_LONG: Duration = Duration::from_secs(180);
 
-/// Runs everything, or everything but the machines. Two cores: one after the other.
+/// For the scenarios of the host, which run beside those in machines; it is the end of a run that hangs.
+const BESIDE_MAX: Duration = Duration::from_secs(2 * 3600);
+
+/// Runs everything, or everything but the machines. Two cores: one after the other, but for the scenarios, of which each uses about one.
 pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     announce("packages");
     install::ensure(install::EMBEDDED)?;
@@ -68,8 +72,9 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
         tests.env("NETD_LONG", "1");
     }
     run_to_success(tests)?;
-    // Some 15 seconds, and twice seconds and a download once. The first need root, to be several users.
+    // Some 15 seconds, and twice seconds and a download once. The hostile users need root, to be several.
     for (what, test) in [
+        ("files cut while they are written", "cut"),
         ("hostile users", "clients"),
         ("sessions with Noise of others", "noise_peers"),
         ("NIST's certificate chains, beside OpenSSL", "pkits"),
@@ -85,20 +90,33 @@ pub(crate) fn run(quick: bool, long: bool) -> Result<()> {
     let (start, duration) = if long { (Start::Anywhere, FUZZ_LONG) } else { (Start::Known, FUZZ) };
     fuzzing::Run { targets: Vec::new(), start, duration, keep: false }.start()?;
     announce("scenarios");
-    let mut arguments = vec!["test", "--workspace"];
-    let machines = if quick { &[][..] } else { &MACHINE_SCENARIOS };
-    let more = if long { &SCENARIOS_LONG[..] } else { &[] };
-    for scenario in SCENARIOS.iter().chain(more).chain(machines) {
-        arguments.extend(["--test", scenario]);
+    let mut on_host = scenarios(&SCENARIOS, long, &programs);
+    if quick {
+        return run_to_success(on_host);
     }
-    // One failure must not hide what the other machines would have said.
+    let log = binaries::target_directory()?.join("scenarios.log");
+    let mut on_host = Background::spawn(&mut on_host, &log)?;
+    let more = if long { &SCENARIOS_LONG[..] } else { &[] };
+    let in_machines = run_to_success(scenarios(&[&MACHINE_SCENARIOS, more].concat(), long, &programs));
+    announce("scenarios on the host, meanwhile");
+    let status = on_host.wait(BESIDE_MAX);
+    print!("{}", on_host.output());
+    let status = status?;
+    ensure!(status.success(), "scenarios on the host failed: {status}");
+    in_machines
+}
+
+/// One failure does not hide what the others would have said.
+fn scenarios(names: &[&str], long: bool, programs: &Path) -> Command {
+    let mut arguments = vec!["test", "--workspace"];
+    arguments.extend(names.iter().flat_map(|name| ["--test", name]));
     arguments.extend(["--no-fail-fast", "--", "--include-ignored", "--test-threads=1"]);
     let mut scenarios = cargo_command(&arguments);
     scenarios.env(binaries::PREBUILT, programs);
     if long {
         scenarios.env("NETD_LONG", "1");
     }
-    run_to_success(scenarios)
+    scenarios
 }
 
 /// loom's interleavings of a ring's two sides; a build of its own, since its atomics are others. Half a minute.
