@@ -89,7 +89,7 @@ fn text(bytes: &[u8]) -> String {
 
 fn status(devnet_enabled: bool) -> Value {
     json!({ "parameters": { "status": {
-        "version": "0.1.0", "pid": 42, "uptime_seconds": 7500, "devnet_enabled": devnet_enabled, "device": "ready",
+        "version": "0.1.0", "pid": 42, "uptime_seconds": 7500, "devnet_enabled": devnet_enabled, "rules_generation": 0, "device": "ready",
         "link_up": true, "address_source": "dhcp", "addresses": ["192.0.2.5/24"], "gateway": "192.0.2.1", "sockets": 1,
         "received": { "frames": 3, "bytes": 2048 }, "sent": { "frames": 1, "bytes": 60 },
         "counters": { "drop_checksum": 2, "drop_short": 0 },

@@ -104,6 +104,7 @@ fn status() -> Status {
         pid: 1,
         uptime_seconds: 2,
         devnet_enabled: true,
+        rules_generation: 4,
         device: DeviceState::Ready,
         link_up: true,
         address_source: AddressSource::Dhcp,

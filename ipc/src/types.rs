@@ -114,6 +114,8 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// The devnet switch: while false, no client reaches a peer.
     pub devnet_enabled: bool,
+    /// Changes whenever a reload puts other rules in force; begins anew with the process.
+    pub rules_generation: u64,
     /// Whether the device works.
     pub device: DeviceState,
     /// Whether the link is up.

@@ -20,6 +20,7 @@ pub mod fetch;
 mod metrics;
 pub mod netd;
 pub mod publish;
+mod rights;
 pub mod server;
 mod trust;
 

@@ -156,6 +156,18 @@ impl<'a> Node<'a> {
         self.netd.as_ref().map_or(Ok(()), |netd| netd.signal(Signal::HUP))
     }
 
+    /// Puts other grants in force, by the configuration and SIGHUP.
+    pub fn set_rules(&mut self, rules: &'a str) -> Result<()> {
+        let generation = |node: &Node<'a>| {
+            let status = run(&mut node.netctl(&["status"]))?;
+            Ok::<_, Error>(parse(&status.stdout)?["rules_generation"].clone())
+        };
+        let before = generation(self)?;
+        self.plan.rules = rules;
+        self.set_devnet(true)?;
+        self.wait("the rules", |node| Ok(generation(node)? != before))
+    }
+
     /// Ends netd as a crash does, and starts it anew.
     pub fn restart_netd(&mut self) -> Result<()> {
         if let Some(mut netd) = self.netd.take() {

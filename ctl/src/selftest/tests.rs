@@ -4,7 +4,7 @@ use super::*;
 
 fn status(device: DeviceState) -> Status {
     serde_json::from_value(serde_json::json!({
-        "version": "0", "pid": 1, "uptime_seconds": 0, "devnet_enabled": true, "device": device, "link_up": true,
+        "version": "0", "pid": 1, "uptime_seconds": 0, "devnet_enabled": true, "rules_generation": 0, "device": device, "link_up": true,
         "address_source": "dhcp", "addresses": [], "gateway": null, "sockets": 0,
         "received": { "frames": 0, "bytes": 0 }, "sent": { "frames": 0, "bytes": 0 }, "counters": {},
         "clock": { "trusted": true, "by": "kernel", "reason": "it is synchronised" },

@@ -57,6 +57,7 @@ pub(super) fn status(
         pid: std::process::id(),
         uptime_seconds: now.as_micros() / 1_000_000,
         devnet_enabled: about.rules.current().policy.devnet_enabled(),
+        rules_generation: about.rules.generation(),
         device: state(slot),
         link_up: live.is_some_and(|live| live.link_up),
         address_source: source(address.as_ref()),

@@ -18,11 +18,12 @@ use tokio::time::timeout;
 use super::Bus;
 use super::events::of;
 use super::link::{Command, Owner};
-use super::local::{Half, join};
+use super::local::join;
 use super::registry::{Offer, Origin, Registration};
-use super::streams::Made;
+use super::streams::{Claim, Made};
 use super::trust::SESSION;
 use crate::Failure;
+use crate::rights::Ask;
 use crate::server::{Connection, Gone};
 
 /// What looking at others takes.
@@ -181,14 +182,16 @@ impl Bus {
 /// Sends what happens until the client is gone.
 async fn watch(connection: &mut Connection, bus: &Arc<Bus>, client: &ClientPeer) -> Result<(), Gone> {
     let mut events = bus.events.subscribe();
-    if let Err(failure) = bus.netd.permit(client, DISCOVER, None).await {
-        return connection.fail(&failure).await;
-    }
+    let mut right = match bus.rights.hold(client, vec![(DISCOVER, None)]).await {
+        Ok(right) => right,
+        Err(failure) => return connection.fail(&failure).await,
+    };
     // That the watch has begun: what happens from here on is told.
     connection.reply(json!({}), true, &[]).await?;
     loop {
         let event = tokio::select! {
             event = events.recv() => event,
+            failure = right.lost() => return connection.fail(&failure).await,
             () = connection.gone() => return Err(Gone::Closed),
         };
         let event = match event {
@@ -207,10 +210,10 @@ async fn serve(
     service: &str,
 ) -> Result<(), Failure> {
     let named = service_name(service)?;
-    bus.netd.permit(client, SHARE, Some(service.to_owned())).await?;
+    let right = bus.rights.hold(client, vec![(SHARE, Some(service.to_owned()))]).await?;
     let quota = |message| Failure::new(ErrorKind::QuotaExceeded, message);
     let share = bus.services.take(client.uid).map_err(quota)?;
-    let registration = Registration::new(bus, named, share)?;
+    let registration = Registration::new(bus, named, share, right)?;
     offered.insert(service.to_owned(), registration);
     Ok(())
 }
@@ -229,10 +232,10 @@ async fn accept(
     };
     loop {
         let taking = async {
-            let Some(offer) = registration.next().await else {
-                return Some(Err(Failure::new(ErrorKind::Internal, "the service was withdrawn")));
-            };
-            take(bus, client, service, offer).await.transpose()
+            match registration.next().await {
+                Ok(offer) => take(bus, client, service, offer).await.transpose(),
+                Err(failure) => Some(Err(failure)),
+            }
         };
         let taken = tokio::select! {
             taken = taking => taken,
@@ -251,13 +254,12 @@ async fn take(
     service: &str,
     mut offer: Offer,
 ) -> Result<Option<Taken>, Failure> {
-    let quota = |message| Failure::new(ErrorKind::QuotaExceeded, message);
-    let share = bus.streams.take(client.uid).map_err(quota)?;
+    let claim = claim(bus, client, vec![(SHARE, Some(service.to_owned()))]).await?;
     let (device, priority) = (offer.device.clone(), offer.priority);
     let made = match offer.origin.take() {
         Some(Origin::Peer { session, stream }) => {
             let (reply, made) = oneshot::channel();
-            let owner = Owner { uid: client.uid, share, reply };
+            let owner = Owner { claim, reply };
             if session.send(Command::Accept { stream, owner }).await.is_err() {
                 return Ok(None);
             }
@@ -266,8 +268,8 @@ async fn take(
                 _ => return Ok(None),
             }
         }
-        Some(Origin::Client { uid, share: others, reply }) => {
-            let [ours, theirs] = join(bus, Half { uid: client.uid, share }, Half { uid, share: others })?;
+        Some(Origin::Client { claim: others, reply }) => {
+            let [ours, theirs] = join(bus, claim, others)?;
             if reply.send(theirs).is_err() {
                 return Ok(None);
             }
@@ -276,6 +278,14 @@ async fn take(
         None => return Ok(None),
     };
     Ok(Some(Taken { made, device, service: service.to_owned(), priority }))
+}
+
+/// What a client has a stream by.
+async fn claim(bus: &Bus, client: &ClientPeer, asks: Vec<Ask>) -> Result<Claim, Failure> {
+    let right = bus.rights.hold(client, asks).await?;
+    let quota = |message| Failure::new(ErrorKind::QuotaExceeded, message);
+    let share = bus.streams.take(client.uid).map_err(quota)?;
+    Ok(Claim { uid: client.uid, right, _share: share })
 }
 
 /// A stream for a client.
@@ -301,13 +311,11 @@ async fn open(
     }
     let is_own = device == LOOPBACK_DEVICE || id == bus.config.device;
     let device = if is_own { LOOPBACK_DEVICE } else { device };
-    bus.netd.permit(client, SESSION, Some(device.to_owned())).await?;
-    bus.netd.permit(client, STREAM, Some(format!("{device}/{service}"))).await?;
-    let quota = |message| Failure::new(ErrorKind::QuotaExceeded, message);
-    let share = bus.streams.take(client.uid).map_err(quota)?;
+    let asks = vec![(SESSION, Some(device.to_owned())), (STREAM, Some(format!("{device}/{service}")))];
+    let claim = claim(bus, client, asks).await?;
     let made = if is_own {
         let (reply, made) = oneshot::channel();
-        let origin = Some(Origin::Client { uid: client.uid, share, reply });
+        let origin = Some(Origin::Client { claim, reply });
         let offer = Offer { device: LOOPBACK_DEVICE.to_owned(), priority, origin };
         let refused = |why: &str| Failure::new(ErrorKind::StreamRefused, why.to_owned());
         bus.core().registry.offer(named.as_str(), offer).map_err(refused)?;
@@ -317,7 +325,7 @@ async fn open(
         let may = bus.core().discovery.acl().service(&id, netd_softbus::discovery::Transport::Tcp, &named);
         may.map_err(|error| Failure::new(ErrorKind::PolicyDenied, format!("{error} ([[bus.acl]])")))?;
         let (reply, made) = oneshot::channel();
-        let owner = Owner { uid: client.uid, share, reply };
+        let owner = Owner { claim, reply };
         bus.ask(&id, Command::Open { service: service.to_owned(), priority, owner }).await?;
         let ended = |_| Failure::new(ErrorKind::Unreachable, "the session ended without a word");
         made.await.map_err(ended)??

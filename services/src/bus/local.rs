@@ -7,18 +7,11 @@ use tokio::io::copy_bidirectional;
 use tokio::net::UnixStream;
 
 use super::Bus;
-use super::streams::{Made, pair};
+use super::streams::{Claim, Made, pair};
 use crate::Failure;
-use crate::server::Share;
-
-/// A client's half.
-pub(super) struct Half {
-    pub(super) uid: u32,
-    pub(super) share: Share,
-}
 
 /// Makes a stream between two clients, and carries its bytes until it is over. Gives each client's end.
-pub(super) fn join(bus: &Arc<Bus>, one: Half, other: Half) -> Result<[Made; 2], Failure> {
+pub(super) fn join(bus: &Arc<Bus>, mut one: Claim, mut other: Claim) -> Result<[Made; 2], Failure> {
     let (mut ours, socket) = pair()?;
     let (mut others, other_socket) = pair()?;
     let (id, other_id) = {
@@ -27,12 +20,16 @@ pub(super) fn join(bus: &Arc<Bus>, one: Half, other: Half) -> Result<[Made; 2], 
     };
     let bus = Arc::clone(bus);
     tokio::spawn(async move {
-        let outcome = carry(&mut ours, &mut others).await;
+        let outcome = tokio::select! {
+            outcome = carry(&mut ours, &mut others) => outcome,
+            _ = one.right.lost() => BusOutcome::Reset,
+            _ = other.right.lost() => BusOutcome::Reset,
+        };
         // Before our ends are closed: whoever sees that asks.
         let mut core = bus.core();
         core.outcomes.end(id, outcome);
         core.outcomes.end(other_id, outcome);
-        drop((ours, others, one.share, other.share));
+        drop((ours, others, one, other));
     });
     Ok([Made { id, socket }, Made { id: other_id, socket: other_socket }])
 }

@@ -43,6 +43,7 @@ use self::core::Core;
 use self::store::{Kept, Store};
 use crate::Failure;
 use crate::netd::Netd;
+use crate::rights::Rights;
 use crate::server::Shares;
 
 /// Services that one user may offer: half of what a device can announce.
@@ -52,6 +53,7 @@ const SERVICES_PER_USER: usize = 8;
 pub(crate) struct Bus {
     config: config::Bus,
     netd: Netd,
+    rights: Arc<Rights>,
     clock: Clock,
     core: Mutex<Core>,
     /// Where keys are kept; none in loopback mode, or with what keeps it from being used.
@@ -102,6 +104,7 @@ impl Bus {
         let core = Core::new(&config, identity, trust, session_config.clone(), clock.now())?;
         let (events, _) = broadcast::channel(events::BEHIND_MAX);
         Ok(Bus {
+            rights: Arc::new(Rights::new(netd.clone())),
             netd,
             clock,
             core: Mutex::new(core),

@@ -14,8 +14,8 @@ use rustix::net::{Shutdown, shutdown};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::UnixStream;
 
-use super::streams::Received;
-use crate::server::{Share, has_hung_up};
+use super::streams::{Claim, Received};
+use crate::server::has_hung_up;
 
 /// Bytes moved at a time: what the mux puts into one frame.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -51,11 +51,11 @@ pub(super) struct Pump {
     gone: bool,
     discarded: usize,
     received: Received,
-    _share: Share,
+    claim: Claim,
 }
 
 impl Pump {
-    pub(super) fn new(stream: StreamId, socket: UnixStream, received: Received, share: Share) -> Pump {
+    pub(super) fn new(stream: StreamId, socket: UnixStream, received: Received, claim: Claim) -> Pump {
         Pump {
             stream,
             socket,
@@ -67,12 +67,15 @@ impl Pump {
             gone: false,
             discarded: 0,
             received,
-            _share: share,
+            claim,
         }
     }
 
     /// Moves what can be moved.
     pub(super) fn turn(&mut self, mux: &mut Mux, cx: &mut Context<'_>) -> Turn {
+        if self.claim.right.poll_lost(cx).is_ready() {
+            return Turn::Broken;
+        }
         let moved = match (self.send(mux, cx), self.deliver(mux, cx)) {
             (Ok(sent), Ok(delivered)) => sent || delivered,
             _ => return Turn::Broken,

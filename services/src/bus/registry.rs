@@ -1,18 +1,20 @@
 //! What this machine's clients offer, and the streams that wait for them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use netd_ipc::services::ErrorKind;
 use netd_softbus::ServiceName;
 use netd_softbus::discovery::SERVICES_MAX;
 use netd_softbus::mux::StreamId;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use super::Bus;
 use super::link::Command;
-use super::streams::Made;
+use super::streams::{Claim, Made};
 use crate::Failure;
+use crate::rights::Right;
 use crate::server::Share;
 
 /// Streams that wait for a service's client; more are refused. As many as a listener of netd has undelivered.
@@ -33,7 +35,7 @@ pub(super) enum Origin {
     /// A peer's, over a session.
     Peer { session: mpsc::Sender<Command>, stream: StreamId },
     /// Another client's of this machine: it waits for its end.
-    Client { uid: u32, share: Share, reply: oneshot::Sender<Made> },
+    Client { claim: Claim, reply: oneshot::Sender<Made> },
 }
 
 impl Drop for Offer {
@@ -82,31 +84,66 @@ impl Registry {
     }
 }
 
-/// A service that a client offers; withdrawn when dropped.
+/// A service that a client offers; withdrawn when dropped, or when the right to offer it is lost.
 #[derive(Debug)]
 pub(crate) struct Registration {
     bus: Arc<Bus>,
     service: ServiceName,
     offers: mpsc::Receiver<Offer>,
+    /// Why it was withdrawn; set with the registry locked.
+    withdrawn: Arc<OnceLock<Failure>>,
+    watched: AbortHandle,
     _share: Share,
 }
 
 impl Registration {
-    pub(super) fn new(bus: &Arc<Bus>, service: ServiceName, share: Share) -> Result<Registration, Failure> {
+    pub(super) fn new(
+        bus: &Arc<Bus>,
+        service: ServiceName,
+        share: Share,
+        mut right: Right,
+    ) -> Result<Registration, Failure> {
         let offers = bus.core().registry.add(&service)?;
         bus.announce();
-        Ok(Registration { bus: Arc::clone(bus), service, offers, _share: share })
+        let withdrawn = Arc::new(OnceLock::new());
+        let watching = {
+            let (bus, service, withdrawn) = (Arc::clone(bus), service.clone(), Arc::clone(&withdrawn));
+            async move {
+                let why = right.lost().await;
+                let mut core = bus.core();
+                core.registry.remove(&service);
+                // Nobody else sets it.
+                let _ = withdrawn.set(why);
+                drop(core);
+                bus.announce();
+            }
+        };
+        let watched = tokio::spawn(watching).abort_handle();
+        Ok(Registration { bus: Arc::clone(bus), service, offers, withdrawn, watched, _share: share })
     }
 
     /// Waits for the next stream.
-    pub(super) async fn next(&mut self) -> Option<Offer> {
-        self.offers.recv().await
+    ///
+    /// # Errors
+    /// The service was withdrawn.
+    pub(super) async fn next(&mut self) -> Result<Offer, Failure> {
+        let gone = || Failure::new(ErrorKind::Internal, "the service was withdrawn");
+        match self.offers.recv().await {
+            Some(offer) => Ok(offer),
+            None => Err(self.withdrawn.get().cloned().unwrap_or_else(gone)),
+        }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.bus.core().registry.remove(&self.service);
+        self.watched.abort();
+        let mut core = self.bus.core();
+        // By then another client may offer one of the name.
+        if self.withdrawn.get().is_none() {
+            core.registry.remove(&self.service);
+        }
+        drop(core);
         self.bus.announce();
     }
 }

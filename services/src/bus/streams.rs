@@ -11,9 +11,19 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::net::UnixStream;
 
 use crate::Failure;
+use crate::rights::Right;
+use crate::server::Share;
 
 /// Streams whose end is remembered: clients ask within moments, and each takes some 20 bytes.
 const REMEMBERED_MAX: usize = 4096;
+
+/// What a client has a stream by: its share of those that there may be, and the right to it.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(super) uid: u32,
+    pub(super) right: Right,
+    pub(super) _share: Share,
+}
 
 /// A stream that was made for a client: its number, and its end of the socketpair.
 #[derive(Debug)]

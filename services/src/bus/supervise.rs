@@ -21,6 +21,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 impl Bus {
     /// For as long as the daemon runs.
     pub(crate) async fn supervise(self: Arc<Self>) {
+        let rights = Arc::clone(&self.rights).supervise();
+        tokio::join!(rights, self.follow_devnet());
+    }
+
+    async fn follow_devnet(self: Arc<Self>) {
         if self.config.mode == BusMode::Loopback {
             return std::future::pending().await;
         }

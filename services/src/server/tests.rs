@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// Answers Decide: what is asked for `allowed` hosts is granted.
+/// Answers Decide: what is asked for `allowed` hosts is granted. To anything else it has no answer that is understood.
 fn netd(directory: &Path, allowed: &'static [&'static str]) {
     let listener = UnixListener::bind(directory.join("netd.sock")).unwrap();
     std::thread::spawn(move || {
@@ -25,7 +25,7 @@ fn netd(directory: &Path, allowed: &'static [&'static str]) {
                 decoder.push(&bytes[..count]);
                 while let Some(request) = decoder.take().unwrap() {
                     let request: Request = serde_json::from_slice(&request).unwrap();
-                    let parameters = request.parameters.unwrap();
+                    let parameters = request.parameters.unwrap_or_default();
                     let granted = allowed.iter().any(|host| parameters.get("target") == Some(&json!(host)));
                     let decision = json!({
                         "allowed": granted, "error": (!granted).then_some("PolicyDenied"),

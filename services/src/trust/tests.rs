@@ -50,7 +50,7 @@ fn answer(says: Says, recorded: &Mutex<Vec<(String, String)>>, request: &Request
         }
         "io.netd.GetStatus" => {
             let status = json!({
-                "version": "0", "pid": 1, "uptime_seconds": 1, "devnet_enabled": says.devnet_enabled, "device": "ready",
+                "version": "0", "pid": 1, "uptime_seconds": 1, "devnet_enabled": says.devnet_enabled, "rules_generation": 1, "device": "ready",
                 "link_up": true, "address_source": "static", "addresses": [], "gateway": null, "sockets": 0,
                 "received": { "frames": 0, "bytes": 0 }, "sent": { "frames": 0, "bytes": 0 },
                 "clock": { "trusted": true, "by": "operator", "reason": "so it is" }, "counters": {},

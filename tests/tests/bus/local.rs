@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use netd_tests::bus::{LIMIT, Network, Node, Plan, expect_refusal};
+use netd_tests::bus::{LIMIT, Network, Node, Plan, expect_refusal, run};
 use netd_tests::embedded::UNPRIVILEGED_UID;
 use netd_tests::peers::file_of;
+use netd_tests::process::Background;
 use netd_tests::{Error, Result, ensure};
 
 #[test]
@@ -52,4 +53,69 @@ fn checks(node: &Node<'_>) -> Result<()> {
     node.refused(&["serve", "other"], "PolicyDenied")?;
     node.refused(&["pair"], "PolicyDenied")?;
     expect_refusal(&mut node.netctl_as_root(&["bus", "open", "loopback", "chat"]), "PolicyDenied").map(drop)
+}
+
+/// A grant, to the user of the clients.
+fn grant(allow: &str, scope: &str) -> String {
+    format!("[[grant]]\nsubject = \"user:{UNPRIVILEGED_UID}\"\nallow = [\"dsoftbus.{allow}\"]\n{scope}\n")
+}
+
+#[test]
+#[ignore = "needs root for a namespace: cargo xtask test"]
+fn right_that_a_reload_takes_back_ends_what_it_was_used_for() -> Result<()> {
+    let [discover, session, stream, chat, kept] = [
+        grant("discover", ""),
+        grant("session.open", "devices = [\"loopback\"]"),
+        grant("stream.open", "devices = [\"loopback\"]"),
+        grant("share.service", "services = [\"chat\"]"),
+        grant("share.service", "services = [\"kept\"]"),
+    ];
+    let all = [&discover, &session, &stream, &chat, &kept].map(String::as_str).concat();
+    let network = Network::new()?;
+    let plan = Plan { name: "rights", claims: "rights", number: 22, rules: &all, bus: "" };
+    let mut node = Node::start(&network, plan)?;
+    let without = [
+        ("dsoftbus.stream.open", [&discover, &session, &chat, &kept].map(String::as_str).concat()),
+        ("dsoftbus.share.service", [&discover, &session, &stream, &kept].map(String::as_str).concat()),
+        ("dsoftbus.discover", [&session, &stream, &chat, &kept].map(String::as_str).concat()),
+    ];
+    let done = taken_back(&mut node, &all, &without);
+    done.map_err(|error| Error::Expectation(format!("{error}\n{}", node.logs())))
+}
+
+fn taken_back<'a>(node: &mut Node<'a>, all: &'a str, without: &'a [(&str, String)]) -> Result<()> {
+    // Streams in use and services on offer: nobody has anything more to say, and nobody is done.
+    let begin = |node: &Node<'_>, arguments: &[&str], output: &str| {
+        let mut command = node.netctl(&["bus"]);
+        Background::spawn_with_input(command.args(arguments), &node.path(output))
+    };
+    let services = |node: &Node<'_>| Ok::<_, Error>(node.bus(&["status"])?["services"].clone());
+    let (_kept, _input) = begin(node, &["serve", "kept"], "kept")?;
+    node.wait("a service", |node| Ok(services(node)? == serde_json::json!(["kept"])))?;
+    for (at, (lost, rules)) in without.iter().enumerate() {
+        node.set_rules(all)?;
+        let (mut watching, _watched) = begin(node, &["watch"], &format!("watch-{at}"))?;
+        // The grants are back once it serves.
+        let (mut serving, _served) = begin(node, &["serve", "chat"], &format!("chat-{at}"))?;
+        node.wait("the service", |node| Ok(services(node)? == serde_json::json!(["chat", "kept"])))?;
+        let (mut opened, _opened) = begin(node, &["open", "loopback", "chat"], &format!("open-{at}"))?;
+        node.wait("the stream", |node| Ok(node.bus(&["status"])?["streams"] == 2))?;
+        node.set_rules(rules)?;
+        if *lost == "dsoftbus.discover" {
+            ensure!(!watching.wait(LIMIT)?.success(), "a watch without its right ended well");
+            let told = watching.output();
+            ensure!(told.contains("PolicyDenied") && told.contains(lost), "the watch: {told}");
+            ensure!(node.bus(&["status"])?["streams"] == 2, "a stream went with another right");
+            continue;
+        }
+        for (stream, what) in [(&mut opened, "open"), (&mut serving, "serve")] {
+            ensure!(!stream.wait(LIMIT)?.success(), "{what} without {lost} ended well: {}", stream.output());
+        }
+        node.wait("the streams' end", |node| Ok(node.bus(&["status"])?["streams"] == 0))?;
+        node.wait("the service's end", |node| Ok(services(node)? == serde_json::json!(["kept"])))?;
+        let audited = run(&mut node.netctl(&["audit", "tail", "-n", "20"]))?;
+        let audited = String::from_utf8_lossy(&audited.stdout).into_owned();
+        ensure!(audited.contains(lost), "nothing of {lost} in the audit:\n{audited}");
+    }
+    Ok(())
 }

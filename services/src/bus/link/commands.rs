@@ -11,10 +11,9 @@ use tokio::sync::oneshot;
 use super::super::clock::random;
 use super::super::events::of;
 use super::super::pump::Pump;
-use super::super::streams::{Made, pair};
+use super::super::streams::{Claim, Made, pair};
 use super::{Ended, Link, NUMBERED, Why};
 use crate::Failure;
-use crate::server::Share;
 
 /// Commands that wait for a session to be ready; more fail.
 const WAITING_MAX: usize = 64;
@@ -24,8 +23,7 @@ const NAMES_MAX: usize = 256;
 /// For whom a stream is.
 #[derive(Debug)]
 pub(in crate::bus) struct Owner {
-    pub(in crate::bus) uid: u32,
-    pub(in crate::bus) share: Share,
+    pub(in crate::bus) claim: Claim,
     pub(in crate::bus) reply: oneshot::Sender<Result<Made, Failure>>,
 }
 
@@ -173,10 +171,10 @@ impl Link {
     }
 
     /// Makes the client's end of a stream that both sides want.
-    fn hand_out(&mut self, stream: StreamId, Owner { uid, share, reply }: Owner) {
+    fn hand_out(&mut self, stream: StreamId, Owner { claim, reply }: Owner) {
         let made = pair().map(|(ours, socket)| {
-            let (id, received) = self.bus.core().outcomes.begin(uid);
-            self.pumps.insert(stream, (id, Pump::new(stream, ours, received, share)));
+            let (id, received) = self.bus.core().outcomes.begin(claim.uid);
+            self.pumps.insert(stream, (id, Pump::new(stream, ours, received, claim)));
             Made { id, socket }
         });
         if let Err(unsent) = reply.send(made) {
