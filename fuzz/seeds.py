@@ -157,6 +157,9 @@ def ours():
     keep("bus_discovery", b"\0" + long(camera) + said + b"\3\4\xff\xff" + b"\x01\x01a\0\1\2\3abc")
     opened = b"\1\0\1\5\3chat" + b"\1\2\1\3abc" + b"\7\xff" + b"\5\xff" + b"\6\xff" + b"\1\7\1\0"
     keep("bus_mux", opened + b"\3\1" + b"\5\0" + b"\1\1\2\0" + b"\1\3\1\4\0\1\0\0" + b"\4\xff\x7f" + b"\1\4\1\1\0")
+    call = bytes.fromhex("00000001 00007530 01 0b") + b"\4lamp\5blink" + b"\0twice"
+    asked = b"\4\0" + b"\3\1\0" + long(b"done") + b"\4\1" + b"\3\2\0" + long(b"") + b"\3\2\2" + long(b"\0\0\0\1\4heat21")
+    keep("bus_remote", b"\0" + long(struct.pack(">H", len(call)) + call) + asked + b"\2" + long(b"\1\4lamp") + b"\5\1" + b"\6\4lamp\7\xff\x7f")
     fields = b"\4\3\"a\"" + b"\0\0015" + b"\1\x0cbytes 5-9/10" + b"\2\4gzip" + b"\5\7../x?y#"
     for url, status in ((b"https://a.example/x/y?z", 200), (b"http://fixture.local./a", 206), (b"http://[::1]:81/", 302)):
         keep("fetch", bytes([len(url)]) + url + b"\5" + struct.pack("<H", status) + fields)

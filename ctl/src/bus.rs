@@ -1,4 +1,7 @@
-//! bus: devices that find and trust each other, and streams between their services. netd-services is asked.
+//! bus: devices that find and trust each other, and what their services have for each other. netd-services is asked.
+
+mod program;
+mod remote;
 
 use std::io::{self, BufRead as _};
 use std::process::ExitCode;
@@ -27,7 +30,8 @@ pub(crate) fn run(output: &Output, arguments: &cli::Bus) -> Result<ExitCode, Err
             let peers = client.bus_peers()?;
             output.result(&peers, || peers_text(&peers))?;
         }
-        BusCommand::Services => services(&client, output)?,
+        BusCommand::Services { device: None } => services(&client, output)?,
+        BusCommand::Services { device: Some(device) } => remote::services(&client, output, device)?,
         BusCommand::Watch { count } => watch(&client, output, *count)?,
         BusCommand::Pair { device: None, .. } => {
             let pin = client.show_bus_pin()?;
@@ -51,6 +55,16 @@ pub(crate) fn run(output: &Output, arguments: &cli::Bus) -> Result<ExitCode, Err
             carry(output, &stream)?;
         }
         BusCommand::Serve { service, keep } => serve(&client, output, service, *keep)?,
+        BusCommand::Call { device, service, method, payload, timeout } => {
+            remote::call(&client, output, (device, service, method), payload.as_deref(), *timeout)?;
+        }
+        BusCommand::Answer { service, count, program } => {
+            remote::answer(&client, output, service, program, *count)?;
+        }
+        BusCommand::Publish { service, topic } => remote::publish(&client, output, service, topic)?,
+        BusCommand::Subscribe { device, service, topic, count } => {
+            remote::subscribe(&client, output, (device, service), topic.as_deref(), *count)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

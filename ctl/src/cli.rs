@@ -205,8 +205,12 @@ pub(crate) enum BusCommand {
     Status,
     /// The devices that were heard lately, and those that are trusted (dsoftbus.discover)
     Peers,
-    /// The services of this machine's clients and of other devices (dsoftbus.discover)
-    Services,
+    /// The services of this machine's clients, and those that other devices announce; with DEVICE, those that it has for this one, and
+    /// what for (dsoftbus.discover, and with DEVICE dsoftbus.session.open)
+    Services {
+        /// The device to ask
+        device: Option<String>,
+    },
     /// Show what happens as it does: devices and services that come and go, sessions (dsoftbus.discover)
     Watch {
         /// End after so many events
@@ -255,6 +259,55 @@ pub(crate) enum BusCommand {
         /// Serve one stream after the other, until interrupted
         #[arg(short = 'k', long)]
         keep: bool,
+    },
+    /// Call a method of a device's service, and print the answer (dsoftbus.session.open, dsoftbus.rpc.call)
+    Call {
+        /// The device
+        device: String,
+        /// The service
+        service: String,
+        /// The method
+        method: String,
+        /// What it is given: up to 32 KiB; - reads standard input [default: nothing]
+        #[arg(allow_hyphen_values = true)]
+        payload: Option<String>,
+        /// How long session and answer may take, in seconds; then the call is cancelled
+        #[arg(short = 'w', long, value_name = "SECONDS", value_parser = seconds, default_value = "30")]
+        timeout: Duration,
+    },
+    /// Offer a service whose calls a program answers, one after the other, until interrupted (dsoftbus.share.service). It is given the
+    /// payload on standard input, NETD_BUS_METHOD, NETD_BUS_DEVICE (who calls) and NETD_BUS_TIMEOUT_MS; what it prints is the answer. With exit
+    /// code 127 there is no such method; with any other but 0 the call has failed, in the words of its standard error. When the caller gives up or
+    /// its deadline passes, the program is killed.
+    Answer {
+        /// The service
+        service: String,
+        /// End after so many calls
+        #[arg(short = 'n', long, value_name = "COUNT")]
+        count: Option<usize>,
+        /// The program and its arguments
+        #[arg(required = true, last = true)]
+        program: Vec<String>,
+    },
+    /// Offer a service, and publish each line of standard input, until it ends (dsoftbus.share.service)
+    Publish {
+        /// The service
+        service: String,
+        /// What the lines are about
+        topic: String,
+    },
+    /// Print what a device's service publishes, each on a line, until interrupted or the service is gone (dsoftbus.session.open,
+    /// dsoftbus.rpc.call)
+    Subscribe {
+        /// The device
+        device: String,
+        /// The service
+        service: String,
+        /// What about [default: everything]
+        topic: Option<String>,
+        /// End after so many
+        #[arg(short = 'n', long, value_name = "COUNT")]
+        count: Option<usize>,
     },
 }
 
@@ -340,8 +393,8 @@ pub(crate) struct Stats {
 /// SUBJECT: user:NAME, user:UID, group:NAME, unit:NAME.service, or several with commas.
 /// CAPABILITY and TARGET: net.tcp.connect NAME:PORT or ADDRESS:PORT; net.udp.send ADDRESS:PORT; net.tcp.listen and net.udp.bind PORT, or any;
 /// net.icmp.ping ADDRESS; net.dns.resolve NAME; net.raw ETHERTYPE; net.http.fetch and net.tls.validate HOST:PORT; net.http.devnet, net.trust.manage,
-/// net.capture, net.admin and dsoftbus.discover nothing; dsoftbus.session.open DEVICE; dsoftbus.stream.open DEVICE/SERVICE; dsoftbus.share.service
-/// SERVICE.
+/// net.capture, net.admin and dsoftbus.discover nothing; dsoftbus.session.open, dsoftbus.share.state and dsoftbus.share.state.write DEVICE;
+/// dsoftbus.stream.open and dsoftbus.rpc.call DEVICE/SERVICE; dsoftbus.share.files DEVICE/SHARE; dsoftbus.share.service SERVICE.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
     /// Check policy files, and directories of them, without a daemon (netd.toml: netd check)

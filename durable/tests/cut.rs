@@ -1,7 +1,11 @@
 //! A file is replaced by a process that strace kills, or fails, at each of its system calls in turn: what is found afterwards is the old
 //! content or the new one.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test, also in helpers")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed step is a failed test, also in helpers"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@
 //! | [`dns`] | dns | name servers, and whoever forges them |
 //! | [`sntp`] | sntp | time servers, and whoever forges them |
 //! | [`ipc`] | ipc_request, ipc_reply, ipc_records | clients of the daemon; a daemon that is none |
-//! | [`bus`] | bus_discovery, bus_mux | devices that announce themselves, and whoever pretends to be one; peers of a session |
+//! | [`bus`] | bus_discovery, bus_mux, bus_remote | devices that announce themselves, and whoever pretends to be one; peers of a session |
 //! | [`daemon`] | capture, config | clients; operators |
 //! | [`policy`] | policy, client_hello | operators; clients whose connections have to show a name |
 //! | `fetch` (feature `services`) | fetch | clients who name URLs; servers on the web |

@@ -1,7 +1,9 @@
-//! The service bus: who announces itself, and who opens streams.
+//! The service bus: who announces itself, who opens streams, and who asks what on them.
 
 mod discovery;
 mod mux;
+mod remote;
 
 pub use discovery::discovery;
 pub use mux::mux;
+pub use remote::remote;

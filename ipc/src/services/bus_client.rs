@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::bus::{BusDevice, BusEvent, BusOutcome, BusPeer, BusPin, BusStatus, BusStreamInfo};
+use super::bus_remote::BusOffers;
 use super::bus_stream::BusStream;
 use super::client::{ANSWER_TIMEOUT, Client, object, protocol, returned};
 use super::error::Error;
@@ -15,9 +16,9 @@ use crate::client::connection::Connection;
 use crate::client::{milliseconds, pick};
 
 /// How long a session and a stream may take unless the caller says otherwise: netd-services' own default.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long somebody who waits for a stream, or for an event, waits at a time; then it asks whether netd-services is there. A day.
-const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Deserialize)]
 struct StreamReply {
@@ -111,13 +112,23 @@ impl Client {
         stream(self, reply)
     }
 
-    /// Offers a service for as long as what is returned is kept. Takes dsoftbus.share.service.
+    /// Offers a service, to which streams are opened, for as long as what is returned is kept. Takes dsoftbus.share.service.
     ///
     /// # Errors
     /// As [`ask`](Self::ask), and `AlreadyOffered`.
     pub fn serve_bus(&self, service: &str) -> Result<BusService, Error> {
+        self.offer_bus(service, BusOffers { streams: true, ..BusOffers::default() })
+    }
+
+    /// The same for whatever it can be used for.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask), and `AlreadyOffered`.
+    pub fn offer_bus(&self, service: &str, offers: BusOffers) -> Result<BusService, Error> {
         let mut connection = self.open()?;
-        let parameters = object(json!({ "service": service }));
+        let BusOffers { streams, calls, topics } = offers;
+        let parameters =
+            object(json!({ "service": service, "streams": streams, "calls": calls, "topics": topics }));
         let (response, _) = connection.call("io.netd.services.ServeBus", parameters, ANSWER_TIMEOUT)?;
         returned::<Value>(response)?;
         Ok(BusService { client: self.clone(), connection, service: service.to_owned() })
@@ -149,8 +160,8 @@ fn stream(
 #[derive(Debug)]
 pub struct BusService {
     client: Client,
-    connection: Connection,
-    service: String,
+    pub(super) connection: Connection,
+    pub(super) service: String,
 }
 
 impl BusService {

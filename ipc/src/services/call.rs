@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::bus_remote::{BusCallError, BusOffers, BusPayload};
 use crate::call::{BadCall, Fields, Request, TIMEOUT_MAX};
 
 /// The interface file.
@@ -95,6 +96,8 @@ pub enum Call {
     ServeBus {
         /// What is offered.
         service: String,
+        /// What for.
+        offers: BusOffers,
     },
     /// `io.netd.services.AcceptBus`
     AcceptBus {
@@ -110,6 +113,63 @@ pub enum Call {
         /// Its class.
         priority: u8,
         /// For session and stream.
+        timeout: Option<Duration>,
+    },
+    /// `io.netd.services.TakeBusCall`
+    TakeBusCall {
+        /// Of which service.
+        service: String,
+    },
+    /// `io.netd.services.AnswerBusCall`
+    AnswerBusCall {
+        /// Which call.
+        id: u64,
+        /// With what, or why not.
+        answer: Result<BusPayload, (BusCallError, String)>,
+    },
+    /// `io.netd.services.AwaitBusCall`
+    AwaitBusCall {
+        /// Which call.
+        id: u64,
+    },
+    /// `io.netd.services.CallBus`
+    CallBus {
+        /// Whose service.
+        device: String,
+        /// Which.
+        service: String,
+        /// Which method of it.
+        method: String,
+        /// With what.
+        payload: BusPayload,
+        /// For session and answer.
+        timeout: Option<Duration>,
+    },
+    /// `io.netd.services.PublishBus`
+    PublishBus {
+        /// As which service.
+        service: String,
+        /// About what.
+        topic: String,
+        /// What.
+        payload: BusPayload,
+    },
+    /// `io.netd.services.SubscribeBus`
+    SubscribeBus {
+        /// Whose service.
+        device: String,
+        /// Which.
+        service: String,
+        /// About what; everything if none.
+        topic: Option<String>,
+        /// For session and beginning.
+        timeout: Option<Duration>,
+    },
+    /// `io.netd.services.ListBusServices`
+    ListBusServices {
+        /// Whose.
+        device: String,
+        /// For session and answer.
         timeout: Option<Duration>,
     },
     /// `io.netd.services.GetBusOutcome`
@@ -176,12 +236,43 @@ impl Call {
                 key: text(&mut fields, "key", KEY_BYTES_MAX)?,
             },
             "io.netd.services.RevokeBus" => Call::RevokeBus { device: bus_name(&mut fields, "device")? },
-            "io.netd.services.ServeBus" => Call::ServeBus { service: bus_name(&mut fields, "service")? },
+            "io.netd.services.ServeBus" => {
+                Call::ServeBus { service: bus_name(&mut fields, "service")?, offers: offers(&mut fields)? }
+            }
             "io.netd.services.AcceptBus" => Call::AcceptBus { service: bus_name(&mut fields, "service")? },
             "io.netd.services.OpenBus" => Call::OpenBus {
                 device: bus_name(&mut fields, "device")?,
                 service: bus_name(&mut fields, "service")?,
                 priority: fields.optional("priority")?.unwrap_or(BUS_PRIORITY_DEFAULT),
+                timeout: timeout(&mut fields, "timeout_ms")?,
+            },
+            "io.netd.services.TakeBusCall" => {
+                Call::TakeBusCall { service: bus_name(&mut fields, "service")? }
+            }
+            "io.netd.services.AnswerBusCall" => {
+                Call::AnswerBusCall { id: fields.required("id")?, answer: bus_answer(&mut fields)? }
+            }
+            "io.netd.services.AwaitBusCall" => Call::AwaitBusCall { id: fields.required("id")? },
+            "io.netd.services.CallBus" => Call::CallBus {
+                device: bus_name(&mut fields, "device")?,
+                service: bus_name(&mut fields, "service")?,
+                method: bus_name(&mut fields, "method")?,
+                payload: fields.optional("payload")?.unwrap_or_default(),
+                timeout: timeout(&mut fields, "timeout_ms")?,
+            },
+            "io.netd.services.PublishBus" => Call::PublishBus {
+                service: bus_name(&mut fields, "service")?,
+                topic: bus_name(&mut fields, "topic")?,
+                payload: fields.optional("payload")?.unwrap_or_default(),
+            },
+            "io.netd.services.SubscribeBus" => Call::SubscribeBus {
+                device: bus_name(&mut fields, "device")?,
+                service: bus_name(&mut fields, "service")?,
+                topic: optional_bus_name(&mut fields, "topic")?,
+                timeout: timeout(&mut fields, "timeout_ms")?,
+            },
+            "io.netd.services.ListBusServices" => Call::ListBusServices {
+                device: bus_name(&mut fields, "device")?,
                 timeout: timeout(&mut fields, "timeout_ms")?,
             },
             "io.netd.services.GetBusOutcome" => Call::GetBusOutcome { id: fields.required("id")? },
@@ -217,6 +308,37 @@ fn text(fields: &mut Fields, name: &str, most: usize) -> Result<String, BadCall>
 
 fn bus_name(fields: &mut Fields, name: &str) -> Result<String, BadCall> {
     text(fields, name, BUS_NAME_BYTES_MAX)
+}
+
+fn optional_bus_name(fields: &mut Fields, name: &str) -> Result<Option<String>, BadCall> {
+    let text: Option<String> = fields.optional(name)?;
+    let fits = text.as_ref().is_none_or(|text| text.len() <= BUS_NAME_BYTES_MAX);
+    if fits { Ok(text) } else { Err(BadCall::InvalidParameter(name.to_owned())) }
+}
+
+/// What a service is offered for: streams, unless something else is said.
+fn offers(fields: &mut Fields) -> Result<BusOffers, BadCall> {
+    let calls = fields.optional("calls")?.unwrap_or(false);
+    let topics = fields.optional("topics")?.unwrap_or(false);
+    let streams = fields.optional("streams")?.unwrap_or(!calls && !topics);
+    let offers = BusOffers { streams, calls, topics };
+    if offers == BusOffers::default() {
+        Err(BadCall::InvalidParameter("streams".to_owned()))
+    } else {
+        Ok(offers)
+    }
+}
+
+/// A payload, or an error with its message.
+fn bus_answer(fields: &mut Fields) -> Result<Result<BusPayload, (BusCallError, String)>, BadCall> {
+    let payload: Option<BusPayload> = fields.optional("payload")?;
+    let error: Option<BusCallError> = fields.optional("error")?;
+    let message: Option<String> = fields.optional("message")?;
+    match (payload, error) {
+        (Some(_), Some(_)) => Err(BadCall::InvalidParameter("error".to_owned())),
+        (payload, None) => Ok(Ok(payload.unwrap_or_default())),
+        (None, Some(error)) => Ok(Err((error, message.unwrap_or_default()))),
+    }
 }
 
 fn timeout(fields: &mut Fields, name: &str) -> Result<Option<Duration>, BadCall> {
@@ -312,7 +434,51 @@ mod tests {
                 Call::PinBus { device: "hub".into(), key: "ab".into() },
             ),
             ("RevokeBus", json!({ "device": "hub" }), Call::RevokeBus { device: "hub".into() }),
-            ("ServeBus", json!({ "service": "chat" }), Call::ServeBus { service: "chat".into() }),
+            (
+                "ServeBus",
+                json!({ "service": "chat", "streams": true, "calls": true, "topics": false }),
+                Call::ServeBus {
+                    service: "chat".into(),
+                    offers: BusOffers { streams: true, calls: true, topics: false },
+                },
+            ),
+            ("TakeBusCall", json!({ "service": "chat" }), Call::TakeBusCall { service: "chat".into() }),
+            ("AwaitBusCall", json!({ "id": 7 }), Call::AwaitBusCall { id: 7 }),
+            (
+                "CallBus",
+                json!({ "device": "hub", "service": "lamp", "method": "on", "payload": "aGk=", "timeout_ms": 1000 }),
+                Call::CallBus {
+                    device: "hub".into(),
+                    service: "lamp".into(),
+                    method: "on".into(),
+                    payload: b"hi".to_vec().into(),
+                    timeout: second,
+                },
+            ),
+            (
+                "PublishBus",
+                json!({ "service": "lamp", "topic": "heat", "payload": "aGk=" }),
+                Call::PublishBus {
+                    service: "lamp".into(),
+                    topic: "heat".into(),
+                    payload: b"hi".to_vec().into(),
+                },
+            ),
+            (
+                "SubscribeBus",
+                json!({ "device": "hub", "service": "lamp", "topic": "heat", "timeout_ms": 1000 }),
+                Call::SubscribeBus {
+                    device: "hub".into(),
+                    service: "lamp".into(),
+                    topic: Some("heat".into()),
+                    timeout: second,
+                },
+            ),
+            (
+                "ListBusServices",
+                json!({ "device": "hub", "timeout_ms": 1000 }),
+                Call::ListBusServices { device: "hub".into(), timeout: second },
+            ),
             ("AcceptBus", json!({ "service": "chat" }), Call::AcceptBus { service: "chat".into() }),
             (
                 "OpenBus",
@@ -335,6 +501,36 @@ mod tests {
         let long = json!({ "id": "x".repeat(ROOT_ID_BYTES_MAX + 1) });
         let wrong = Err(BadCall::InvalidParameter("id".to_owned()));
         assert_eq!(parse("io.netd.services.RemoveTrust", &long), wrong);
+    }
+
+    #[test]
+    fn service_is_offered_for_streams_unless_something_else_is_said() {
+        let parse = |parameters: serde_json::Value| parse("io.netd.services.ServeBus", &parameters);
+        let of = |streams, calls, topics| {
+            let offers = BusOffers { streams, calls, topics };
+            Ok(Call::ServeBus { service: "a".into(), offers })
+        };
+        assert_eq!(parse(json!({ "service": "a" })), of(true, false, false));
+        assert_eq!(parse(json!({ "service": "a", "topics": true })), of(false, false, true));
+        let nothing = Err(BadCall::InvalidParameter("streams".to_owned()));
+        assert_eq!(parse(json!({ "service": "a", "streams": false })), nothing);
+    }
+
+    #[test]
+    fn call_is_answered_with_a_payload_or_an_error_and_not_with_both() {
+        let parse = |parameters: serde_json::Value| parse("io.netd.services.AnswerBusCall", &parameters);
+        let answer = |answer| Ok(Call::AnswerBusCall { id: 7, answer });
+        assert_eq!(parse(json!({ "id": 7 })), answer(Ok(BusPayload::default())));
+        assert_eq!(parse(json!({ "id": 7, "payload": "aGk=" })), answer(Ok(b"hi".to_vec().into())));
+        let refused = Err((BusCallError::NotFound, "no such method".to_owned()));
+        assert_eq!(
+            parse(json!({ "id": 7, "error": "not_found", "message": "no such method" })),
+            answer(refused)
+        );
+        let wrong = |name: &str| Err(BadCall::InvalidParameter(name.to_owned()));
+        assert_eq!(parse(json!({ "id": 7, "payload": "", "error": "failed" })), wrong("error"));
+        assert_eq!(parse(json!({ "id": 7, "payload": "no base64" })), wrong("payload"));
+        assert_eq!(parse(json!({ "id": 7, "error": "tired" })), wrong("error"));
     }
 
     #[test]

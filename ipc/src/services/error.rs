@@ -44,13 +44,19 @@ pub enum ErrorKind {
     StreamRefused,
     /// The name is taken already.
     AlreadyOffered,
+    /// It is not as the caller supposes.
+    Conflict,
+    /// Whoever answers the call could not do it.
+    CallFailed,
+    /// Whoever was to answer went away.
+    Gone,
     /// A fault of netd-services itself.
     Internal,
 }
 
 impl ErrorKind {
     /// Every error of the interface.
-    pub const ALL: [ErrorKind; 19] = [
+    pub const ALL: [ErrorKind; 22] = [
         ErrorKind::DevnetDisabled,
         ErrorKind::PolicyDenied,
         ErrorKind::InvalidInput,
@@ -69,6 +75,9 @@ impl ErrorKind {
         ErrorKind::NotPaired,
         ErrorKind::StreamRefused,
         ErrorKind::AlreadyOffered,
+        ErrorKind::Conflict,
+        ErrorKind::CallFailed,
+        ErrorKind::Gone,
         ErrorKind::Internal,
     ];
 
@@ -93,6 +102,9 @@ impl ErrorKind {
             ErrorKind::NotPaired => "NotPaired",
             ErrorKind::StreamRefused => "StreamRefused",
             ErrorKind::AlreadyOffered => "AlreadyOffered",
+            ErrorKind::Conflict => "Conflict",
+            ErrorKind::CallFailed => "CallFailed",
+            ErrorKind::Gone => "Gone",
             ErrorKind::Internal => "Internal",
         }
     }

@@ -2,6 +2,8 @@
 
 mod bus;
 mod bus_client;
+mod bus_remote;
+mod bus_remote_client;
 mod bus_stream;
 mod call;
 mod client;
@@ -13,6 +15,11 @@ use serde::{Deserialize, Serialize};
 
 pub use bus::{BusDevice, BusEvent, BusMode, BusOutcome, BusPeer, BusPin, BusStatus, BusStreamInfo};
 pub use bus_client::{BusService, BusWatch};
+pub use bus_remote::{
+    BusCall, BusCallEnd, BusCallError, BusOffers, BusPayload, BusPublication, BusServiceInfo, CALL_BYTES_MAX,
+    PUBLICATION_BYTES_MAX,
+};
+pub use bus_remote_client::BusSubscription;
 pub use bus_stream::BusStream;
 pub use call::{BUS_PRIORITY_DEFAULT, Call, FetchOptions, INTERFACE, URL_BYTES_MAX};
 pub use client::{Client, Fetching, SOCKET_VARIABLE, SYSTEM_SOCKET, user_socket};

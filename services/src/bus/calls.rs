@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use netd_ipc::call::Response;
 use netd_ipc::server::Peer as ClientPeer;
-use netd_ipc::services::{BusPeer, BusStatus, BusStreamInfo, Call, ErrorKind};
+use netd_ipc::services::{BusOffers, BusPeer, BusStatus, BusStreamInfo, Call, ErrorKind};
 use netd_policy::LOOPBACK_DEVICE;
 use netd_softbus::mux::PRIORITIES;
+use netd_softbus::remote::gateway::Offers;
 use netd_softbus::{DeviceId, ServiceName};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
@@ -20,6 +21,7 @@ use super::events::of;
 use super::link::{Command, Owner};
 use super::local::join;
 use super::registry::{Offer, Origin, Registration};
+use super::remote::{self, Named};
 use super::streams::{Claim, Made};
 use super::trust::SESSION;
 use crate::Failure;
@@ -27,7 +29,7 @@ use crate::rights::Ask;
 use crate::server::{Connection, Gone};
 
 /// What looking at others takes.
-const DISCOVER: &str = "dsoftbus.discover";
+pub(super) const DISCOVER: &str = "dsoftbus.discover";
 /// What opening a stream takes.
 const STREAM: &str = "dsoftbus.stream.open";
 /// What offering a service takes.
@@ -68,7 +70,9 @@ pub(crate) async fn answer(
             Ok(device) => bus.revoke(&client, &device).await.map(|revoked| json!(revoked)),
             Err(failure) => Err(failure),
         },
-        Call::ServeBus { service } => serve(bus, offered, &client, &service).await.map(|()| json!({})),
+        Call::ServeBus { service, offers } => {
+            serve(bus, offered, &client, &service, offers).await.map(|()| json!({}))
+        }
         Call::AcceptBus { service } => return accept(connection, bus, offered, &client, &service).await,
         Call::OpenBus { device, service, priority, timeout: limit } => {
             let limit = limit.unwrap_or(OPEN_TIMEOUT);
@@ -84,7 +88,7 @@ pub(crate) async fn answer(
             return hand_over(connection, opened.unwrap_or_else(|_| late())).await;
         }
         Call::GetBusOutcome { id } => outcome(bus, &client, id),
-        _ => Err(Failure::new(ErrorKind::Internal, "this is no call about the bus")),
+        call => return remote::answer(connection, bus, offered, call, more).await,
     };
     match result {
         Ok(parameters) => connection.reply(parameters, false, &[]).await,
@@ -100,7 +104,7 @@ fn name(device: &str) -> Result<DeviceId, Failure> {
     named.as_str().parse().map_err(|error: netd_softbus::Error| wrong(error.to_string()))
 }
 
-fn service_name(service: &str) -> Result<ServiceName, Failure> {
+pub(super) fn service_name(service: &str) -> Result<ServiceName, Failure> {
     let wrong = |message: String| Failure::new(ErrorKind::InvalidInput, message);
     let named: netd_policy::BusService =
         service.parse().map_err(|error: netd_policy::Error| wrong(error.to_string()))?;
@@ -108,6 +112,20 @@ fn service_name(service: &str) -> Result<ServiceName, Failure> {
 }
 
 impl Bus {
+    /// The device that a client means: this machine by either of its names, or another.
+    pub(super) fn named(&self, device: &str) -> Result<Named, Failure> {
+        let id = name(device)?;
+        let is_own = device == LOOPBACK_DEVICE || id == self.config.device;
+        Ok(if is_own { Named::Own } else { Named::Peer(id) })
+    }
+
+    /// Whether a rule of ours allows a service of another device: asked before anything is sent there.
+    pub(super) fn may_ask_for(&self, peer: &DeviceId, service: &ServiceName) -> Result<(), Failure> {
+        let core = self.core();
+        let may = core.discovery.acl().service(peer, netd_softbus::discovery::Transport::Tcp, service);
+        may.map(drop).map_err(|error| Failure::new(ErrorKind::PolicyDenied, format!("{error} ([[bus.acl]])")))
+    }
+
     pub(super) fn status(&self) -> BusStatus {
         let state = self.state();
         let now = self.clock.now();
@@ -208,12 +226,14 @@ async fn serve(
     offered: &mut Registrations,
     client: &ClientPeer,
     service: &str,
+    offers: BusOffers,
 ) -> Result<(), Failure> {
     let named = service_name(service)?;
     let right = bus.rights.hold(client, vec![(SHARE, Some(service.to_owned()))]).await?;
     let quota = |message| Failure::new(ErrorKind::QuotaExceeded, message);
     let share = bus.services.take(client.uid).map_err(quota)?;
-    let registration = Registration::new(bus, named, share, right)?;
+    let BusOffers { streams, calls, topics } = offers;
+    let registration = Registration::new(bus, named, Offers { streams, calls, topics }, share, right)?;
     offered.insert(service.to_owned(), registration);
     Ok(())
 }
@@ -230,6 +250,10 @@ async fn accept(
         let message = format!("this connection does not offer '{service}': call ServeBus first");
         return connection.fail(&Failure::new(ErrorKind::NotFound, message)).await;
     };
+    if !registration.takes_streams() {
+        let message = format!("'{service}' was not offered for streams: call ServeBus with \"streams\"");
+        return connection.fail(&Failure::new(ErrorKind::InvalidInput, message)).await;
+    }
     loop {
         let taking = async {
             match registration.next().await {
@@ -303,34 +327,36 @@ async fn open(
     service: &str,
     priority: u8,
 ) -> Result<Taken, Failure> {
-    let id = name(device)?;
+    let device = bus.named(device)?;
     let named = service_name(service)?;
     if priority >= PRIORITIES {
         let message = format!("priority is {priority}: 0 to {} are there", PRIORITIES - 1);
         return Err(Failure::new(ErrorKind::InvalidInput, message));
     }
-    let is_own = device == LOOPBACK_DEVICE || id == bus.config.device;
-    let device = if is_own { LOOPBACK_DEVICE } else { device };
-    let asks = vec![(SESSION, Some(device.to_owned())), (STREAM, Some(format!("{device}/{service}")))];
+    let asks = vec![
+        (SESSION, Some(device.as_str().to_owned())),
+        (STREAM, Some(format!("{}/{service}", device.as_str()))),
+    ];
     let claim = claim(bus, client, asks).await?;
-    let made = if is_own {
-        let (reply, made) = oneshot::channel();
-        let origin = Some(Origin::Client { claim, reply });
-        let offer = Offer { device: LOOPBACK_DEVICE.to_owned(), priority, origin };
-        let refused = |why: &str| Failure::new(ErrorKind::StreamRefused, why.to_owned());
-        bus.core().registry.offer(named.as_str(), offer).map_err(refused)?;
-        made.await.map_err(|_| refused("the service's client went away"))?
-    } else {
-        // What of others a rule of ours allows is asked before anything is sent.
-        let may = bus.core().discovery.acl().service(&id, netd_softbus::discovery::Transport::Tcp, &named);
-        may.map_err(|error| Failure::new(ErrorKind::PolicyDenied, format!("{error} ([[bus.acl]])")))?;
-        let (reply, made) = oneshot::channel();
-        let owner = Owner { claim, reply };
-        bus.ask(&id, Command::Open { service: service.to_owned(), priority, owner }).await?;
-        let ended = |_| Failure::new(ErrorKind::Unreachable, "the session ended without a word");
-        made.await.map_err(ended)??
+    let made = match &device {
+        Named::Own => {
+            let (reply, made) = oneshot::channel();
+            let origin = Some(Origin::Client { claim, reply });
+            let offer = Offer { device: LOOPBACK_DEVICE.to_owned(), priority, origin };
+            let refused = |why: &str| Failure::new(ErrorKind::StreamRefused, why.to_owned());
+            bus.core().registry.offer(named.as_str(), offer).map_err(refused)?;
+            made.await.map_err(|_| refused("the service's client went away"))?
+        }
+        Named::Peer(peer) => {
+            bus.may_ask_for(peer, &named)?;
+            let (reply, made) = oneshot::channel();
+            let owner = Owner { claim, reply };
+            bus.ask(peer, Command::Open { service: service.to_owned(), priority, owner }).await?;
+            let ended = |_| Failure::new(ErrorKind::Unreachable, "the session ended without a word");
+            made.await.map_err(ended)??
+        }
     };
-    Ok(Taken { made, device: device.to_owned(), service: service.to_owned(), priority })
+    Ok(Taken { made, device: device.as_str().to_owned(), service: service.to_owned(), priority })
 }
 
 async fn hand_over(connection: &mut Connection, taken: Result<Taken, Failure>) -> Result<(), Gone> {

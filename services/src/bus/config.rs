@@ -9,12 +9,19 @@ use netd_policy::file::Spanned;
 use netd_policy::{BusDevice, BusService, DevicePattern};
 use netd_softbus::DeviceId;
 use netd_softbus::discovery::{self, Acl, Devices, Rule, Services, Transport};
+use netd_softbus::remote::gateway::Rates;
 use serde::Deserialize;
 
 /// Where sessions are taken unless told otherwise.
 const SESSION_PORT: u16 = 34567;
 /// Handshakes with one peer in half a minute: the protocol's number.
 const HANDSHAKES: u32 = 3;
+/// Requests of one device in a second unless told otherwise: what a person or a control loop asks, many times over, and little for this machine.
+const REQUESTS_PER_SECOND: u32 = 200;
+/// Of one service: half of that, so one service leaves room for the others.
+const SERVICE_REQUESTS_PER_SECOND: u32 = 100;
+/// More than a session carries.
+const REQUESTS_PER_SECOND_MAX: u32 = 100_000;
 /// Where keys are kept unless told otherwise.
 const STATE_DEFAULT: &str = "/var/lib/netd/bus";
 
@@ -45,6 +52,8 @@ pub struct Bus {
     pub handshakes: u32,
     /// How often it announces itself; a peer that was not heard for three times as long is gone.
     pub announce: Duration,
+    /// How often a device may ask something.
+    pub rates: Rates,
 }
 
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -93,6 +102,12 @@ pub(crate) struct Raw {
     /// Handshakes with one peer in half a minute.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1000), extend("default" = HANDSHAKES)))]
     handshakes: Option<Spanned<u32>>,
+    /// Requests of one device in a second: calls, subscriptions, and what else it asks; twice as many at once.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100_000), extend("default" = REQUESTS_PER_SECOND)))]
+    requests_per_second: Option<Spanned<u32>>,
+    /// The same of one service.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100_000), extend("default" = SERVICE_REQUESTS_PER_SECOND)))]
+    service_requests_per_second: Option<Spanned<u32>>,
     /// Who may have a session. Nobody, unless a rule says so.
     acl: Vec<Spanned<RawRule>>,
 }
@@ -130,7 +145,23 @@ impl Raw {
             peers: check_peers(&self.peers, discovery_port, &wrong)?,
             pairing: check_seconds("pairing_seconds", self.pairing_seconds.as_ref(), 120, 10..=3600, &wrong)?,
             announce: check_seconds("announce_seconds", self.announce_seconds.as_ref(), 20, 1..=600, &wrong)?,
-            handshakes: check_handshakes(self.handshakes.as_ref(), &wrong)?,
+            handshakes: check_count("handshakes", self.handshakes.as_ref(), HANDSHAKES, 1000, &wrong)?,
+            rates: Rates {
+                per_peer: check_count(
+                    "requests_per_second",
+                    self.requests_per_second.as_ref(),
+                    REQUESTS_PER_SECOND,
+                    REQUESTS_PER_SECOND_MAX,
+                    &wrong,
+                )?,
+                per_service: check_count(
+                    "service_requests_per_second",
+                    self.service_requests_per_second.as_ref(),
+                    SERVICE_REQUESTS_PER_SECOND,
+                    REQUESTS_PER_SECOND_MAX,
+                    &wrong,
+                )?,
+            },
             acl: check_acl(self.acl, &wrong)?,
         })
     }
@@ -212,12 +243,18 @@ fn check_seconds<E>(
     }
 }
 
-fn check_handshakes<E>(given: Option<&Spanned<u32>>, wrong: impl Fn(usize, String) -> E) -> Result<u32, E> {
+fn check_count<E>(
+    key: &str,
+    given: Option<&Spanned<u32>>,
+    default: u32,
+    most: u32,
+    wrong: impl Fn(usize, String) -> E,
+) -> Result<u32, E> {
     match given {
-        None => Ok(HANDSHAKES),
-        Some(given) if (1..=1000).contains(given.get_ref()) => Ok(*given.get_ref()),
+        None => Ok(default),
+        Some(given) if (1..=most).contains(given.get_ref()) => Ok(*given.get_ref()),
         Some(given) => {
-            let message = format!("handshakes is {}, and must be between 1 and 1000", given.get_ref());
+            let message = format!("{key} is {}, and must be between 1 and {most}", given.get_ref());
             Err(wrong(given.span().start, message))
         }
     }

@@ -13,6 +13,7 @@ use super::clock::random;
 use super::config;
 use super::link::Command;
 use super::registry::Registry;
+use super::remote::{Limiters, Taken};
 use super::streams::Outcomes;
 
 /// Sessions that are ready, or that we make: each holds a descriptor, and a mux with up to 128 streams.
@@ -34,6 +35,10 @@ pub(super) struct Core {
     pub(super) gate: Gate,
     pub(super) registry: Registry,
     pub(super) outcomes: Outcomes,
+    /// Calls that clients work on.
+    pub(super) taken: Taken,
+    /// How often each device asked.
+    pub(super) limiters: Limiters,
     sessions: BTreeMap<u64, Held>,
     made: u64,
 }
@@ -80,6 +85,8 @@ impl Core {
             gate: Gate::new(session, now, &mut random),
             registry: Registry::default(),
             outcomes: Outcomes::default(),
+            taken: Taken::default(),
+            limiters: Limiters::new(config.rates),
             sessions: BTreeMap::new(),
             made: 0,
         })

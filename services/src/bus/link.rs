@@ -5,8 +5,9 @@
 
 mod commands;
 mod end;
+mod remote;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use netd_ipc::services::{BusEvent, BusOutcome};
 use netd_ipc::tokio::TcpStream;
 use netd_softbus::discovery::Transport;
 use netd_softbus::mux::{self, Mux, Role, StreamId};
+use netd_softbus::remote::RESERVED;
 use netd_softbus::session::{Context, Deframer, Event, Session, Ticket, frame};
 use netd_softbus::{Error, Instant};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
@@ -32,6 +34,7 @@ use super::clock::random;
 use super::events::{mark, of};
 use super::pump::{Pump, Turn};
 use super::registry::{Offer, Origin};
+use super::remote::Handle;
 use super::{Bus, Core};
 
 /// Bytes that wait for the connection before the mux is asked for more: two records of the longest, so that one is always there.
@@ -43,7 +46,7 @@ const TURNS_MAX: usize = 32;
 /// How long the last words of a session may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Between a service and a number in a stream's name, since a name can be used once at a time. No service has it in its name.
-const NUMBERED: char = '\u{1f}';
+const NUMBERED: char = RESERVED;
 
 /// See the module's documentation.
 pub(super) struct Link {
@@ -68,6 +71,12 @@ pub(super) struct Link {
     timer: Pin<Box<Sleep>>,
     ticket: Option<Ticket>,
     names: u32,
+    /// Where clients ask the peer, once one does.
+    asker: Option<Handle>,
+    /// Streams with payloads of the peer's, of which no envelope has told yet: the oldest first.
+    carriers: VecDeque<(u32, StreamId)>,
+    /// The number of our last.
+    carrier: u32,
     closing: bool,
 }
 
@@ -106,6 +115,9 @@ impl Link {
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             ticket,
             names: 0,
+            asker: None,
+            carriers: VecDeque::new(),
+            carrier: 0,
             closing: false,
         }
     }
@@ -289,6 +301,7 @@ impl Link {
                 if let Some(opening) = self.opening.remove(&stream) {
                     opening.refused(code);
                 }
+                self.carriers.retain(|(_, carrier)| *carrier != stream);
             }
             // All pumps have their turn anyway.
             mux::Event::Readable(_) | mux::Event::Writable(_) | mux::Event::GoingAway => {}
@@ -297,6 +310,9 @@ impl Link {
 
     /// The peer opened a stream: it is offered to the service's client, if the peer may reach the service.
     fn offered(&mut self, stream: StreamId, name: &str, priority: u8) {
+        if name.starts_with(RESERVED) {
+            return self.offered_reserved(stream, name);
+        }
         let service = name.split_once(NUMBERED).map_or(name, |(service, _)| service);
         let Some(peer) = self.session.peer() else { return };
         let origin = Some(Origin::Peer { session: self.own_commands.clone(), stream });

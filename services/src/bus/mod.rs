@@ -5,7 +5,8 @@
 //!                        ├── supervise   follows the devnet switch: network or loopback
 //!                        ├── discover    UDP: announcements
 //!                        ├── listen      TCP: the gate, then a link
-//!                        └── link        one task for each session: records, mux, pumps
+//!                        ├── link        one task for each session: records, mux, pumps
+//!                        └── remote      what devices ask of each other: calls, topics
 //! ```
 //!
 //! While devnet is off, or `[bus] mode` is loopback, there are no sockets, no sessions and no peers: streams go between clients of this
@@ -22,6 +23,7 @@ mod listen;
 mod local;
 mod pump;
 mod registry;
+mod remote;
 mod sessions;
 mod store;
 mod streams;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use netd_softbus::mux::{Mux, Read, StreamId};
 use rustix::net::{Shutdown, shutdown};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, DuplexStream, ReadBuf};
 use tokio::net::UnixStream;
 
 use super::streams::{Claim, Received};
@@ -35,11 +35,52 @@ pub(super) enum Turn {
     Broken,
 }
 
+/// Where a stream ends on this side of the mux.
+#[derive(Debug)]
+pub(super) enum End {
+    /// At a client, whose other end of the socketpair this is.
+    Client(UnixStream),
+    /// At a task in this process.
+    Inside(DuplexStream),
+}
+
+impl End {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            End::Client(socket) => Pin::new(socket).poll_read(cx, buffer),
+            End::Inside(pipe) => Pin::new(pipe).poll_read(cx, buffer),
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            End::Client(socket) => Pin::new(socket).poll_write(cx, bytes),
+            End::Inside(pipe) => Pin::new(pipe).poll_write(cx, bytes),
+        }
+    }
+
+    /// Says that nothing more will be written. Whoever is gone does not need it.
+    fn finish(&mut self, cx: &mut Context<'_>) {
+        match self {
+            End::Client(socket) => drop(shutdown(socket, Shutdown::Write)),
+            End::Inside(pipe) => drop(Pin::new(pipe).poll_shutdown(cx)),
+        }
+    }
+
+    /// Whether the other end is gone, and not merely done with writing. Of a task, writing to it tells.
+    fn has_hung_up(&self) -> bool {
+        match self {
+            End::Client(socket) => has_hung_up(socket),
+            End::Inside(_) => false,
+        }
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Pump {
     stream: StreamId,
-    socket: UnixStream,
+    end: End,
     /// From the client, for the mux.
     outgoing: Vec<u8>,
     outgoing_done: bool,
@@ -51,14 +92,15 @@ pub(super) struct Pump {
     gone: bool,
     discarded: usize,
     received: Received,
-    claim: Claim,
+    claim: Option<Claim>,
 }
 
 impl Pump {
-    pub(super) fn new(stream: StreamId, socket: UnixStream, received: Received, claim: Claim) -> Pump {
+    /// `claim` is what a client has the stream by.
+    pub(super) fn new(stream: StreamId, end: End, received: Received, claim: Option<Claim>) -> Pump {
         Pump {
             stream,
-            socket,
+            end,
             outgoing: Vec::new(),
             outgoing_done: false,
             incoming: Vec::new(),
@@ -73,7 +115,7 @@ impl Pump {
 
     /// Moves what can be moved.
     pub(super) fn turn(&mut self, mux: &mut Mux, cx: &mut Context<'_>) -> Turn {
-        if self.claim.right.poll_lost(cx).is_ready() {
+        if self.claim.as_mut().is_some_and(|claim| claim.right.poll_lost(cx).is_ready()) {
             return Turn::Broken;
         }
         let moved = match (self.send(mux, cx), self.deliver(mux, cx)) {
@@ -103,12 +145,12 @@ impl Pump {
             }
             let mut chunk = [0; CHUNK_BYTES];
             let mut buffer = ReadBuf::new(&mut chunk);
-            match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+            match self.end.poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.outgoing.extend(buffer.filled()),
                 // The end, or the client closed its end with something unread: what it wrote still goes out.
                 Poll::Ready(ended) => {
-                    self.gone |= ended.is_err() || has_hung_up(&self.socket);
+                    self.gone |= ended.is_err() || self.end.has_hung_up();
                     mux.finish(self.stream).map_err(io::Error::other)?;
                     self.outgoing_done = true;
                     moved = true;
@@ -136,8 +178,7 @@ impl Pump {
                     Read::Nothing => break,
                     Read::End => {
                         self.received.store(true, Ordering::SeqCst);
-                        // A client that is gone does not need it.
-                        let _ = shutdown(&self.socket, Shutdown::Write);
+                        self.end.finish(cx);
                         (self.incoming_done, moved) = (true, true);
                     }
                 }
@@ -151,7 +192,7 @@ impl Pump {
                 }
                 continue;
             }
-            match Pin::new(&mut self.socket).poll_write(cx, waiting) {
+            match self.end.poll_write(cx, waiting) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count)) => {
                     self.delivered += count;

@@ -1,4 +1,4 @@
-//! What this machine's clients offer, and the streams that wait for them.
+//! What this machine's clients offer, and the streams and calls that wait for them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -7,11 +7,13 @@ use netd_ipc::services::ErrorKind;
 use netd_softbus::ServiceName;
 use netd_softbus::discovery::SERVICES_MAX;
 use netd_softbus::mux::StreamId;
+use netd_softbus::remote::gateway::Offers;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::Bus;
 use super::link::Command;
+use super::remote::{self, Given, Hub, Pending, Wanted};
 use super::streams::{Claim, Made};
 use crate::Failure;
 use crate::rights::Right;
@@ -50,7 +52,14 @@ impl Drop for Offer {
 /// The services by name.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    services: BTreeMap<ServiceName, mpsc::Sender<Offer>>,
+    services: BTreeMap<ServiceName, Entry>,
+}
+
+/// What a service can be used for, and where that waits for its client.
+#[derive(Debug)]
+struct Entry {
+    streams: Option<mpsc::Sender<Offer>>,
+    wanted: Wanted,
 }
 
 impl Registry {
@@ -59,7 +68,7 @@ impl Registry {
     }
 
     /// Adds a service, if it is not offered and there is room.
-    fn add(&mut self, service: &ServiceName) -> Result<mpsc::Receiver<Offer>, Failure> {
+    fn add(&mut self, service: &ServiceName, entry: Entry) -> Result<(), Failure> {
         if self.services.contains_key(service) {
             let message = format!("another client offers '{service}' already");
             return Err(Failure::new(ErrorKind::AlreadyOffered, message));
@@ -68,18 +77,41 @@ impl Registry {
             let message = format!("a device offers at most {SERVICES_MAX} services, and as many are offered");
             return Err(Failure::new(ErrorKind::QuotaExceeded, message));
         }
-        let (sender, receiver) = mpsc::channel(BACKLOG);
-        self.services.insert(service.clone(), sender);
-        Ok(receiver)
+        self.services.insert(service.clone(), entry);
+        Ok(())
     }
 
     fn remove(&mut self, service: &ServiceName) {
-        self.services.remove(service);
+        if let Some(Entry { streams: _, wanted }) = self.services.remove(service)
+            && let Some(hub) = wanted.topics
+        {
+            hub.close();
+        }
+    }
+
+    /// What each service can be used for.
+    pub(super) fn offers(&self) -> impl Iterator<Item = (&ServiceName, Offers)> {
+        self.services.iter().map(|(service, Entry { streams, wanted: Wanted { calls, topics } })| {
+            let offers =
+                Offers { streams: streams.is_some(), calls: calls.is_some(), topics: topics.is_some() };
+            (service, offers)
+        })
+    }
+
+    /// Where calls of a service wait for its client, if it answers any.
+    pub(super) fn calls(&self, service: &ServiceName) -> Option<mpsc::Sender<Pending>> {
+        self.services.get(service)?.wanted.calls.clone()
+    }
+
+    /// Who subscribed to a service, if it publishes.
+    pub(super) fn topics(&self, service: &ServiceName) -> Option<Arc<Hub>> {
+        self.services.get(service)?.wanted.topics.clone()
     }
 
     /// Hands a stream to the service's client, or says why not.
     pub(super) fn offer(&self, service: &str, offer: Offer) -> Result<(), &'static str> {
-        let Some(queue) = self.services.get(service) else { return Err("nobody offers this service") };
+        let Some(entry) = self.services.get(service) else { return Err("nobody offers this service") };
+        let Some(queue) = &entry.streams else { return Err("the service takes no streams") };
         queue.try_send(offer).map_err(|_| "too many streams wait for the service's client")
     }
 }
@@ -89,7 +121,9 @@ impl Registry {
 pub(crate) struct Registration {
     bus: Arc<Bus>,
     service: ServiceName,
-    offers: mpsc::Receiver<Offer>,
+    streams: Option<mpsc::Receiver<Offer>>,
+    /// Its calls and topics.
+    pub(super) given: Given,
     /// Why it was withdrawn; set with the registry locked.
     withdrawn: Arc<OnceLock<Failure>>,
     watched: AbortHandle,
@@ -100,10 +134,16 @@ impl Registration {
     pub(super) fn new(
         bus: &Arc<Bus>,
         service: ServiceName,
+        offers: Offers,
         share: Share,
         mut right: Right,
     ) -> Result<Registration, Failure> {
-        let offers = bus.core().registry.add(&service)?;
+        let (waiting, streams) = offers
+            .streams
+            .then(|| mpsc::channel(BACKLOG))
+            .map_or((None, None), |(tx, rx)| (Some(tx), Some(rx)));
+        let (wanted, given) = remote::pair(offers);
+        bus.core().registry.add(&service, Entry { streams: waiting, wanted })?;
         bus.announce();
         let withdrawn = Arc::new(OnceLock::new());
         let watching = {
@@ -119,7 +159,7 @@ impl Registration {
             }
         };
         let watched = tokio::spawn(watching).abort_handle();
-        Ok(Registration { bus: Arc::clone(bus), service, offers, withdrawn, watched, _share: share })
+        Ok(Registration { bus: Arc::clone(bus), service, streams, given, withdrawn, watched, _share: share })
     }
 
     /// Waits for the next stream.
@@ -127,11 +167,30 @@ impl Registration {
     /// # Errors
     /// The service was withdrawn.
     pub(super) async fn next(&mut self) -> Result<Offer, Failure> {
+        let offer = match &mut self.streams {
+            Some(streams) => streams.recv().await,
+            None => None,
+        };
+        offer.ok_or_else(|| self.withdrawn())
+    }
+
+    /// Whether streams can be opened to it.
+    pub(super) fn takes_streams(&self) -> bool {
+        self.streams.is_some()
+    }
+
+    /// Whether it is offered still.
+    ///
+    /// # Errors
+    /// It was withdrawn.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if self.withdrawn.get().is_some() { Err(self.withdrawn()) } else { Ok(()) }
+    }
+
+    /// Why it is not offered any more.
+    pub(super) fn withdrawn(&self) -> Failure {
         let gone = || Failure::new(ErrorKind::Internal, "the service was withdrawn");
-        match self.offers.recv().await {
-            Some(offer) => Ok(offer),
-            None => Err(self.withdrawn.get().cloned().unwrap_or_else(gone)),
-        }
+        self.withdrawn.get().cloned().unwrap_or_else(gone)
     }
 }
 
@@ -143,6 +202,7 @@ impl Drop for Registration {
         if self.withdrawn.get().is_none() {
             core.registry.remove(&self.service);
         }
+        core.taken.abandon(&self.given.taken);
         drop(core);
         self.bus.announce();
     }

@@ -88,6 +88,13 @@ async fn next(
         | Call::ServeBus { .. }
         | Call::AcceptBus { .. }
         | Call::OpenBus { .. }
+        | Call::TakeBusCall { .. }
+        | Call::AnswerBusCall { .. }
+        | Call::AwaitBusCall { .. }
+        | Call::CallBus { .. }
+        | Call::PublishBus { .. }
+        | Call::SubscribeBus { .. }
+        | Call::ListBusServices { .. }
         | Call::GetBusOutcome { .. }) => bus::answer(connection, &services.bus, offered, call, more).await,
     }
 }

@@ -12,8 +12,9 @@ use netd_tests::{Error, Result, ensure};
 #[ignore = "needs root for a namespace: cargo xtask test"]
 fn clients_of_one_machine_are_connected_without_a_network() -> Result<()> {
     let rules = format!(
-        "[[grant]]\nsubject = \"user:{UNPRIVILEGED_UID}\"\nallow = [\"dsoftbus.share.service\"]\nservices = [\"chat\"]\n\
-         [[grant]]\nsubject = \"user:{UNPRIVILEGED_UID}\"\nallow = [\"dsoftbus.session.open\", \"dsoftbus.stream.open\"]\ndevices = [\"loopback\"]\n"
+        "[[grant]]\nsubject = \"user:{UNPRIVILEGED_UID}\"\nallow = [\"dsoftbus.share.service\"]\nservices = [\"chat\", \"lamp\", \"sensor\"]\n\
+         [[grant]]\nsubject = \"user:{UNPRIVILEGED_UID}\"\nallow = [\"dsoftbus.session.open\", \"dsoftbus.stream.open\", \"dsoftbus.rpc.call\"]\ndevices = [\"loopback\"]\n\
+         [[grant]]\nsubject = \"user:{UNPRIVILEGED_UID}\"\nallow = [\"dsoftbus.discover\"]\n"
     );
     let network = Network::new()?;
     let node =
@@ -49,6 +50,8 @@ fn checks(node: &Node<'_>) -> Result<()> {
             "other bytes came up"
         );
     }
+    super::remote::calls(node, node, "loopback", "loopback")?;
+    super::remote::topics(node, node, "solo")?;
     node.refused(&["open", "loopback", "chat"], "StreamRefused")?;
     node.refused(&["serve", "other"], "PolicyDenied")?;
     node.refused(&["pair"], "PolicyDenied")?;

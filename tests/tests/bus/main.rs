@@ -1,8 +1,9 @@
-//! The bus through netctl, netd-services and netd: two devices that find each other, pair, and connect their services; what is refused;
+//! The bus through netctl, netd-services and netd: two devices that find each other, pair, and connect their services by streams, calls and topics; what is refused;
 //! and one machine by itself. Half a minute.
 
 mod local;
 mod network;
+mod remote;
 
 /// What everybody here may: the user of netd-services is the user of the clients.
 const RULES: &str = "[[grant]]\nsubject = \"any\"\nallow = [\"net.tcp.connect\", \"net.tcp.listen\", \"net.udp.bind\", \"net.udp.send\"]\n";

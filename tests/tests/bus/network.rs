@@ -9,16 +9,21 @@ use netd_tests::peers::file_of;
 use netd_tests::{Error, Result, ensure};
 use serde_json::{Map, Value, json};
 
+use super::remote;
+
 /// Bytes that cross a stream in each direction: many times all buffers together.
 const BULK_BYTES: u64 = 8 << 20;
-const BUS: &str = "mode = \"network\"\nhandshakes = 1000\nannounce_seconds = 2\n[[bus.acl]]\ndevices = [\"beta\", \"alpha\"]\nservices = [\"bulk\", \"secret\"]\n";
+const BUS: &str = "mode = \"network\"\nhandshakes = 1000\nannounce_seconds = 2\n[[bus.acl]]\ndevices = [\"beta\", \"alpha\"]\nservices = [\"bulk\", \"secret\", \"lamp\", \"sensor\"]\n";
+/// Alpha's: it may ask beta for one thing more, which beta has for nobody.
+const BUS_OF_ALPHA: &str = "[[bus.acl]]\ndevices = [\"beta\"]\nservices = [\"hidden\"]\n";
 
 fn rules() -> String {
     let user = format!("user:{UNPRIVILEGED_UID}");
     format!(
         "{}[[grant]]\nsubject = \"{user}\"\nallow = [\"dsoftbus.discover\", \"dsoftbus.share.service\", \"net.trust.manage\"]\n\
          [[grant]]\nsubject = \"{user}\"\nallow = [\"dsoftbus.session.open\"]\ndevices = [\"alpha\", \"b*\"]\n\
-         [[grant]]\nsubject = \"{user}\"\nallow = [\"dsoftbus.stream.open\"]\ndevices = [\"alpha\", \"beta\"]\nservices = [\"bulk\", \"nobody\"]\n",
+         [[grant]]\nsubject = \"{user}\"\nallow = [\"dsoftbus.stream.open\"]\ndevices = [\"alpha\", \"beta\"]\nservices = [\"bulk\", \"nobody\", \"lamp\"]\n\
+         [[grant]]\nsubject = \"{user}\"\nallow = [\"dsoftbus.rpc.call\"]\ndevices = [\"alpha\", \"beta\"]\nservices = [\"lamp\", \"sensor\", \"hidden\"]\n",
         super::RULES
     )
 }
@@ -43,7 +48,8 @@ fn devices_find_pair_and_connect_and_everybody_else_is_refused() -> Result<()> {
     let rules = rules();
     let plan = |name, number| Plan { name, claims: name, number, rules: &rules, bus: BUS };
     let network = Network::new()?;
-    let mut alpha = Node::start(&network, plan("alpha", 11))?;
+    let bus = format!("{BUS}{BUS_OF_ALPHA}");
+    let mut alpha = Node::start(&network, Plan { bus: &bus, ..plan("alpha", 11) })?;
     let mut beta = Node::start(&network, plan("beta", 12))?;
     let mut report = Report::default();
     let done = phases(&network, &rules, &mut alpha, &mut beta, &mut report);
@@ -64,6 +70,13 @@ fn phases<'a>(
     report.phase("pairing", || pairing(alpha, beta))?;
     report.phase("streams", || streams(alpha, beta))?;
     report.phase("refusals", || refusals(alpha))?;
+    report.phase("calls", || {
+        remote::calls(alpha, beta, "beta", "alpha")?;
+        remote::calls(beta, alpha, "alpha", "beta")
+    })?;
+    report.phase("calls_refused", || remote::refusals(alpha, beta))?;
+    report.phase("topics", || remote::topics(alpha, beta, "beta"))?;
+    report.phase("calls_cut", || remote::session_lost(alpha, beta))?;
     report.phase("cut_streams", || cut_stream(alpha, beta))?;
     report.phase("services_restarted", || services_restarted(alpha, beta))?;
     report.phase("netd_restarted", || netd_restarted(alpha, beta))?;

@@ -6,11 +6,13 @@ use netd_ipc::services::ErrorKind;
 use netd_softbus::mux::{Reject, ResetCode, Role, StreamId};
 use netd_softbus::session::{Peer, Pin, Session};
 use netd_softbus::{Error, StreamName};
+use tokio::io::DuplexStream;
 use tokio::sync::oneshot;
 
 use super::super::clock::random;
 use super::super::events::of;
-use super::super::pump::Pump;
+use super::super::pump::{End, Pump};
+use super::super::remote::Handle;
 use super::super::streams::{Claim, Made, pair};
 use super::{Ended, Link, NUMBERED, Why};
 use crate::Failure;
@@ -35,6 +37,14 @@ pub(in crate::bus) enum Command {
     Accept { stream: StreamId, owner: Owner },
     /// Nobody takes it.
     Refuse { stream: StreamId },
+    /// Somebody wants to ask the peer something.
+    Control { reply: oneshot::Sender<Result<Handle, Failure>> },
+    /// Somebody has a payload for the peer.
+    OpenCarrier { reply: oneshot::Sender<Result<(u32, DuplexStream), Failure>> },
+    /// The peer told of a payload. If it sent none, there is no answer.
+    TakeCarrier { number: u32, reply: oneshot::Sender<DuplexStream> },
+    /// Nobody waits for it.
+    RefuseCarrier { number: u32 },
     /// The peer's PIN was typed here.
     Type { pin: Pin, reply: oneshot::Sender<Result<Peer, Failure>> },
     /// Somebody was revoked.
@@ -73,7 +83,13 @@ impl Command {
                 drop(owner.reply.send(Err(why.clone())));
             }
             Command::Type { reply, .. } => drop(reply.send(Err(why.clone()))),
-            Command::Refuse { .. } | Command::Recheck | Command::Close => {}
+            Command::Control { reply } => drop(reply.send(Err(why.clone()))),
+            Command::OpenCarrier { reply } => drop(reply.send(Err(why.clone()))),
+            Command::Refuse { .. }
+            | Command::TakeCarrier { .. }
+            | Command::RefuseCarrier { .. }
+            | Command::Recheck
+            | Command::Close => {}
         }
     }
 }
@@ -113,7 +129,10 @@ impl Link {
                 }
                 Ok(())
             }
-            command @ (Command::Open { .. } | Command::Accept { .. } | Command::Type { .. })
+            command @ (Command::Open { .. }
+            | Command::Accept { .. }
+            | Command::Control { .. }
+            | Command::Type { .. })
                 if self.mux.is_none() =>
             {
                 if self.waiting.len() < WAITING_MAX {
@@ -137,6 +156,25 @@ impl Link {
                     Ok(()) => self.hand_out(stream, owner),
                     Err(error) => drop(owner.reply.send(Err(Ended::from(error).why()))),
                 }
+                Ok(())
+            }
+            Command::Control { reply } => {
+                // Whoever asked may be gone; so for the next.
+                let _ = reply.send(self.control());
+                Ok(())
+            }
+            Command::OpenCarrier { reply } => {
+                let _ = reply.send(self.open_carrier());
+                Ok(())
+            }
+            Command::TakeCarrier { number, reply } => {
+                if let Some(pipe) = self.take_carrier(number) {
+                    let _ = reply.send(pipe);
+                }
+                Ok(())
+            }
+            Command::RefuseCarrier { number } => {
+                self.refuse_carrier(number);
                 Ok(())
             }
             // Handled above: there is no mux before the session is ready.
@@ -174,7 +212,7 @@ impl Link {
     fn hand_out(&mut self, stream: StreamId, Owner { claim, reply }: Owner) {
         let made = pair().map(|(ours, socket)| {
             let (id, received) = self.bus.core().outcomes.begin(claim.uid);
-            self.pumps.insert(stream, (id, Pump::new(stream, ours, received, claim)));
+            self.pumps.insert(stream, (id, Pump::new(stream, End::Client(ours), received, Some(claim))));
             Made { id, socket }
         });
         if let Err(unsent) = reply.send(made) {
