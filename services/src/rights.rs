@@ -146,6 +146,13 @@ enum News {
 }
 
 impl Right {
+    /// One that no rules take back.
+    #[cfg(test)]
+    pub(crate) fn kept(rights: &Arc<Rights>) -> Right {
+        let (_, news) = oneshot::channel();
+        Right { rights: Arc::clone(rights), number: 0, news: News::Awaited(news) }
+    }
+
     /// Ready with the reason once the rules have taken it back.
     pub(crate) fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         let failure = match &mut self.news {

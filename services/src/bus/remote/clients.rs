@@ -21,6 +21,7 @@ use super::super::trust::SESSION;
 use super::calls::TAKEN_MAX;
 use super::{Bulk, DEADLINE, Named, Question, Refusal, Subscription, refusal};
 use crate::Failure;
+use crate::rights::Right;
 use crate::server::{Connection, Gone};
 
 /// What calling, and subscribing, take besides a session.
@@ -84,7 +85,9 @@ pub(in crate::bus) async fn answer(
                 () = connection.gone() => return Err(Gone::Closed),
             };
             match subscribed {
-                Ok((device, subscription)) => return deliver(connection, &device, &subscription).await,
+                Ok((device, subscription, right)) => {
+                    return deliver(connection, &device, &subscription, right).await;
+                }
                 Err(failure) => Err(failure),
             }
         }
@@ -101,21 +104,24 @@ fn wrong(error: impl std::fmt::Display) -> Failure {
 }
 
 impl Bus {
-    /// The device and service that a client names, if it may use them, and our own rules do not forbid it.
+    /// The device and service that a client names, if it may use them, and our own rules do not forbid it; with the right to it.
     async fn permitted(
         &self,
         client: &ClientPeer,
         device: &str,
         service: &str,
-    ) -> Result<(Named, netd_softbus::ServiceName), Failure> {
+    ) -> Result<(Named, netd_softbus::ServiceName, Right), Failure> {
         let device = self.named(device)?;
         let named = service_name(service)?;
-        self.netd.permit(client, SESSION, Some(device.as_str().to_owned())).await?;
-        self.netd.permit(client, CALL, Some(format!("{}/{service}", device.as_str()))).await?;
+        let asks = vec![
+            (SESSION, Some(device.as_str().to_owned())),
+            (CALL, Some(format!("{}/{service}", device.as_str()))),
+        ];
+        let right = self.rights.hold(client, asks).await?;
         if let Named::Peer(peer) = &device {
             self.may_ask_for(peer, &named)?;
         }
-        Ok((device, named))
+        Ok((device, named, right))
     }
 }
 
@@ -136,14 +142,20 @@ async fn call_service(
         );
         return Err(Failure::new(ErrorKind::TooLarge, message));
     }
-    let (device, service) = bus.permitted(client, device, service).await?;
+    let (device, service, mut right) = bus.permitted(client, device, service).await?;
     let head = CallHead { service, method }.encode();
     let deadline = limit.unwrap_or(DEADLINE);
     let question = Question { target: Target::Call, head, payload: payload.into(), deadline };
-    let answer = bus.ask_remote(&device, question).await?;
-    let payload = match answer.bulk {
-        None => answer.body,
-        Some(bulk) => read(&device, bulk, deadline).await?,
+    let asking = async {
+        let answer = bus.ask_remote(&device, question).await?;
+        match answer.bulk {
+            None => Ok(answer.body),
+            Some(bulk) => read(&device, bulk, deadline).await,
+        }
+    };
+    let payload = tokio::select! {
+        payload = asking => payload?,
+        lost = right.lost() => return Err(lost),
     };
     Ok(json!({ "payload": BusPayload::from(payload) }))
 }
@@ -192,7 +204,9 @@ async fn take(
     service: &str,
 ) -> Result<BusCall, Failure> {
     let none = || not_offered(service, "calls");
-    let given = &mut offered.get_mut(service).ok_or_else(none)?.given;
+    let registration = offered.get_mut(service).ok_or_else(none)?;
+    registration.check()?;
+    let given = &mut registration.given;
     let calls = given.calls.as_mut().ok_or_else(none)?;
     bus.core().taken.retain(&mut given.taken);
     if given.taken.len() >= TAKEN_MAX {
@@ -200,8 +214,7 @@ async fn take(
         return Err(Failure::new(ErrorKind::QuotaExceeded, message));
     }
     loop {
-        let withdrawn = || Failure::new(ErrorKind::Internal, "the service was withdrawn");
-        let pending = calls.recv().await.ok_or_else(withdrawn)?;
+        let Some(pending) = calls.recv().await else { return Err(registration.withdrawn()) };
         let Some((id, call)) = bus.core().taken.take(client.uid, pending) else { continue };
         given.taken.push(id);
         let left = call.deadline.saturating_duration_since(Instant::now());
@@ -258,8 +271,10 @@ fn publish(
     topic: &str,
     payload: BusPayload,
 ) -> Result<usize, Failure> {
-    let hub = offered.get(service).and_then(|registration| registration.given.topics.as_ref());
-    let hub = hub.ok_or_else(|| not_offered(service, "topics"))?;
+    let none = || not_offered(service, "topics");
+    let registration = offered.get(service).ok_or_else(none)?;
+    registration.check()?;
+    let hub = registration.given.topics.as_ref().ok_or_else(none)?;
     let event = Event { topic: topic.parse().map_err(wrong)?, payload: payload.into() };
     hub.publish(&event).map_err(|error| Failure::new(ErrorKind::TooLarge, error.to_string()))
 }
@@ -271,14 +286,14 @@ async fn subscribe(
     service: &str,
     topic: Option<&str>,
     limit: Option<Duration>,
-) -> Result<(Named, Subscription), Failure> {
+) -> Result<(Named, Subscription, Right), Failure> {
     let topic = topic.map(str::parse).transpose().map_err(wrong)?;
-    let (device, service) = bus.permitted(client, device, service).await?;
+    let (device, service, right) = bus.permitted(client, device, service).await?;
     let head = Subscribe { service, topic }.encode();
     let deadline = limit.unwrap_or(DEADLINE);
     let question = Question { target: Target::Topic, head, payload: Vec::new(), deadline };
     let subscription = bus.subscribe_remote(&device, question).await?;
-    Ok((device, subscription))
+    Ok((device, subscription, right))
 }
 
 /// Sends what is published until the service, or the client, is gone.
@@ -286,11 +301,13 @@ async fn deliver(
     connection: &mut Connection,
     device: &Named,
     subscription: &Subscription,
+    mut right: Right,
 ) -> Result<(), Gone> {
     connection.reply(json!({}), true, &[]).await?;
     loop {
         let next = tokio::select! {
             next = subscription.next() => next,
+            lost = right.lost() => return connection.fail(&lost).await,
             () = connection.gone() => return Err(Gone::Closed),
         };
         let event = next.and_then(|(lost, body)| {

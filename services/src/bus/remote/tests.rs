@@ -14,6 +14,7 @@ use super::super::link::Command;
 use super::*;
 use crate::bus::registry::Registration;
 use crate::netd::Netd;
+use crate::rights::Right;
 use crate::server::Shares;
 
 /// What comes within moments; the rest is room for a busy machine.
@@ -44,7 +45,8 @@ impl Lab {
     fn offer(&self, service: &str) -> Registration {
         let offers = netd_softbus::remote::gateway::Offers { streams: true, calls: true, topics: true };
         let share = self.bus.services.take(7).unwrap();
-        Registration::new(&self.bus, service.parse().unwrap(), offers, share).unwrap()
+        let right = Right::kept(&self.bus.rights);
+        Registration::new(&self.bus, service.parse().unwrap(), offers, share, right).unwrap()
     }
 
     async fn send(&mut self, id: u32, target: Target, head: Vec<u8>) {
