@@ -52,12 +52,12 @@ pub(super) fn run(client: &Client, command: &[String], call: &BusCall) -> Result
     let status = child.wait().map_err(|source| Error::System { doing: "wait for a program", source })?;
     Ok(match status.code() {
         Some(0) => Ok(out),
-        Some(NO_SUCH) => Err((BusCallError::NotFound, or(told, "there is no such method"))),
-        _ => Err((BusCallError::Failed, or(told, &format!("the program ended with {status}")))),
+        Some(NO_SUCH) => Err((BusCallError::NotFound, or(&told, "there is no such method"))),
+        _ => Err((BusCallError::Failed, or(&told, &format!("the program ended with {status}")))),
     })
 }
 
-fn or(told: String, otherwise: &str) -> String {
+fn or(told: &str, otherwise: &str) -> String {
     if told.trim().is_empty() { otherwise.to_owned() } else { told.trim().to_owned() }
 }
 

@@ -234,7 +234,7 @@ impl Task {
                 match self.asker.ask(now, deadline, target, head, payload, user) {
                     Ok(envelope) => self.out.extend(envelope),
                     Err((user, error)) => {
-                        user.failed(Failure::new(ErrorKind::InvalidInput, error.to_string()))
+                        user.failed(Failure::new(ErrorKind::InvalidInput, error.to_string()));
                     }
                 }
             }

@@ -321,6 +321,6 @@ async fn deliver(
     }
 }
 
-fn unreadable(error: netd_softbus::Error) -> Refusal {
+fn unreadable(error: impl std::fmt::Display) -> Refusal {
     refusal(Status::Failed, error.to_string())
 }

@@ -111,7 +111,7 @@ fn absent(does: &str, service: &ServiceName) -> Refusal {
     refusal(Status::NotFound, format!("nobody {does} '{service}' here"))
 }
 
-fn invalid(error: netd_softbus::Error) -> Refusal {
+fn invalid(error: impl std::fmt::Display) -> Refusal {
     refusal(Status::Invalid, error.to_string())
 }
 

@@ -166,12 +166,9 @@ impl Served {
             Payload::Inline(payload) => return Ok(payload),
             Payload::Carried { carrier, length } => (carrier, length),
         };
-        let gone = |_| refusal(Status::Gone, "the session ended");
+        let gone = || refusal(Status::Gone, "the session ended");
         let (reply, taken) = oneshot::channel();
-        self.link
-            .send(Command::TakeCarrier { number: carrier, reply })
-            .await
-            .map_err(|error| gone(drop(error)))?;
+        self.link.send(Command::TakeCarrier { number: carrier, reply }).await.map_err(|_| gone())?;
         let none = |_| refusal(Status::Invalid, format!("there is no carrier {carrier}"));
         let reader = Box::new(taken.await.map_err(none)?);
         // Its length was checked when it was read.
