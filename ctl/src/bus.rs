@@ -3,6 +3,9 @@
 mod program;
 mod remote;
 
+mod files;
+mod state;
+
 use std::io::{self, BufRead as _};
 use std::process::ExitCode;
 
@@ -65,6 +68,8 @@ pub(crate) fn run(output: &Output, arguments: &cli::Bus) -> Result<ExitCode, Err
         BusCommand::Subscribe { device, service, topic, count } => {
             remote::subscribe(&client, output, (device, service), topic.as_deref(), *count)?;
         }
+        BusCommand::Files { command } => files::run(&client, output, command)?,
+        BusCommand::State { command } => state::run(&client, output, command)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod shared;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use netd_vfio::{Bdf, Selector};
 
+pub(crate) use self::shared::{BusFile, BusFileGet, BusFilesCommand, BusStateCommand};
 use crate::names::Host;
 
 /// Looks at netd, and uses its sockets from a shell.
@@ -308,6 +311,17 @@ pub(crate) enum BusCommand {
         /// End after so many
         #[arg(short = 'n', long, value_name = "COUNT")]
         count: Option<usize>,
+    },
+    /// Files that devices share: what there is, and getting it (dsoftbus.session.open, dsoftbus.share.files)
+    Files {
+        #[command(subcommand)]
+        command: BusFilesCommand,
+    },
+    /// The values that one device keeps for all, named in services.toml (dsoftbus.session.open, dsoftbus.share.state, to change them
+    /// dsoftbus.share.state.write)
+    State {
+        #[command(subcommand)]
+        command: BusStateCommand,
     },
 }
 

@@ -32,6 +32,8 @@ pub const PING_BYTES: usize = 56;
 
 /// Longest text that has a record of its own: a certificate's subject and fingerprint, with room.
 pub const DETAIL_BYTES_MAX: usize = 1024;
+/// Longest id of a device, in bytes: the bus's own bound.
+const DEVICE_BYTES_MAX: usize = 64;
 
 /// Most that is kept of a captured frame, and what is kept unless the client says otherwise: the longest frame.
 pub const SNAP_BYTES_MAX: usize = 65_535 + 14;
@@ -137,6 +139,15 @@ pub enum Call {
         /// What changed.
         change: TrustChange,
         /// Which root.
+        detail: String,
+    },
+    /// `io.netd.RecordState`
+    RecordState {
+        /// On whose behalf.
+        client: Peer,
+        /// On which device's behalf, if it is none of a client here.
+        device: Option<String>,
+        /// Which key, and what became of it.
         detail: String,
     },
     /// `io.netd.ListDenials`
@@ -318,6 +329,11 @@ impl Call {
                 change: fields.required("change")?,
                 detail: fields.detail()?,
             },
+            "io.netd.RecordState" => Call::RecordState {
+                client: fields.required("client")?,
+                device: fields.device()?,
+                detail: fields.detail()?,
+            },
             "io.netd.ListDenials" => Call::ListDenials {
                 subject: fields.required("subject")?,
                 since: fields.optional("since")?.unwrap_or(0),
@@ -445,6 +461,12 @@ impl Fields {
     fn detail(&mut self) -> Result<String, BadCall> {
         let detail: String = self.required("detail")?;
         if detail.len() > DETAIL_BYTES_MAX { Err(wrong("detail")) } else { Ok(detail) }
+    }
+
+    fn device(&mut self) -> Result<Option<String>, BadCall> {
+        let device: Option<String> = self.optional("device")?;
+        let fits = device.as_ref().is_none_or(|device| device.len() <= DEVICE_BYTES_MAX);
+        if fits { Ok(device) } else { Err(wrong("device")) }
     }
 
     fn backlog(&mut self) -> Result<usize, BadCall> {

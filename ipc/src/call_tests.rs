@@ -349,6 +349,7 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
             json!({ "decision": decision() }),
         ),
         ("RecordTrust", json!({ "client": peer(), "change": "dates_ignored", "detail": "a.pem" }), json!({})),
+        ("RecordState", json!({ "client": peer(), "device": "hub", "detail": "/state/shared/a" }), json!({})),
         ("SetPollMode", json!({ "poll": "busy" }), json!({ "previous": "adaptive" })),
         (
             "GetAudit",

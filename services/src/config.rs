@@ -344,6 +344,7 @@ mod tests {
         assert_eq!(shown.netd.take(), Some(netd_ipc::SYSTEM_SOCKET.into()));
         assert_eq!(shown.metrics.take(), Some(("/run/netd-services/metrics.sock".into(), 0o660)));
         shown.bus.device = parse("").unwrap().bus.device;
+        assert_eq!(shown.bus.keeper.take().map(|keeper| keeper.to_string()), Some("hub".to_owned()));
         assert_eq!(format!("{shown:?}"), empty);
     }
 
@@ -363,6 +364,24 @@ mod tests {
             ("[bus]\npairing_seconds = 1\n", "services.toml:2:19: pairing_seconds is 1"),
             ("[[bus.acl]]\ndevices = [\"*\"]\n", "services.toml:2:11: '*' cannot name a device"),
             ("[[bus.acl]]\ndevices = []\n", "services.toml:1:"),
+            (
+                "[[bus.acl]]\ndevices = [\"a\"]\nshares = [\"a/b\"]\n",
+                "services.toml:1:1: shares: 'a/b': this is not how",
+            ),
+            (
+                "[[bus.acl]]\ndevices = [\"a\"]\nstate = [\"/state/\"]\n",
+                "services.toml:1:1: state: '/state/': this is not how",
+            ),
+            ("[[bus.share]]\nname = \"..\"\npath = \"/srv\"\n", "services.toml:1:1: name: this is not how"),
+            (
+                "[[bus.share]]\nname = \"a\"\npath = \"srv\"\n",
+                "services.toml:1:1: path is 'srv': give an absolute one, such as /srv/a",
+            ),
+            (
+                "[[bus.share]]\nname = \"a\"\npath = \"/a\"\n[[bus.share]]\nname = \"a\"\npath = \"/b\"\n",
+                "services.toml:4:1: 'a' is shared twice",
+            ),
+            ("[bus]\nkeeper = \"a/b\"\n", "services.toml:2:10: keeper: 'a/b' cannot name a device"),
             (
                 "[trust]\npins = { \"a.example\" = [\"sha256/x\"] }\n",
                 "services.toml:2:24: 'sha256/x' is not a pin",

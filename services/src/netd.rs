@@ -53,10 +53,30 @@ impl Netd {
         call: impl FnOnce(&netd_ipc::Client) -> Result<T, netd_ipc::Error> + Send + 'static,
     ) -> Result<T, Failure> {
         let netd = self.clone();
-        spawn_blocking(move || netd.client().and_then(|client| call(&client)))
+        spawn_blocking(move || netd.call_here(call))
             .await
             .map_err(|error| Failure::new(ErrorKind::Internal, format!("a call to netd failed: {error}")))?
-            .map_err(Failure::from)
+    }
+
+    /// The same on this thread, which may block.
+    fn call_here<T>(
+        &self,
+        call: impl FnOnce(&netd_ipc::Client) -> Result<T, netd_ipc::Error>,
+    ) -> Result<T, Failure> {
+        self.client().and_then(|client| call(&client)).map_err(Failure::from)
+    }
+
+    /// Has a change of the bus's state recorded in netd's audit, on a thread that may block.
+    ///
+    /// # Errors
+    /// netd cannot be asked, or refuses.
+    pub(crate) fn record_state(
+        &self,
+        client: &Peer,
+        device: Option<&str>,
+        detail: &str,
+    ) -> Result<(), Failure> {
+        self.call_here(|netd| netd.record_state(client, device, detail))
     }
 
     /// Asks whether `client` may; returns the rule that says so.

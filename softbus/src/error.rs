@@ -5,6 +5,7 @@ use thiserror::Error;
 use crate::key::PublicKey;
 use crate::mux::Reject;
 use crate::name::{DeviceId, ServiceName};
+use crate::remote::state::{Key, Prefix};
 use crate::session::Phase;
 
 /// Why something was refused: by us to the caller, or to whoever sent the bytes.
@@ -31,6 +32,22 @@ pub enum Error {
         len: usize,
         /// The most that is allowed.
         max: usize,
+    },
+    /// A name that is spelled as none can be.
+    #[error("this is not how {what} is spelled: {why}")]
+    Spelling {
+        /// Whose name.
+        what: &'static str,
+        /// The rule.
+        why: &'static str,
+    },
+    /// A list is to go on after a key that it has not.
+    #[error("the key {key} is none of {prefix}")]
+    NotWithin {
+        /// The key.
+        key: Key,
+        /// What is listed.
+        prefix: Prefix,
     },
     /// A name that is no text.
     #[error("{what} is not UTF-8")]

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use netd_softbus::discovery::{
-    Acl, Announcement, Config as DiscoveryConfig, Devices, Discovery, Rule, Services, Transport,
+    Acl, Announcement, Config as DiscoveryConfig, Devices, Discovery, Rule, Services, Shared, Transport,
 };
 use netd_softbus::mux::{Config as MuxConfig, Event as MuxEvent, Mux, Read, Role, StreamId};
 use netd_softbus::session::{Config, Context, Event, Identity, Peer, Session, StaticKey, Trust};
@@ -84,6 +84,7 @@ fn discovery(index: usize, identity: &Identity, trust: &Trust, now: Instant) -> 
         devices: Devices::Prefix("node-".parse().unwrap()),
         transports: [Transport::Tcp].into(),
         services: Services::All,
+        shared: Shared::default(),
     };
     let own = Announcement::new(device(index), 34567, Some(identity.current().public()), Vec::new()).unwrap();
     let config = DiscoveryConfig::default().check().unwrap();

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use netd_ipc::services::{Client, ErrorKind, FetchOptions, Fetching, Head};
+use netd_ipc::services::{Client, ErrorKind, FetchOptions};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use self::part::Part;
+pub(crate) use self::part::Part;
 use crate::cli;
 use crate::error::Error;
 use crate::output::{Output, bytes};
@@ -104,8 +104,9 @@ fn to_file(client: &Client, output: &Output, arguments: &cli::Fetch, path: &Path
     if arguments.verbose {
         report::hops(output, &head);
     }
-    let mut digest = part.begin(&head)?;
-    let bar = bar(output, arguments, &head);
+    let mut digest = part.begin(head.offset, head.validator.as_deref())?;
+    let whole = head.length.map(|length| head.offset + length);
+    let bar = bar(output, arguments.quiet, head.offset, whole);
     let passed = pass(&mut fetching, &mut digest, &bar, |piece| part.write(piece));
     bar.finish_and_clear();
     let end = match passed.and_then(|()| fetching.finish().map_err(Error::from)) {
@@ -143,16 +144,16 @@ fn to_file(client: &Client, output: &Output, arguments: &cli::Fetch, path: &Path
     })
 }
 
-/// Passes the body on as it comes.
-fn pass(
-    fetching: &mut Fetching,
+/// Passes a body on as it comes.
+pub(crate) fn pass(
+    body: &mut impl Read,
     digest: &mut Sha256,
     bar: &ProgressBar,
     mut write: impl FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut piece = vec![0; PIECE_BYTES];
     loop {
-        let count = match fetching.read(&mut piece) {
+        let count = match body.read(&mut piece) {
             Ok(0) => return Ok(()),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -165,26 +166,24 @@ fn pass(
     }
 }
 
-fn bar(output: &Output, arguments: &cli::Fetch, head: &Head) -> ProgressBar {
-    if output.is_json() || arguments.quiet || !io::stderr().is_terminal() {
+/// Progress from byte `offset` on, to the `whole` length if that is known; for people at a terminal.
+pub(crate) fn bar(output: &Output, quiet: bool, offset: u64, whole: Option<u64>) -> ProgressBar {
+    if output.is_json() || quiet || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::with_draw_target(
-        head.length.map(|length| head.offset + length),
-        ProgressDrawTarget::stderr(),
-    );
-    let template = match head.length {
+    let bar = ProgressBar::with_draw_target(whole, ProgressDrawTarget::stderr());
+    let template = match whole {
         Some(_) => "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         None => "{spinner} {bytes} {bytes_per_sec}",
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    bar.set_position(head.offset);
+    bar.set_position(offset);
     bar
 }
 
-fn hexadecimal(digest: Sha256) -> String {
+pub(crate) fn hexadecimal(digest: Sha256) -> String {
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -6,7 +6,6 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use netd_ipc::services::Head;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -23,7 +22,7 @@ struct About {
 
 /// A partial file, which nobody else writes meanwhile.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(crate) struct Part {
     target: PathBuf,
     path: PathBuf,
     about_path: PathBuf,
@@ -36,7 +35,7 @@ pub(super) struct Part {
 
 impl Part {
     /// Opens the one beside `target`, or makes it.
-    pub(super) fn open(target: &Path, url: &str) -> Result<Part, Error> {
+    pub(crate) fn open(target: &Path, url: &str) -> Result<Part, Error> {
         let beside = |ending: &str| {
             let mut name = target.as_os_str().to_owned();
             name.push(ending);
@@ -69,15 +68,16 @@ impl Part {
     }
 
     /// How much is there, and of which version of the resource; none if that is not known.
-    pub(super) fn resumable(&self) -> Option<(u64, String)> {
+    pub(crate) fn resumable(&self) -> Option<(u64, String)> {
         let About { validator, .. } = self.about.as_ref()?;
         (self.found > 0).then(|| (self.found, validator.clone()))
     }
 
-    /// Makes ready for a body; returns the digest of what is in front of it.
-    pub(super) fn begin(&mut self, head: &Head) -> Result<Sha256, Error> {
+    /// Makes ready for a body that begins at `offset`, and may be gone on with if it has a validator; returns the digest of what is in front of
+    /// it.
+    pub(crate) fn begin(&mut self, offset: u64, validator: Option<&str>) -> Result<Sha256, Error> {
         let mut digest = Sha256::new();
-        self.file.set_len(head.offset).map_err(|source| self.failed(source))?;
+        self.file.set_len(offset).map_err(|source| self.failed(source))?;
         self.file.seek(SeekFrom::Start(0)).map_err(|source| self.failed(source))?;
         let mut piece = vec![0; super::PIECE_BYTES];
         loop {
@@ -86,7 +86,8 @@ impl Part {
                 count => digest.update(piece.get(..count).unwrap_or_default()),
             }
         }
-        self.about = head.validator.clone().map(|validator| About { url: self.url.clone(), validator });
+        self.about =
+            validator.map(|validator| About { url: self.url.clone(), validator: validator.to_owned() });
         match &self.about {
             Some(about) => {
                 let text = serde_json::to_string(about).map_err(|error| self.failed(error.into()))?;
@@ -97,26 +98,26 @@ impl Part {
         Ok(digest)
     }
 
-    pub(super) fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
+    pub(crate) fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
         self.file.write_all(piece).map_err(|source| self.failed(source))
     }
 
     /// Leaves it for another time, if it can be gone on with.
-    pub(super) fn keep(self) {
+    pub(crate) fn keep(self) {
         if self.about.is_none() {
             self.discard();
         }
     }
 
     /// Removes it.
-    pub(super) fn discard(self) {
+    pub(crate) fn discard(self) {
         // What cannot be removed stays, and says by its name what it is.
         let _ = fs::remove_file(&self.path);
         self.forget();
     }
 
     /// Puts it in the target's place.
-    pub(super) fn finish(self) -> Result<(), Error> {
+    pub(crate) fn finish(self) -> Result<(), Error> {
         self.file.sync_all().map_err(|source| self.failed(source))?;
         fs::rename(&self.path, &self.target)
             .map_err(|source| Error::File { path: self.target.clone(), source })?;
@@ -150,18 +151,6 @@ impl Drop for Part {
 mod tests {
     use super::*;
 
-    fn head(offset: u64, validator: Option<&str>) -> Head {
-        Head {
-            hops: vec![],
-            offset,
-            length: None,
-            validator: validator.map(str::to_owned),
-            content_type: None,
-            encoding: None,
-            descriptor: 0,
-        }
-    }
-
     fn names(directory: &Path) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(directory)
             .unwrap()
@@ -177,7 +166,7 @@ mod tests {
         let target = directory.path().join("f");
         let mut part = Part::open(&target, "http://a/").unwrap();
         assert_eq!(part.resumable(), None);
-        part.begin(&head(0, Some("\"v\""))).unwrap();
+        part.begin(0, Some("\"v\"")).unwrap();
         part.write(b"hello").unwrap();
         part.keep();
         assert_eq!(names(directory.path()), ["f.part", "f.part.json"]);
@@ -185,7 +174,7 @@ mod tests {
         let mut part = Part::open(&target, "http://a/").unwrap();
         assert_eq!(part.resumable(), Some((5, "\"v\"".to_owned())));
         assert!(Part::open(&target, "http://a/").unwrap_err().to_string().contains("another netctl"));
-        let digest = part.begin(&head(5, Some("\"v\""))).unwrap();
+        let digest = part.begin(5, Some("\"v\"")).unwrap();
         assert_eq!(digest.finalize(), Sha256::digest(b"hello"));
         part.write(b", world").unwrap();
         part.finish().unwrap();
@@ -199,7 +188,7 @@ mod tests {
         let target = directory.path().join("f");
         drop(Part::open(&target, "http://a/").unwrap());
         let mut part = Part::open(&target, "http://a/").unwrap();
-        part.begin(&head(0, None)).unwrap();
+        part.begin(0, None).unwrap();
         part.write(b"hello").unwrap();
         part.keep();
         assert!(names(directory.path()).is_empty());

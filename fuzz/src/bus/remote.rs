@@ -6,7 +6,7 @@ use netd_softbus::Instant;
 use netd_softbus::remote::call::Call;
 use netd_softbus::remote::gateway::{Limiter, Query, Rates, encode_entries, parse_entries};
 use netd_softbus::remote::topic::{Event, Subscribe};
-use netd_softbus::remote::{Answered, Asker, Outcome, Payload, Reply, Request, Target};
+use netd_softbus::remote::{Answered, Asker, Outcome, Payload, Reply, Request, Target, share, state};
 use netd_softbus::session::Deframer;
 
 use crate::input::Input;
@@ -133,6 +133,19 @@ fn head(bytes: &[u8]) {
         && let Ok(encoded) = event.encode()
     {
         assert_eq!(encoded, bytes);
+    }
+    if let Ok(request) = share::Request::decode(bytes) {
+        assert_eq!(request.encode(), bytes);
+    }
+    if let Ok(reply) = share::Reply::decode(bytes) {
+        assert_eq!(reply.encode(), bytes);
+    }
+    if let Ok(request) = state::Request::decode(bytes) {
+        assert!(request.keys().as_str().starts_with(state::KEY_ROOT));
+        assert_eq!(request.encode(), bytes);
+    }
+    if let Ok(reply) = state::Reply::decode(bytes) {
+        assert_eq!(reply.encode(), bytes);
     }
     if let Ok(entries) = parse_entries(bytes) {
         assert_eq!(parse_entries(&encode_entries(&entries)), Ok(entries));

@@ -65,6 +65,18 @@ impl Client {
         self.ask("RecordTrust", parameters).map(|_: Reply| ())
     }
 
+    /// Has a change of the bus's state recorded in the audit, on behalf of a client of the caller's; or of a device, and then the client is the
+    /// caller itself. For the user that netd-services runs as.
+    ///
+    /// # Errors
+    /// `PolicyDenied` for everybody else, or the call failed.
+    pub fn record_state(&self, client: &Peer, device: Option<&str>, detail: &str) -> Result<(), Error> {
+        #[derive(serde::Deserialize)]
+        struct Reply {}
+        let parameters = json!({ "client": client, "device": device, "detail": detail });
+        self.ask("RecordState", parameters).map(|_: Reply| ())
+    }
+
     /// Where the audit is, and what became of its records.
     ///
     /// # Errors

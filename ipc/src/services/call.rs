@@ -24,6 +24,11 @@ const BUS_NAME_BYTES_MAX: usize = 64;
 /// Digits of a PIN at most, and of a key.
 const PIN_BYTES_MAX: usize = 12;
 const KEY_BYTES_MAX: usize = 64;
+/// Longest path of a shared file, and key of the state, in bytes: the bus's own bounds.
+const BUS_PATH_BYTES_MAX: usize = 192;
+const BUS_KEY_BYTES_MAX: usize = 128;
+/// Bytes of a SHA-256.
+const SHA256_BYTES: usize = 32;
 /// The class of a stream whose client names none: in the middle of those that take turns.
 pub const BUS_PRIORITY_DEFAULT: u8 = 4;
 
@@ -177,6 +182,85 @@ pub enum Call {
         /// Of which stream.
         id: u64,
     },
+    /// `io.netd.services.ListBusFiles`
+    ListBusFiles {
+        /// Of which device.
+        device: String,
+        /// In which share; none: which shares there are.
+        share: Option<String>,
+        /// Which directory of it.
+        path: String,
+        /// How many the caller has already.
+        from: u32,
+    },
+    /// `io.netd.services.StatBusFile`
+    StatBusFile {
+        /// Which.
+        file: BusFilePlace,
+        /// Whether its hash is wanted as well.
+        hash: bool,
+        /// For all of it.
+        timeout: Option<Duration>,
+    },
+    /// `io.netd.services.ReadBusFile`
+    ReadBusFile {
+        /// Which.
+        file: BusFilePlace,
+        /// From where on, if the file has this SHA-256; none: from the beginning.
+        from: Option<(u64, [u8; SHA256_BYTES])>,
+        /// For what is before the first byte.
+        timeout: Option<Duration>,
+    },
+    /// `io.netd.services.GetBusState`
+    GetBusState {
+        /// Which.
+        key: String,
+    },
+    /// `io.netd.services.PutBusState`
+    PutBusState {
+        /// Which.
+        key: String,
+        /// What is written.
+        value: BusPayload,
+        /// Instead of what; none: whatever is there.
+        version: Option<u64>,
+    },
+    /// `io.netd.services.DeleteBusState`
+    DeleteBusState {
+        /// Which.
+        key: String,
+        /// If it has this version; none: whatever it has.
+        version: Option<u64>,
+    },
+    /// `io.netd.services.ListBusState`
+    ListBusState {
+        /// Which.
+        prefix: String,
+        /// Only those after this one.
+        after: Option<String>,
+    },
+    /// `io.netd.services.SyncBusState`
+    SyncBusState {
+        /// Which keys.
+        prefix: String,
+        /// After which revision.
+        since: u64,
+        /// Since which revision removals have to be told.
+        base: u64,
+        /// How long to wait if nothing changed.
+        wait: Option<Duration>,
+    },
+}
+
+/// Where a shared file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BusFilePlace {
+    /// On which device.
+    pub device: String,
+    /// In which share.
+    pub share: String,
+    /// Where in it.
+    pub path: String,
 }
 
 /// How something is fetched. What is not given is up to netd-services.
@@ -276,6 +360,44 @@ impl Call {
                 timeout: timeout(&mut fields, "timeout_ms")?,
             },
             "io.netd.services.GetBusOutcome" => Call::GetBusOutcome { id: fields.required("id")? },
+            "io.netd.services.ListBusFiles" => Call::ListBusFiles {
+                device: bus_name(&mut fields, "device")?,
+                share: optional_text(&mut fields, "share", BUS_NAME_BYTES_MAX)?,
+                path: optional_text(&mut fields, "path", BUS_PATH_BYTES_MAX)?.unwrap_or_default(),
+                from: fields.optional("from")?.unwrap_or(0),
+            },
+            "io.netd.services.StatBusFile" => Call::StatBusFile {
+                file: bus_file(&mut fields)?,
+                hash: fields.optional("hash")?.unwrap_or(false),
+                timeout: timeout(&mut fields, "timeout_ms")?,
+            },
+            "io.netd.services.ReadBusFile" => Call::ReadBusFile {
+                file: bus_file(&mut fields)?,
+                from: read_from(&mut fields)?,
+                timeout: timeout(&mut fields, "timeout_ms")?,
+            },
+            "io.netd.services.GetBusState" => {
+                Call::GetBusState { key: text(&mut fields, "key", BUS_KEY_BYTES_MAX)? }
+            }
+            "io.netd.services.PutBusState" => Call::PutBusState {
+                key: text(&mut fields, "key", BUS_KEY_BYTES_MAX)?,
+                value: fields.required("value")?,
+                version: fields.optional("version")?,
+            },
+            "io.netd.services.DeleteBusState" => Call::DeleteBusState {
+                key: text(&mut fields, "key", BUS_KEY_BYTES_MAX)?,
+                version: fields.optional("version")?,
+            },
+            "io.netd.services.ListBusState" => Call::ListBusState {
+                prefix: text(&mut fields, "prefix", BUS_KEY_BYTES_MAX)?,
+                after: optional_text(&mut fields, "after", BUS_KEY_BYTES_MAX)?,
+            },
+            "io.netd.services.SyncBusState" => Call::SyncBusState {
+                prefix: text(&mut fields, "prefix", BUS_KEY_BYTES_MAX)?,
+                since: fields.required("since")?,
+                base: fields.required("base")?,
+                wait: timeout(&mut fields, "wait_ms")?,
+            },
             _ => return Err(not_found(method)),
         };
         fields.finish()?;
@@ -339,6 +461,36 @@ fn bus_answer(fields: &mut Fields) -> Result<Result<BusPayload, (BusCallError, S
         (payload, None) => Ok(Ok(payload.unwrap_or_default())),
         (None, Some(error)) => Ok(Err((error, message.unwrap_or_default()))),
     }
+}
+
+fn optional_text(fields: &mut Fields, name: &str, most: usize) -> Result<Option<String>, BadCall> {
+    let text: Option<String> = fields.optional(name)?;
+    match text {
+        Some(text) if text.len() > most => Err(BadCall::InvalidParameter(name.to_owned())),
+        text => Ok(text),
+    }
+}
+
+fn bus_file(fields: &mut Fields) -> Result<BusFilePlace, BadCall> {
+    Ok(BusFilePlace {
+        device: bus_name(fields, "device")?,
+        share: bus_name(fields, "share")?,
+        path: text(fields, "path", BUS_PATH_BYTES_MAX)?,
+    })
+}
+
+/// Where to go on, which makes sense only in the file that was begun with.
+fn read_from(fields: &mut Fields) -> Result<Option<(u64, [u8; SHA256_BYTES])>, BadCall> {
+    let Some(offset) = fields.optional("offset")? else {
+        return match fields.optional::<String>("sha256")? {
+            None => Ok(None),
+            Some(_) => Err(BadCall::InvalidParameter("offset".to_owned())),
+        };
+    };
+    let digits: String = fields.required("sha256")?;
+    let wrong = || BadCall::InvalidParameter("sha256".to_owned());
+    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).map_err(|_| wrong())?;
+    Ok(Some((offset, bytes.try_into().map_err(|_| wrong())?)))
 }
 
 fn timeout(fields: &mut Fields, name: &str) -> Result<Option<Duration>, BadCall> {
@@ -486,6 +638,49 @@ mod tests {
                 Call::OpenBus { device: "hub".into(), service: "chat".into(), priority: 1, timeout: second },
             ),
             ("GetBusOutcome", json!({ "id": 7 }), Call::GetBusOutcome { id: 7 }),
+            (
+                "ListBusFiles",
+                json!({ "device": "hub", "share": "s", "path": "a", "from": 3 }),
+                Call::ListBusFiles {
+                    device: "hub".into(),
+                    share: Some("s".into()),
+                    path: "a".into(),
+                    from: 3,
+                },
+            ),
+            (
+                "StatBusFile",
+                json!({ "device": "hub", "share": "s", "path": "a", "hash": true, "timeout_ms": 1000 }),
+                Call::StatBusFile { file: place(), hash: true, timeout: second },
+            ),
+            (
+                "ReadBusFile",
+                json!({
+                    "device": "hub", "share": "s", "path": "a", "offset": 5, "sha256": "Ab".repeat(32), "timeout_ms": 1000,
+                }),
+                Call::ReadBusFile { file: place(), from: Some((5, [0xab; 32])), timeout: second },
+            ),
+            ("GetBusState", json!({ "key": "/k" }), Call::GetBusState { key: "/k".into() }),
+            (
+                "PutBusState",
+                json!({ "key": "/k", "value": "AP8=", "version": 0 }),
+                Call::PutBusState { key: "/k".into(), value: vec![0, 255].into(), version: Some(0) },
+            ),
+            (
+                "DeleteBusState",
+                json!({ "key": "/k", "version": 7 }),
+                Call::DeleteBusState { key: "/k".into(), version: Some(7) },
+            ),
+            (
+                "ListBusState",
+                json!({ "prefix": "/k/", "after": "/k/a" }),
+                Call::ListBusState { prefix: "/k/".into(), after: Some("/k/a".into()) },
+            ),
+            (
+                "SyncBusState",
+                json!({ "prefix": "/k/", "since": 5, "base": 4, "wait_ms": 1000 }),
+                Call::SyncBusState { prefix: "/k/".into(), since: 5, base: 4, wait: second },
+            ),
         ] {
             assert_eq!(parse(&format!("io.netd.services.{method}"), &parameters), Ok(call));
             let declared = INTERFACE.split_once(&format!("method {method}(")).unwrap().1;
@@ -501,6 +696,29 @@ mod tests {
         let long = json!({ "id": "x".repeat(ROOT_ID_BYTES_MAX + 1) });
         let wrong = Err(BadCall::InvalidParameter("id".to_owned()));
         assert_eq!(parse("io.netd.services.RemoveTrust", &long), wrong);
+    }
+
+    fn place() -> BusFilePlace {
+        BusFilePlace { device: "hub".into(), share: "s".into(), path: "a".into() }
+    }
+
+    #[test]
+    fn parse_of_files_and_state_that_make_no_sense_names_what_is_wrong() {
+        let file = |more: serde_json::Value| {
+            let mut parameters = json!({ "device": "hub", "share": "s", "path": "a" });
+            parameters.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            parse("io.netd.services.ReadBusFile", &parameters)
+        };
+        let wrong = |name: &str| Err(BadCall::InvalidParameter(name.to_owned()));
+        assert_eq!(file(json!({})), Ok(Call::ReadBusFile { file: place(), from: None, timeout: None }));
+        assert_eq!(file(json!({ "offset": 1 })), wrong("sha256"));
+        assert_eq!(file(json!({ "offset": 1, "sha256": "ab" })), wrong("sha256"));
+        assert_eq!(file(json!({ "sha256": "ab".repeat(32) })), wrong("offset"));
+        assert_eq!(file(json!({ "path": "x".repeat(193) })), wrong("path"));
+        let put = |value: &str| parse("io.netd.services.PutBusState", &json!({ "key": "k", "value": value }));
+        assert_eq!(put("A"), wrong("value"));
+        let long = json!({ "key": "x".repeat(BUS_KEY_BYTES_MAX + 1) });
+        assert_eq!(parse("io.netd.services.GetBusState", &long), wrong("key"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod bus;
 mod bus_client;
 mod bus_remote;
 mod bus_remote_client;
+mod bus_shared;
 mod bus_stream;
 mod call;
 mod client;
@@ -20,8 +21,12 @@ pub use bus_remote::{
     PUBLICATION_BYTES_MAX,
 };
 pub use bus_remote_client::BusSubscription;
+pub use bus_shared::{
+    BusChange, BusChanges, BusFile, BusFileKind, BusFilePage, BusFileReader, BusFileReading, BusFileStat,
+    BusKey, BusKeyPage, BusValue,
+};
 pub use bus_stream::BusStream;
-pub use call::{BUS_PRIORITY_DEFAULT, Call, FetchOptions, INTERFACE, URL_BYTES_MAX};
+pub use call::{BUS_PRIORITY_DEFAULT, BusFilePlace, Call, FetchOptions, INTERFACE, URL_BYTES_MAX};
 pub use client::{Client, Fetching, SOCKET_VARIABLE, SYSTEM_SOCKET, user_socket};
 pub use error::{Error, ErrorKind};
 pub use published::PublishedPort;

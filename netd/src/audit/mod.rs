@@ -159,6 +159,15 @@ impl Audit {
         self.record(Event::Trust { uid, gid, pid, unit, change, detail });
     }
 
+    /// Records a change of the state that the bus's devices share. All of these are written: each was allowed to somebody, and whoever keeps
+    /// the state bounds how often.
+    pub fn state(&self, subject: &Subject, device: Option<String>, detail: String) {
+        let Subject { uid, gid, pid, unit } = subject.clone();
+        let of = device.as_deref().unwrap_or("-");
+        tracing::info!(target: "audit", uid, gid, pid, unit = unit.as_deref().unwrap_or("-"), device = of, detail, "state");
+        self.record(Event::State { uid, gid, pid, unit, device, detail });
+    }
+
     /// Records the beginning, and what changed of the rules since the last one.
     pub fn started(&self, policy: &Policy) {
         self.record(Event::Started {

@@ -41,6 +41,16 @@ pub(super) enum Event {
     Devnet { enabled: bool },
     /// A root of trust was installed or removed, or a certificate's dates were not looked at.
     Trust { uid: u32, gid: u32, pid: u32, unit: Option<String>, change: TrustChange, detail: String },
+    /// A value of the state that the bus's devices share was written or removed.
+    State {
+        uid: u32,
+        gid: u32,
+        pid: u32,
+        unit: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+        detail: String,
+    },
     /// Whether the clock is trusted, and by whom, is not as it was.
     Clock { trusted: bool, by: Option<netd_ipc::ClockAuthority>, reason: String },
     /// The log that was found could not be continued; it was set aside and this one begun.

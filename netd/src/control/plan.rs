@@ -36,6 +36,8 @@ pub(super) enum Todo {
     /// Here.
     RecordTrust { client: Peer, change: TrustChange, detail: String },
     /// Here.
+    RecordState { client: Peer, device: Option<String>, detail: String },
+    /// Here.
     ListDenials { who: SubjectPattern, since: u64 },
 }
 
@@ -60,6 +62,9 @@ pub(super) fn plan(call: Call, caller: &Subject) -> Plan {
         }
         Call::RecordTrust { client, change, detail } => {
             return Plan::Decided(Ask::Represent, Todo::RecordTrust { client, change, detail });
+        }
+        Call::RecordState { client, device, detail } => {
+            return Plan::Decided(Ask::Represent, Todo::RecordState { client, device, detail });
         }
         Call::ListDenials { subject, since } => {
             let who = match policy::whose(&subject) {

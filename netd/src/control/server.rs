@@ -367,6 +367,10 @@ impl<P: WorkerPort> Server<P> {
                 self.audit.trust(&policy::subject(client), change, detail);
                 return Answer::Now(reply::returns(&serde_json::json!({})));
             }
+            Todo::RecordState { client, device, detail } => {
+                self.audit.state(&policy::subject(client), device, detail);
+                return Answer::Now(reply::returns(&serde_json::json!({})));
+            }
             Todo::ListDenials { who, since } => {
                 let rules = self.rules.current();
                 let denials = policy::denials(&rules.policy, &self.audit, &who, since);

@@ -297,7 +297,7 @@ fn every_method_of_the_interface_file_is_served() {
             "SetOffload" => json!({ "name": "tx_tso4", "on": false }),
             // Answered by the control thread itself.
             "SetLogLevel" | "ListRules" | "Explain" | "ListDenials" | "GetAudit" | "Decide"
-            | "RecordTrust" => continue,
+            | "RecordTrust" | "RecordState" => continue,
             _ => json!({}),
         };
         ask(&mut stream, &json!({ "method": format!("io.netd.{method}"), "parameters": parameters }));

@@ -88,6 +88,14 @@ pub(crate) async fn answer(
             return hand_over(connection, opened.unwrap_or_else(|_| late())).await;
         }
         Call::GetBusOutcome { id } => outcome(bus, &client, id),
+        call @ (Call::ListBusFiles { .. }
+        | Call::StatBusFile { .. }
+        | Call::ReadBusFile { .. }
+        | Call::GetBusState { .. }
+        | Call::PutBusState { .. }
+        | Call::DeleteBusState { .. }
+        | Call::ListBusState { .. }
+        | Call::SyncBusState { .. }) => return remote::answer_shared(connection, bus, call).await,
         call => return remote::answer(connection, bus, offered, call, more).await,
     };
     match result {

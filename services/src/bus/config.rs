@@ -1,5 +1,7 @@
 //! `[bus]` of services.toml: what this machine is on the bus, where it is heard, and who may come.
 
+mod shared;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,9 +10,11 @@ use netd_ipc::services::BusMode;
 use netd_policy::file::Spanned;
 use netd_policy::{BusDevice, BusService, DevicePattern};
 use netd_softbus::DeviceId;
-use netd_softbus::discovery::{self, Acl, Devices, Rule, Services, Transport};
+use netd_softbus::discovery::{self, Acl, Devices, Rule, Services, Shared, Transport};
 use netd_softbus::remote::gateway::Rates;
 use serde::Deserialize;
+
+use super::remote::Directories;
 
 /// Where sessions are taken unless told otherwise.
 const SESSION_PORT: u16 = 34567;
@@ -54,6 +58,10 @@ pub struct Bus {
     pub announce: Duration,
     /// How often a device may ask something.
     pub rates: Rates,
+    /// The directories that it shares, by name.
+    pub shares: Directories,
+    /// Who keeps the state that all share; none if there is none.
+    pub keeper: Option<DeviceId>,
 }
 
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -110,6 +118,11 @@ pub(crate) struct Raw {
     service_requests_per_second: Option<Spanned<u32>>,
     /// Who may have a session. Nobody, unless a rule says so.
     acl: Vec<Spanned<RawRule>>,
+    /// The directories whose files may be read by those whom a rule allows it.
+    share: Vec<Spanned<shared::RawShare>>,
+    /// The device that keeps the key-value state; this machine's own id: it keeps it itself. Absent: there is none.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 64)))]
+    keeper: Option<Spanned<String>>,
 }
 
 /// A rule of who may have a session.
@@ -123,6 +136,15 @@ struct RawRule {
     /// Which services of ours they reach; absent: every one.
     #[serde(default)]
     services: Option<Vec<BusService>>,
+    /// Of which shares of ours they read the files; absent: of none.
+    #[serde(default)]
+    shares: Vec<String>,
+    /// Which keys of the state that we keep they read, as prefixes such as `/state/shared/cameras/`, or single keys; absent: none.
+    #[serde(default)]
+    state: Vec<String>,
+    /// Which of them they change; absent: none.
+    #[serde(default)]
+    state_write: Vec<String>,
 }
 
 impl Raw {
@@ -131,12 +153,15 @@ impl Raw {
         let discovery_port =
             check_port("discovery_port", self.discovery_port.as_ref(), discovery::PORT, &wrong)?;
         let port = check_port("port", self.port.as_ref(), SESSION_PORT, &wrong)?;
+        let device = check_device(self.device.as_ref(), &wrong)?;
         Ok(Bus {
             mode: match self.mode {
                 RawMode::Loopback => BusMode::Loopback,
                 RawMode::Network => BusMode::Network,
             },
-            device: check_device(self.device.as_ref(), &wrong)?,
+            keeper: shared::check_keeper(self.keeper.as_ref(), &device, &wrong)?,
+            shares: shared::check_shares(self.share, &wrong)?,
+            device,
             state: self.state.unwrap_or_else(|| STATE_DEFAULT.into()),
             port,
             discovery_port,
@@ -264,8 +289,10 @@ fn check_acl<E>(given: Vec<Spanned<RawRule>>, wrong: impl Fn(usize, String) -> E
     let mut rules = Vec::new();
     for rule in given {
         let at = rule.span().start;
-        let RawRule { devices, services } = rule.into_inner();
-        if devices.is_empty() || services.as_ref().is_some_and(Vec::is_empty) {
+        let RawRule { devices, services, shares, state, state_write } = rule.into_inner();
+        let shared = shared::check_shared(&shares, &state, &state_write).map_err(|error| wrong(at, error))?;
+        let nothing = services.as_ref().is_some_and(Vec::is_empty) && shared == Shared::default();
+        if devices.is_empty() || nothing {
             let message = "an empty list, so the rule would never apply: name something, or remove the rule";
             return Err(wrong(at, message.to_owned()));
         }
@@ -284,7 +311,8 @@ fn check_acl<E>(given: Vec<Spanned<RawRule>>, wrong: impl Fn(usize, String) -> E
             let (name, prefix) = pattern.parts();
             let name = name.parse().map_err(named)?;
             let devices = if prefix { Devices::Prefix(name) } else { Devices::Exact(name) };
-            rules.push(Rule { devices, transports: [Transport::Tcp].into(), services: services.clone() });
+            let (services, shared) = (services.clone(), shared.clone());
+            rules.push(Rule { devices, transports: [Transport::Tcp].into(), services, shared });
         }
     }
     Acl::new(rules).map_err(|error| wrong(0, error.to_string()))

@@ -42,6 +42,7 @@ use tokio::task::spawn_blocking;
 pub(crate) use self::calls::{Registrations, answer};
 use self::clock::{Clock, random};
 use self::core::Core;
+use self::remote::{FileShare, KeptState};
 use self::store::{Kept, Store};
 use crate::Failure;
 use crate::netd::Netd;
@@ -71,6 +72,10 @@ pub(crate) struct Bus {
     streams: Shares,
     services: Shares,
     failing: AtomicBool,
+    /// The files that this machine shares.
+    files: FileShare,
+    /// The state that this machine keeps; otherwise why it keeps none.
+    kept: Result<KeptState, String>,
 }
 
 /// Where the bus reaches at the moment.
@@ -84,6 +89,15 @@ impl std::fmt::Debug for Bus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bus").field("device", &self.config.device).finish_non_exhaustive()
     }
+}
+
+/// Opens the state, if this machine keeps it.
+fn kept_state(config: &config::Bus, netd: &Netd) -> Result<KeptState, String> {
+    if config.keeper.as_ref() != Some(&config.device) {
+        return Err("this machine keeps no state ('[bus] keeper')".to_owned());
+    }
+    KeptState::open(&config.state, netd.clone())
+        .inspect_err(|why| tracing::error!(%why, "the bus's state is not kept"))
 }
 
 impl Bus {
@@ -107,7 +121,6 @@ impl Bus {
         let (events, _) = broadcast::channel(events::BEHIND_MAX);
         Ok(Bus {
             rights: Arc::new(Rights::new(netd.clone())),
-            netd,
             clock,
             core: Mutex::new(core),
             state: Mutex::new(State { mode: BusMode::Loopback, problem: None }),
@@ -125,6 +138,9 @@ impl Bus {
                 SERVICES_PER_USER,
             ),
             failing: AtomicBool::new(false),
+            files: FileShare::new(config.shares.clone()),
+            kept: kept_state(&config, &netd),
+            netd,
             config,
         })
     }

@@ -89,11 +89,16 @@ impl Kept {
     }
 }
 
+/// Makes the directory, for this user alone, if it is not there.
+pub(super) fn make_directory(directory: &Path) -> Result<(), Error> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|source| Error::File { doing: "make", path: directory.to_owned(), source })
+}
+
 impl Store {
     /// Opens the directory, which is made if it is not there, and reads what is in it; a first start draws the key.
     pub(super) fn open(directory: &Path, now: Instant) -> Result<(Store, StaticKey, Trust), Error> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|source| Error::File { doing: "make", path: directory.to_owned(), source })?;
+        make_directory(directory)?;
         let store = Store { directory: directory.to_owned(), written: Mutex::default() };
         let key = store.key()?;
         let trust = store.trust(now)?;

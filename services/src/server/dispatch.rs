@@ -95,7 +95,15 @@ async fn next(
         | Call::PublishBus { .. }
         | Call::SubscribeBus { .. }
         | Call::ListBusServices { .. }
-        | Call::GetBusOutcome { .. }) => bus::answer(connection, &services.bus, offered, call, more).await,
+        | Call::GetBusOutcome { .. }
+        | Call::ListBusFiles { .. }
+        | Call::StatBusFile { .. }
+        | Call::ReadBusFile { .. }
+        | Call::GetBusState { .. }
+        | Call::PutBusState { .. }
+        | Call::DeleteBusState { .. }
+        | Call::ListBusState { .. }
+        | Call::SyncBusState { .. }) => bus::answer(connection, &services.bus, offered, call, more).await,
     }
 }
 

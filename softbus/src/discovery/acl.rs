@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 
 use crate::error::Error;
 use crate::name::{DeviceId, ServiceName};
+use crate::remote::share::ShareName;
+use crate::remote::state::Prefix;
 
 /// The most rules; each is compared on every attempt.
 pub const RULES_MAX: usize = 1024;
@@ -59,6 +61,17 @@ pub enum Services {
     Named(BTreeSet<ServiceName>),
 }
 
+/// What else of ours a rule allows: nothing, unless it says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shared {
+    /// Files that are shared under these names may be read.
+    pub files: BTreeSet<ShareName>,
+    /// These keys of the state may be read ...
+    pub state: Vec<Prefix>,
+    /// ... and these changed.
+    pub state_write: Vec<Prefix>,
+}
+
 /// What some devices may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -68,6 +81,8 @@ pub struct Rule {
     pub transports: BTreeSet<Transport>,
     /// To which of our services, and which of theirs we may use.
     pub services: Services,
+    /// What else of ours they may use.
+    pub shared: Shared,
 }
 
 /// All rules. The first that allows is enough; the empty list, which is the default, allows nothing.
@@ -110,6 +125,28 @@ impl Acl {
         let denied = || Error::ServiceDenied { device: device.clone(), service: service.clone() };
         self.rules.iter().position(allows).ok_or_else(denied)
     }
+
+    /// What the rules about a device share with it.
+    fn shared(&self, device: &DeviceId, transport: Transport) -> impl Iterator<Item = &Shared> {
+        let about = move |rule: &&Rule| rule.devices.contains(device) && rule.transports.contains(&transport);
+        self.rules.iter().filter(about).map(|rule| &rule.shared)
+    }
+
+    /// The shares whose files a session that is there may read.
+    #[must_use]
+    pub fn shares(&self, device: &DeviceId, transport: Transport) -> BTreeSet<ShareName> {
+        self.shared(device, transport).flat_map(|shared| &shared.files).cloned().collect()
+    }
+
+    /// Whether a session that is there may read, or change, all of these keys.
+    #[must_use]
+    pub fn state(&self, device: &DeviceId, transport: Transport, keys: &Prefix, write: bool) -> bool {
+        let mut shared = self.shared(device, transport);
+        shared.any(|Shared { state, state_write, .. }| {
+            let prefixes = if write { state_write } else { state };
+            prefixes.iter().any(|prefix| prefix.covers(keys))
+        })
+    }
 }
 
 #[cfg(test)]
@@ -117,7 +154,32 @@ mod tests {
     use super::*;
 
     fn rule(devices: Devices, services: Services) -> Rule {
-        Rule { devices, transports: [Transport::Tcp].into(), services }
+        Rule { devices, transports: [Transport::Tcp].into(), services, shared: Shared::default() }
+    }
+
+    #[test]
+    fn acl_shares_files_and_state_with_those_alone_whom_a_rule_names_for_it() {
+        let shared = Shared {
+            files: ["firmware".parse().unwrap()].into(),
+            state: alloc::vec!["/state/shared/".parse().unwrap()],
+            state_write: alloc::vec!["/state/shared/cameras/".parse().unwrap()],
+        };
+        let cameras = Rule { shared, ..rule(Devices::Prefix("cam-".parse().unwrap()), Services::All) };
+        let acl = Acl::new(alloc::vec![cameras, rule(Devices::Exact("hub".parse().unwrap()), Services::All)]);
+        let (acl, tcp) = (acl.unwrap(), Transport::Tcp);
+        let device = |name: &str| name.parse::<DeviceId>().unwrap();
+        let keys = |name: &str| [crate::remote::state::KEY_ROOT, name].concat().parse::<Prefix>().unwrap();
+        assert_eq!(acl.shares(&device("cam-1"), tcp), ["firmware".parse().unwrap()].into());
+        assert!(acl.shares(&device("hub"), tcp).is_empty());
+        assert!(acl.shares(&device("cam-1"), Transport::Quic).is_empty());
+        assert!(acl.state(&device("cam-1"), tcp, &keys(""), false));
+        assert!(!acl.state(&device("cam-1"), tcp, &keys(""), true));
+        assert!(acl.state(&device("cam-1"), tcp, &keys("cameras/1"), true));
+        for outside in ["cameras", "cameras2/1", "camera", "hub"] {
+            assert!(!acl.state(&device("cam-1"), tcp, &keys(outside), true), "{outside}");
+        }
+        assert!(!acl.state(&device("hub"), tcp, &keys("a"), false));
+        assert!(!acl.state(&device("cam"), tcp, &keys("a"), false));
     }
 
     #[test]

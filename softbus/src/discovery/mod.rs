@@ -26,7 +26,7 @@ mod tests;
 use alloc::collections::BTreeMap;
 use core::net::{Ipv4Addr, SocketAddr};
 
-pub use acl::{Acl, Devices, RULES_MAX, Rule, Services, Transport};
+pub use acl::{Acl, Devices, RULES_MAX, Rule, Services, Shared, Transport};
 pub use announcer::Destination;
 pub use config::{Config, UNICAST_MAX};
 pub use event::Event;

@@ -38,6 +38,7 @@ impl Script {
             devices: Devices::Prefix(device(prefix)),
             transports: [Transport::Tcp].into(),
             services: Services::All,
+            shared: Shared::default(),
         });
         let acl = Acl::new(Vec::from(everybody)).unwrap();
         let own = announcement("own", 1, &[]);

@@ -26,6 +26,8 @@ mod asker;
 pub mod call;
 mod envelope;
 pub mod gateway;
+pub mod share;
+pub mod state;
 pub mod topic;
 
 pub use asker::{Answered, Asker};

@@ -1,4 +1,4 @@
-//! One machine by itself: the bus as it is without any configuration.
+//! One machine by itself, without a network.
 
 use std::fs;
 
@@ -8,26 +8,30 @@ use netd_tests::peers::file_of;
 use netd_tests::process::Background;
 use netd_tests::{Error, Result, ensure};
 
+use super::shared::{self, Shared};
+
 #[test]
 #[ignore = "needs root for a namespace: cargo xtask test"]
 fn clients_of_one_machine_are_connected_without_a_network() -> Result<()> {
     let rules = format!(
         "[[grant]]\nsubject = \"user:{UNPRIVILEGED_UID}\"\nallow = [\"dsoftbus.share.service\"]\nservices = [\"chat\", \"lamp\", \"sensor\"]\n\
          [[grant]]\nsubject = \"user:{UNPRIVILEGED_UID}\"\nallow = [\"dsoftbus.session.open\", \"dsoftbus.stream.open\", \"dsoftbus.rpc.call\"]\ndevices = [\"loopback\"]\n\
-         [[grant]]\nsubject = \"user:{UNPRIVILEGED_UID}\"\nallow = [\"dsoftbus.discover\"]\n"
+         [[grant]]\nsubject = \"user:{UNPRIVILEGED_UID}\"\nallow = [\"dsoftbus.discover\"]\n{}",
+        shared::rules("\"loopback\"")
     );
-    let network = Network::new()?;
-    let node =
-        Node::start(&network, Plan { name: "solo", claims: "solo", number: 21, rules: &rules, bus: "" })?;
+    let (network, shared) = (Network::new()?, Shared::new()?);
+    let bus = format!("keeper = \"loopback\"\n{}", shared.configuration("nobody"));
+    let plan = Plan { name: "solo", claims: "solo", number: 21, rules: &rules, bus: &bus };
+    let node = Node::start(&network, plan)?;
     // Devnet is off in the second half, and nothing changes.
-    let done = checks(&node).and_then(|()| {
+    let done = checks(&node, &shared).and_then(|()| {
         node.set_devnet(false)?;
-        checks(&node)
+        checks(&node, &shared)
     });
     done.map_err(|error| Error::Expectation(format!("{error}\n{}", node.logs())))
 }
 
-fn checks(node: &Node<'_>) -> Result<()> {
+fn checks(node: &Node<'_>, shared: &Shared) -> Result<()> {
     let status = node.bus(&["status"])?;
     ensure!(status["mode"] == "loopback" && status["key"].is_null(), "status: {status:#}");
     let up = file_of(&node.path("up"), 1 << 20, 1)?;
@@ -52,6 +56,8 @@ fn checks(node: &Node<'_>) -> Result<()> {
     }
     super::remote::calls(node, node, "loopback", "loopback")?;
     super::remote::topics(node, node, "solo")?;
+    shared::files(node, "solo", shared, &["files", "private"])?;
+    shared::state(node)?;
     node.refused(&["open", "loopback", "chat"], "StreamRefused")?;
     node.refused(&["serve", "other"], "PolicyDenied")?;
     node.refused(&["pair"], "PolicyDenied")?;

@@ -4,6 +4,7 @@
 mod local;
 mod network;
 mod remote;
+mod shared;
 
 /// What everybody here may: the user of netd-services is the user of the clients.
 const RULES: &str = "[[grant]]\nsubject = \"any\"\nallow = [\"net.tcp.connect\", \"net.tcp.listen\", \"net.udp.bind\", \"net.udp.send\"]\n";

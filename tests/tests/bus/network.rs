@@ -10,10 +10,13 @@ use netd_tests::{Error, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::remote;
+use super::shared::{self, Shared};
 
 /// Bytes that cross a stream in each direction: many times all buffers together.
 const BULK_BYTES: u64 = 8 << 20;
 const BUS: &str = "mode = \"network\"\nhandshakes = 1000\nannounce_seconds = 2\n[[bus.acl]]\ndevices = [\"beta\", \"alpha\"]\nservices = [\"bulk\", \"secret\", \"lamp\", \"sensor\"]\n";
+/// Everybody's: beta keeps the state.
+const KEEPER: &str = "keeper = \"beta\"\n";
 /// Alpha's: it may ask beta for one thing more, which beta has for nobody.
 const BUS_OF_ALPHA: &str = "[[bus.acl]]\ndevices = [\"beta\"]\nservices = [\"hidden\"]\n";
 
@@ -23,8 +26,9 @@ fn rules() -> String {
         "{}[[grant]]\nsubject = \"{user}\"\nallow = [\"dsoftbus.discover\", \"dsoftbus.share.service\", \"net.trust.manage\"]\n\
          [[grant]]\nsubject = \"{user}\"\nallow = [\"dsoftbus.session.open\"]\ndevices = [\"alpha\", \"b*\"]\n\
          [[grant]]\nsubject = \"{user}\"\nallow = [\"dsoftbus.stream.open\"]\ndevices = [\"alpha\", \"beta\"]\nservices = [\"bulk\", \"nobody\", \"lamp\"]\n\
-         [[grant]]\nsubject = \"{user}\"\nallow = [\"dsoftbus.rpc.call\"]\ndevices = [\"alpha\", \"beta\"]\nservices = [\"lamp\", \"sensor\", \"hidden\"]\n",
-        super::RULES
+         [[grant]]\nsubject = \"{user}\"\nallow = [\"dsoftbus.rpc.call\"]\ndevices = [\"alpha\", \"beta\"]\nservices = [\"lamp\", \"sensor\", \"hidden\"]\n{}",
+        super::RULES,
+        shared::rules("\"beta\", \"loopback\"")
     )
 }
 
@@ -48,11 +52,13 @@ fn devices_find_pair_and_connect_and_everybody_else_is_refused() -> Result<()> {
     let rules = rules();
     let plan = |name, number| Plan { name, claims: name, number, rules: &rules, bus: BUS };
     let network = Network::new()?;
-    let bus = format!("{BUS}{BUS_OF_ALPHA}");
+    let shared = Shared::new()?;
+    let bus = format!("{KEEPER}{BUS}{BUS_OF_ALPHA}");
     let mut alpha = Node::start(&network, Plan { bus: &bus, ..plan("alpha", 11) })?;
-    let mut beta = Node::start(&network, plan("beta", 12))?;
+    let bus = format!("{KEEPER}{BUS}{}", shared.configuration("alpha"));
+    let mut beta = Node::start(&network, Plan { bus: &bus, ..plan("beta", 12) })?;
     let mut report = Report::default();
-    let done = phases(&network, &rules, &mut alpha, &mut beta, &mut report);
+    let done = phases(&network, &rules, &shared, (&mut alpha, &mut beta), &mut report);
     println!("{}", json!({ "scenario": "bus", "phases": report.0 }));
     done.map_err(|error| Error::Expectation(format!("{error}\n{}{}", alpha.logs(), beta.logs())))
 }
@@ -60,8 +66,8 @@ fn devices_find_pair_and_connect_and_everybody_else_is_refused() -> Result<()> {
 fn phases<'a>(
     network: &'a Network,
     rules: &'a str,
-    alpha: &mut Node<'a>,
-    beta: &mut Node<'a>,
+    shared: &Shared,
+    (alpha, beta): (&mut Node<'a>, &mut Node<'a>),
     report: &mut Report,
 ) -> Result<()> {
     report.phase("discovery", || discovery(alpha, beta))?;
@@ -77,6 +83,11 @@ fn phases<'a>(
     report.phase("calls_refused", || remote::refusals(alpha, beta))?;
     report.phase("topics", || remote::topics(alpha, beta, "beta"))?;
     report.phase("calls_cut", || remote::session_lost(alpha, beta))?;
+    report.phase("files", || shared::files(alpha, "beta", shared, &["files"]))?;
+    report.phase("files_and_state_refused", || shared::refusals(alpha))?;
+    report.phase("files_cut", || shared::cut(alpha, beta, shared))?;
+    report.phase("state", || shared::state(alpha))?;
+    report.phase("state_kept", || shared::kept(alpha, beta))?;
     report.phase("cut_streams", || cut_stream(alpha, beta))?;
     report.phase("services_restarted", || services_restarted(alpha, beta))?;
     report.phase("netd_restarted", || netd_restarted(alpha, beta))?;

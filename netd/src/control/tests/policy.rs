@@ -90,7 +90,12 @@ fn decisions_for_others_are_theirs_and_for_one_user_to_ask() {
     assert_eq!(remembered[0].target.as_deref(), Some("a.example.org:443"), "it is that client's denial");
     assert_eq!(decide(1, "nowhere").unwrap_err().kind(), Some(ErrorKind::InvalidInput));
     client.record_trust(&peer(4000), netd_ipc::policy::TrustChange::Added, "a root").unwrap();
+    for device in [None, Some("camera-1")] {
+        client.record_state(&peer(4000), device, "/state/shared/a: 3 bytes written, revision 1").unwrap();
+    }
     control.rules.replace(policy_of(true, grant).with_representative(u32::MAX), Limits::default());
+    let recorded = client.record_state(&peer(4000), None, "/state/shared/a: removed, revision 2");
+    assert_eq!(recorded.unwrap_err().kind(), Some(ErrorKind::PolicyDenied));
     assert_eq!(decide(4000, "a.example.org:443").unwrap_err().kind(), Some(ErrorKind::PolicyDenied));
     let recorded = client.record_trust(&peer(4000), netd_ipc::policy::TrustChange::Removed, "a root");
     assert_eq!(recorded.unwrap_err().kind(), Some(ErrorKind::PolicyDenied));

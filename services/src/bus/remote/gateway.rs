@@ -11,7 +11,7 @@ use netd_softbus::remote::{Status, Target};
 use netd_softbus::{DeviceId, Instant, ServiceName};
 
 use super::super::Bus;
-use super::{Answer, Caller, Question, Refusal, Subscription, calls, refusal, topics};
+use super::{Answer, Caller, Question, Refusal, Subscription, calls, peers, refusal, topics};
 
 /// Devices whose use is remembered before it is looked which of them have been quiet: more than there are sessions.
 const REMEMBERED_MAX: usize = 128;
@@ -93,7 +93,15 @@ pub(super) async fn handle(bus: &Arc<Bus>, caller: &Caller, question: Question) 
             topics::subscribe(&hub, topic).map(Granted::Subscription)
         }
         Target::Share | Target::State => {
-            Err(refusal(Status::NotFound, format!("there is no {target} on this device")))
+            // Clients of this machine ask at once: their rights are netd's to say, and how often is theirs.
+            let Caller::Peer(device) = caller else {
+                return Err(refusal(Status::Invalid, "this machine's own are not asked for here"));
+            };
+            let answer = match target {
+                Target::Share => peers::share(bus, device, &head).await,
+                _ => peers::state(bus, device, &head, payload).await,
+            };
+            answer.map(Granted::Answer)
         }
         // Whoever reads the control stream knows what it cancels.
         Target::Cancel => Err(refusal(Status::Invalid, "nothing is under way that could be cancelled")),

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  a client's call ── clients ─┬─ this machine ───────────────────────────── gateway ─┬─ calls   the service's client answers
-//!                              └─ asker ── control stream ── serve (peer) ── gateway ─┴─ topics  it publishes
+//!                              └─ asker ── control stream ── serve (peer) ── gateway ─┼─ topics  it publishes
+//!                     shared ──── the same, or at once ─────────────────────── peers ─┼─ share   files of this machine
+//!                                                                                     └─ state   values that it keeps
 //! ```
 //!
 //! A control stream, and a carrier of a payload, are streams of a session like any other; their inner end is a pipe in this process instead
@@ -11,9 +13,15 @@
 mod asker;
 mod calls;
 mod clients;
+mod database;
+mod files;
 mod gateway;
 mod offers;
+mod peers;
 mod serve;
+mod share;
+mod shared;
+mod state;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -32,9 +40,13 @@ use tokio::time::timeout;
 pub(in crate::bus) use self::asker::Handle;
 pub(in crate::bus) use self::calls::{Pending, Taken};
 pub(in crate::bus) use self::clients::answer;
+pub(crate) use self::files::Directories;
 pub(in crate::bus) use self::gateway::Limiters;
 pub(in crate::bus) use self::offers::{Given, Wanted, pair};
 pub(in crate::bus) use self::serve::serve;
+pub(in crate::bus) use self::share::FileShare;
+pub(in crate::bus) use self::shared::answer as answer_shared;
+pub(in crate::bus) use self::state::State as KeptState;
 pub(in crate::bus) use self::topics::{Hub, Subscription};
 use super::Bus;
 use super::link::Command;
