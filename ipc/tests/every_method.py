@@ -80,6 +80,7 @@ with client.open("io.netd") as netd:
     own = {"uid": os.getuid(), "gid": os.getgid(), "pid": os.getpid()}
     assert not call("Decide", client=own, capability="net.http.devnet")["decision"]["allowed"]
     call("RecordTrust", client=own, change="added", detail="none, this is a test")
+    call("RecordState", client=own, device="camera-1", detail="none, this is a test")
     assert call("SetPollMode", poll="adaptive")["previous"]
     assert call("GetAudit")["audit"]["written"] >= 1
     offloads = {o["name"]: o["on"] for o in call("SetOffload", name="tx_checksum", on=False)["device"]["offloads"]}
