@@ -2,6 +2,7 @@
 
 mod program;
 mod remote;
+mod zone;
 
 mod files;
 mod state;
@@ -35,6 +36,12 @@ pub(crate) fn run(output: &Output, arguments: &cli::Bus) -> Result<ExitCode, Err
         }
         BusCommand::Services { device: None } => services(&client, output)?,
         BusCommand::Services { device: Some(device) } => remote::services(&client, output, device)?,
+        BusCommand::Zone { domain, host } => {
+            let records = zone::records(&client.bus()?, domain, host.as_deref())?;
+            output.result(&records, || {
+                records.iter().map(|record| format!("{record}\n")).collect::<String>()
+            })?;
+        }
         BusCommand::Watch { count } => watch(&client, output, *count)?,
         BusCommand::Pair { device: None, .. } => {
             let pin = client.show_bus_pin()?;

@@ -214,6 +214,14 @@ pub(crate) enum BusCommand {
         /// The device to ask
         device: Option<String>,
     },
+    /// Show what a DNS zone says of this machine, for `dns_sd` of other devices
+    Zone {
+        /// The domain whose zone it is, such as fleet.example
+        domain: String,
+        /// The name that has this machine's address [default: the device's, in the domain]
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+    },
     /// Show what happens as it does: devices and services that come and go, sessions (dsoftbus.discover)
     Watch {
         /// End after so many events

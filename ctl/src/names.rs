@@ -65,8 +65,18 @@ fn record(kind: cli::Kind) -> RecordKind {
 
 /// The answer alone, one record per line, as a script wants it; then, after a #, where it came from.
 fn text(resolved: &Resolved) -> String {
-    let Resolved { name, aliases, addresses, names, services, texts, ttl_seconds, source, incomplete } =
-        resolved;
+    let Resolved {
+        name,
+        aliases,
+        addresses,
+        names,
+        services,
+        texts,
+        strings: _,
+        ttl_seconds,
+        source,
+        incomplete,
+    } = resolved;
     let service = |service: &Service| {
         let Service { priority, weight, port, target } = service;
         format!("{target}:{port} (priority {priority}, weight {weight})")
@@ -108,6 +118,7 @@ mod tests {
             names: vec![],
             services: vec![],
             texts: vec![],
+            strings: vec![],
             ttl_seconds: 60,
             source: "cache".into(),
             incomplete: false,

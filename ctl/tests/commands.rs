@@ -304,7 +304,7 @@ fn selftest_with_devnet_off_passes_the_denial_and_claims_nothing_else() {
 
 fn resolved(address: &str) -> (Value, Vec<OwnedFd>) {
     let parameters = json!({
-        "name": "www.example.", "aliases": [], "addresses": [address], "names": [], "services": [], "texts": [],
+        "name": "www.example.", "aliases": [], "addresses": [address], "names": [], "services": [], "texts": [], "strings": [],
         "ttl_seconds": 60, "source": "cache", "incomplete": false,
     });
     (json!({ "parameters": parameters }), vec![])

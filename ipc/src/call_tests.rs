@@ -236,6 +236,7 @@ fn resolved() -> Resolved {
         names: vec!["c.example".into()],
         services: vec![Service { priority: 1, weight: 2, port: 80, target: "d.example".into() }],
         texts: vec!["e".into()],
+        strings: vec!["e".into()],
         ttl_seconds: 60,
         source: "hosts".into(),
         incomplete: false,

@@ -697,8 +697,10 @@ pub struct Resolved {
     pub names: Vec<String>,
     /// Of SRV, in the order to try them.
     pub services: Vec<Service>,
-    /// Of TXT; bytes that are no UTF-8 are replaced.
+    /// Of TXT, a text for each record; bytes that are no UTF-8 are replaced.
     pub texts: Vec<String>,
+    /// The strings that these texts are put together from, which matter to some (RFC 6763, 6.4).
+    pub strings: Vec<String>,
     /// How long this may be kept.
     pub ttl_seconds: u64,
     /// The server's address, or `literal`, `hosts`, `cache`, `multicast`.

@@ -58,6 +58,12 @@ pub enum Error {
     /// A key that is not 64 hexadecimal digits, or is all zero, which means "none".
     #[error("a public key is 64 hexadecimal digits, not all zero")]
     InvalidKey,
+    /// A TXT record that is no device's.
+    #[error("the text record's '{key}' is missing, or not what it has to be")]
+    Text {
+        /// What of it.
+        key: &'static str,
+    },
     /// The bytes end within something.
     #[error("the {message} ends within its {field}: {needed} bytes are needed, {left} are left")]
     Truncated {

@@ -24,6 +24,8 @@ use tempfile::TempDir;
 /// What is waited for comes within moments; the rest is room for a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(90);
 const BRIDGE: &str = "br0";
+/// The namespace itself, to the devices.
+pub const HOST: &str = "10.78.0.1";
 
 /// A network for devices.
 #[derive(Debug)]
@@ -36,8 +38,13 @@ impl Network {
     pub fn new() -> Result<Network> {
         install::ensure(install::PEERS)?;
         let namespace = Namespace::new()?;
-        namespace.bridge(BRIDGE, &["10.78.0.1/24"])?;
+        namespace.bridge(BRIDGE, &[&format!("{HOST}/24")])?;
         Ok(Network { namespace })
+    }
+
+    /// Whose address on the bridge is [`HOST`].
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 }
 

@@ -353,6 +353,7 @@ fn resolved(answer: Answer) -> Resolved {
         names: Vec::new(),
         services: Vec::new(),
         texts: Vec::new(),
+        strings: Vec::new(),
         ttl_seconds: answer.ttl.as_secs(),
         source: match answer.source {
             Source::Literal => "literal".to_owned(),
@@ -370,7 +371,11 @@ fn resolved(answer: Answer) -> Resolved {
             Data::Srv { priority, weight, port, target } => {
                 resolved.services.push(Service { priority, weight, port, target: target.to_string() });
             }
-            Data::Txt(parts) => resolved.texts.push(String::from_utf8_lossy(&parts.concat()).into_owned()),
+            Data::Txt(parts) => {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                resolved.strings.extend(parts.iter().map(|part| text(part)));
+                resolved.texts.push(text(&parts.concat()));
+            }
         }
     }
     resolved

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use netd_ipc::services::BusMode;
 use netd_policy::file::Spanned;
-use netd_policy::{BusDevice, BusService, DevicePattern};
+use netd_policy::{BusDevice, BusService, DevicePattern, HostName};
 use netd_softbus::DeviceId;
 use netd_softbus::discovery::{self, Acl, Devices, Rule, Services, Shared, Transport};
 use netd_softbus::remote::gateway::Rates;
@@ -26,6 +26,8 @@ const REQUESTS_PER_SECOND: u32 = 200;
 const SERVICE_REQUESTS_PER_SECOND: u32 = 100;
 /// More than a session carries.
 const REQUESTS_PER_SECOND_MAX: u32 = 100_000;
+/// Domains that list devices: each is asked as often as this machine announces itself.
+const DOMAINS_MAX: usize = 8;
 /// Where keys are kept unless told otherwise.
 const STATE_DEFAULT: &str = "/var/lib/netd/bus";
 
@@ -48,6 +50,8 @@ pub struct Bus {
     pub broadcast: bool,
     /// Whom it announces itself to besides.
     pub peers: Vec<SocketAddr>,
+    /// Domains whose zones list devices.
+    pub dns_sd: Vec<String>,
     /// Who may have a session, and which services.
     pub acl: Acl,
     /// How long a PIN is shown.
@@ -101,6 +105,9 @@ pub(crate) struct Raw {
     /// Whom it announces itself to besides: addresses, with the port if it is another.
     #[cfg_attr(feature = "schema", schemars(length(max = discovery::UNICAST_MAX)))]
     peers: Vec<Spanned<String>>,
+    /// Domains whose DNS zones list devices (below `_dsoftbus._udp`), such as `fleet.example`.
+    #[cfg_attr(feature = "schema", schemars(length(max = DOMAINS_MAX)))]
+    dns_sd: Vec<Spanned<String>>,
     /// How long a PIN is shown.
     #[cfg_attr(feature = "schema", schemars(range(min = 10, max = 3600), extend("default" = 120)))]
     pairing_seconds: Option<Spanned<u64>>,
@@ -168,6 +175,7 @@ impl Raw {
             multicast: self.multicast.unwrap_or(true),
             broadcast: self.broadcast,
             peers: check_peers(&self.peers, discovery_port, &wrong)?,
+            dns_sd: check_domains(&self.dns_sd, &wrong)?,
             pairing: check_seconds("pairing_seconds", self.pairing_seconds.as_ref(), 120, 10..=3600, &wrong)?,
             announce: check_seconds("announce_seconds", self.announce_seconds.as_ref(), 20, 1..=600, &wrong)?,
             handshakes: check_count("handshakes", self.handshakes.as_ref(), HANDSHAKES, 1000, &wrong)?,
@@ -235,7 +243,8 @@ fn check_peers<E>(
     wrong: impl Fn(usize, String) -> E,
 ) -> Result<Vec<SocketAddr>, E> {
     if let Some(first_too_many) = given.get(discovery::UNICAST_MAX) {
-        let message = format!("more than {} peers: let larger fleets use multicast", discovery::UNICAST_MAX);
+        let message =
+            format!("more than {} peers: let larger fleets use multicast, or dns_sd", discovery::UNICAST_MAX);
         return Err(wrong(first_too_many.span().start, message));
     }
     let parse = |peer: &Spanned<String>| {
@@ -248,6 +257,18 @@ fn check_peers<E>(
         })
     };
     given.iter().map(parse).collect()
+}
+
+fn check_domains<E>(given: &[Spanned<String>], wrong: impl Fn(usize, String) -> E) -> Result<Vec<String>, E> {
+    if let Some(first_too_many) = given.get(DOMAINS_MAX) {
+        return Err(wrong(first_too_many.span().start, format!("more than {DOMAINS_MAX} domains")));
+    }
+    let check = |domain: &Spanned<String>| {
+        let name = domain.get_ref().parse::<HostName>();
+        let name = name.map_err(|error| wrong(domain.span().start, format!("dns_sd: {error}")))?;
+        Ok(name.to_string())
+    };
+    given.iter().map(check).collect()
 }
 
 fn check_seconds<E>(

@@ -101,7 +101,7 @@ async fn announce(bus: &Bus, socket: &UdpSocket, before: bool) -> Result<bool, F
 }
 
 /// What happened, to those who watch.
-fn tell(bus: &Bus) {
+pub(super) fn tell(bus: &Bus) {
     loop {
         let told: BusEvent = {
             let mut core = bus.core();

@@ -4,6 +4,7 @@
 //!  clients ── calls ──> Bus ── Core (one lock): identity, trust, discovery, gate, sessions, services
 //!                        ├── supervise   follows the devnet switch: network or loopback
 //!                        ├── discover    UDP: announcements
+//!                        ├── dns_sd      devices that a DNS zone lists
 //!                        ├── listen      TCP: the gate, then a link
 //!                        ├── link        one task for each session: records, mux, pumps
 //!                        └── remote      what devices ask of each other: calls, topics
@@ -17,6 +18,7 @@ mod clock;
 pub mod config;
 mod core;
 mod discover;
+mod dns_sd;
 mod events;
 mod link;
 mod listen;

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::events::{mark, of};
 use super::link::Command;
-use super::{Bus, State, discover, listen};
+use super::{Bus, State, discover, dns_sd, listen};
 use crate::Failure;
 
 /// How often netd is asked for its switch. netd itself denies from the moment that it is off; this is how soon sessions end.
@@ -86,6 +86,9 @@ impl Bus {
         restarted
             .map_err(|error| Failure::new(netd_ipc::services::ErrorKind::Internal, error.to_string()))?;
         tasks.spawn(discover::run(Arc::clone(self), socket));
+        if !self.config.dns_sd.is_empty() {
+            tasks.spawn(dns_sd::run(Arc::clone(self)));
+        }
         tasks.spawn(listen::run(Arc::clone(self), listener));
         Ok(())
     }

@@ -17,6 +17,7 @@
 mod acl;
 mod announcer;
 mod config;
+mod dns_sd;
 mod event;
 mod packet;
 mod table;
@@ -29,6 +30,7 @@ use core::net::{Ipv4Addr, SocketAddr};
 pub use acl::{Acl, Devices, RULES_MAX, Rule, Services, Shared, Transport};
 pub use announcer::Destination;
 pub use config::{Config, UNICAST_MAX};
+pub use dns_sd::SERVICE_TYPE;
 pub use event::Event;
 pub use packet::{Announcement, MAGIC, PACKET_BYTES_MAX, SERVICES_MAX, VERSION};
 pub use table::{ADDRESSES_MAX, Peer};

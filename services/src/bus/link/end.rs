@@ -65,6 +65,7 @@ pub(in crate::bus) fn kind(error: &Error) -> ErrorKind {
         Error::NameLength { .. }
         | Error::NotUtf8 { .. }
         | Error::InvalidKey
+        | Error::Text { .. }
         | Error::Configuration { .. } => ErrorKind::InvalidInput,
         _ => ErrorKind::ProtocolError,
     }
