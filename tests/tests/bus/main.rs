@@ -1,6 +1,5 @@
 //! The bus through netctl, netd-services and netd: two devices that find each other, pair, and connect their services by streams, calls and topics; what is refused;
-//! devices that only a DNS zone knows of;
-//! and one machine by itself. Half a minute.
+//! devices that only a DNS zone knows of; and one machine by itself. Half a minute.
 
 mod dns_sd;
 mod local;
