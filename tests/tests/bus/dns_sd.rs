@@ -5,7 +5,7 @@ use netd_tests::embedded::UNPRIVILEGED_UID;
 use netd_tests::peers::{Unbound, file_of};
 use netd_tests::{Error, Result, ensure};
 
-const BUS: &str = "mode = \"network\"\nmulticast = false\nannounce_seconds = 2\ndns_sd = [\"fleet.test\"]\n\
+const BUS: &str = "mode = \"network\"\nmulticast = false\nannounce_seconds = 2\ndns_sd = [\"fleet.example\"]\n\
                    [[bus.acl]]\ndevices = [\"north\", \"south\"]\n";
 
 #[test]
@@ -38,7 +38,7 @@ fn found(network: &Network, north: &Node<'_>, south: &Node<'_>) -> Result<()> {
     let mut serving = north.serve("files", &north.path("down"), "served")?;
     let mut zone = String::from("north 60 IN A 10.78.0.31\nsouth 60 IN A 10.78.0.32\n");
     for node in [north, south] {
-        let records = node.bus(&["zone", "fleet.test"])?;
+        let records = node.bus(&["zone", "fleet.example"])?;
         for record in records.as_array().into_iter().flatten() {
             let field = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
             zone += &format!("{} 1 IN {} {}\n", field("name"), field("type"), field("data"));
@@ -47,7 +47,7 @@ fn found(network: &Network, north: &Node<'_>, south: &Node<'_>) -> Result<()> {
     // One more that does not exist, and one whose key is none.
     zone += "_dsoftbus._udp 1 IN PTR gone._dsoftbus._udp\n_dsoftbus._udp 1 IN PTR bad._dsoftbus._udp\n\
              bad._dsoftbus._udp 1 IN SRV 0 0 34567 north\nbad._dsoftbus._udp 1 IN TXT \"id=bad\" \"key=07\"\n";
-    let _unbound = Unbound::start(network.namespace(), &[HOST], &[("fleet.test.", &zone)])?;
+    let _unbound = Unbound::start(network.namespace(), &[HOST], &[("fleet.example.", &zone)])?;
     for (node, other, key) in
         [(north, "south", south.bus(&["status"])?), (south, "north", north.bus(&["status"])?)]
     {
