@@ -40,7 +40,9 @@ pub fn prepare(lab: &Lab, rules: &str, identity: &Identity) -> Result<()> {
     guest.run(&["mkdir", "-p", "/etc/netd/policy.d", "/usr/share/netd/trust"])?;
     guest.write_file("/usr/share/netd/trust/root.pem", &identity.root()?)?;
     guest.write_file(RULES, rules.as_bytes())?;
-    let services = "[trust]\ninstalled = \"/var/lib/netd-services/installed\"\n";
+    let services = "[trust]\ninstalled = \"/var/lib/netd-services/installed\"\n\
+        [bus]\ndevice = \"debian\"\nkeeper = \"debian\"\nstate = \"/var/lib/netd-services/bus\"\n\
+        [[bus.share]]\nname = \"licenses\"\npath = \"/usr/share/common-licenses\"\n";
     guest.write_file("/etc/netd/services.toml", services.as_bytes())?;
     guest.run(&["useradd", "--system", "--no-create-home", "netd-services"]).map(drop)
 }

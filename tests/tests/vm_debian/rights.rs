@@ -17,6 +17,8 @@ const MALFORMED: (i32, &str) = (1, "InvalidInput");
 const MISTYPED: (i32, &str) = (2, "");
 /// How a program ends that did what it could.
 const DONE: (i32, &str) = (0, "");
+/// How one ends that asked, as it might, for what is not there.
+const ABSENT: (i32, &str) = (1, "NotFound");
 /// How one ends that waited for what nobody sent.
 const WAITED: (i32, &str) = (1, "TimedOut");
 /// How one ends, by the shell, that would still wait had it not been sent SIGTERM.
@@ -220,6 +222,48 @@ fn rights(plan: &LeasePlan) -> Vec<Right> {
                 open("loopback", "video"),
                 vec![open("loopback", "vide"), open("loopback", "audio")],
                 vec!["devices = [\"loopback\"]\nservices = [\"video\"]".to_owned()],
+            )
+        },
+        Right {
+            allowed: ABSENT,
+            outbound: false,
+            ..right(
+                "dsoftbus.rpc.call",
+                netctl("bus call loopback video play"),
+                ["loopback vide", "loopback video2", "loopback2 video"]
+                    .map(|whom| netctl(&format!("bus call {whom} play")))
+                    .to_vec(),
+                vec!["devices = [\"loopback\"]\nservices = [\"video\"]".to_owned()],
+            )
+        },
+        Right {
+            outbound: false,
+            ..right(
+                "dsoftbus.share.files",
+                netctl("bus files stat loopback licenses/GPL-3"),
+                ["loopback license/GPL-3", "loopback licenses2/GPL-3", "loopback2 licenses/GPL-3"]
+                    .map(|what| netctl(&format!("bus files stat {what}")))
+                    .to_vec(),
+                vec!["devices = [\"loopback\"]\nservices = [\"licenses\"]".to_owned()],
+            )
+        },
+        Right {
+            allowed: ABSENT,
+            outbound: false,
+            ..right(
+                "dsoftbus.share.state",
+                netctl("bus state get /state/shared/nothing"),
+                vec![],
+                vec!["devices = [\"loopback\"]".to_owned()],
+            )
+        },
+        Right {
+            outbound: false,
+            ..right(
+                "dsoftbus.share.state.write",
+                netctl("bus state put /state/shared/probe value"),
+                vec![],
+                vec!["devices = [\"loopback\"]".to_owned()],
             )
         },
     ]
