@@ -14,7 +14,7 @@
 //! | [`bus`] | bus_discovery, bus_mux, bus_remote | devices that announce themselves, and whoever pretends to be one; peers of a session |
 //! | [`daemon`] | capture, config | clients; operators |
 //! | [`policy`] | policy, client_hello | operators; clients whose connections have to show a name |
-//! | `fetch` (feature `services`) | fetch | clients who name URLs; servers on the web |
+//! | `fetch` | fetch | clients who name URLs; servers on the web |
 //! | [`virtio`] | virtio_legacy, virtio_modern, softdev | a device that lies; a driver that lies |
 //!
 //! A transport or ring format that is added to `virtqueue` gets its target beside those of [`virtio`].
@@ -24,7 +24,6 @@
 pub mod bus;
 pub mod daemon;
 pub mod dns;
-#[cfg(feature = "services")]
 pub mod fetch;
 mod input;
 pub mod ipc;

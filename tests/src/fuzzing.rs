@@ -32,11 +32,6 @@ const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
     -Cllvm-args=-sanitizer-coverage-trace-compares -Cllvm-args=-simplifycfg-branch-fold-threshold=0 -Ccodegen-units=16 \
     --cfg=fuzzing";
 
-/// Targets that stand on netd-services, whose build takes minutes: they run when they are named, and where time does not count.
-const SLOW_TO_BUILD: [&str; 1] = ["fetch"];
-/// The feature of the fuzz package that they need.
-const SLOW_FEATURE: &str = "services";
-
 /// The longest input: two frames of the largest size, or a hundred steps of a script.
 const INPUT_BYTES_MAX: u32 = 4096;
 /// The committed corpus of a target has at most this many inputs of at most this length: a start, from which a run finds the rest
@@ -67,7 +62,7 @@ pub enum Start {
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// These targets; all of them when empty, or without those that are slow to build for [`Start::Known`].
+    /// These targets; all of them when empty.
     pub targets: Vec<String>,
     /// With what they begin.
     pub start: Start,
@@ -84,13 +79,7 @@ impl Run {
         for name in &self.targets {
             ensure!(known.contains(name), "there is no fuzz target '{name}'; there are {}", known.join(", "));
         }
-        let chosen: Vec<String> = match self.start {
-            _ if !self.targets.is_empty() => self.targets.clone(),
-            Start::Anywhere => known,
-            Start::Known => {
-                known.into_iter().filter(|name| !SLOW_TO_BUILD.contains(&name.as_str())).collect()
-            }
-        };
+        let chosen = if self.targets.is_empty() { known } else { self.targets.clone() };
         install::ensure(install::FUZZING)?;
         let begun = Instant::now();
         let programs = build(&chosen)?;
@@ -138,9 +127,6 @@ fn build(targets: &[String]) -> Result<PathBuf> {
     command.args(["build", "--release", "--quiet", "--target", &host, "--target-dir"]).arg(&output);
     for target in targets {
         command.args(["--bin", target]);
-    }
-    if targets.iter().any(|target| SLOW_TO_BUILD.contains(&target.as_str())) {
-        command.args(["--features", SLOW_FEATURE]);
     }
     command.env("RUSTFLAGS", COVERAGE).env_remove("CARGO_ENCODED_RUSTFLAGS");
     let status = command.status().attempt(|| format!("run {}", describe(&command)))?;
