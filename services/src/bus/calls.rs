@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netd_ipc::call::Response;
 use netd_ipc::server::Peer as ClientPeer;
 use netd_ipc::services::{BusOffers, BusPeer, BusStatus, BusStreamInfo, Call, ErrorKind};
 use netd_policy::LOOPBACK_DEVICE;
@@ -52,10 +51,7 @@ pub(crate) async fn answer(
     let result = match call {
         Call::GetBus => Ok(json!({ "bus": bus.status() })),
         Call::ListBusPeers => bus.peers(&client).await.map(|peers| json!({ "peers": peers })),
-        Call::WatchBus if !more => {
-            let error = Some("org.varlink.service.ExpectedMore".to_owned());
-            return connection.send(&Response { error, ..Response::default() }, &[]).await;
-        }
+        Call::WatchBus if !more => return connection.expected_more().await,
         Call::WatchBus => return watch(connection, bus, &client).await,
         Call::ShowBusPin => bus.show_pin(&client).await.map(|pin| json!(pin)),
         Call::PairBus { device, pin } => match name(&device) {
@@ -98,10 +94,7 @@ pub(crate) async fn answer(
         | Call::SyncBusState { .. }) => return remote::answer_shared(connection, bus, call).await,
         call => return remote::answer(connection, bus, offered, call, more).await,
     };
-    match result {
-        Ok(parameters) => connection.reply(parameters, false, &[]).await,
-        Err(failure) => connection.fail(&failure).await,
-    }
+    connection.answer(result).await
 }
 
 /// A device that rules can name; others are nobody's to ask for.

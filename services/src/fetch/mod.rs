@@ -14,7 +14,6 @@ mod tls;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use netd_ipc::call::Response;
 use netd_ipc::server::Peer;
 use netd_ipc::services::{End, ErrorKind, FetchOptions, FetchReply, Head, Hop};
 use serde_json::json;
@@ -143,8 +142,7 @@ pub(crate) async fn answer(
     more: bool,
 ) -> Result<(), Gone> {
     if !more {
-        let error = Some("org.varlink.service.ExpectedMore".to_owned());
-        return connection.send(&Response { error, ..Response::default() }, &[]).await;
+        return connection.expected_more().await;
     }
     let _share = match services.fetches.take(connection.peer().uid) {
         Ok(share) => share,

@@ -142,6 +142,20 @@ impl Connection {
         self.send(&Response { parameters: Some(parameters), error: None, continues }, descriptors).await
     }
 
+    /// Sends what a method came to.
+    pub(crate) async fn answer(&mut self, result: Result<Value, Failure>) -> Result<(), Gone> {
+        match result {
+            Ok(parameters) => self.reply(parameters, false, &[]).await,
+            Err(failure) => self.fail(&failure).await,
+        }
+    }
+
+    /// Refuses a call that has several replies, and was made for one (Varlink's `more`).
+    pub(crate) async fn expected_more(&mut self) -> Result<(), Gone> {
+        let error = Some("org.varlink.service.ExpectedMore".to_owned());
+        self.send(&Response { error, ..Response::default() }, &[]).await
+    }
+
     /// Sends an error.
     pub(crate) async fn fail(&mut self, failure: &Failure) -> Result<(), Gone> {
         self.send(&response(failure), &[]).await

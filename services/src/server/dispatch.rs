@@ -54,17 +54,17 @@ async fn next(
         Call::Fetch { url, options } => fetch::answer(connection, services, &url, &options, more).await,
         Call::ListTrust => {
             let listed = services.trust.list(&services.netd).await;
-            answer(connection, listed.map(|list| json!(list))).await
+            connection.answer(listed.map(|list| json!(list))).await
         }
         Call::AddTrust { pem } => {
             let peer = connection.peer().clone();
             let added = services.trust.add(&services.netd, &peer, pem).await;
-            answer(connection, added.map(|roots| json!({ "roots": roots }))).await
+            connection.answer(added.map(|roots| json!({ "roots": roots }))).await
         }
         Call::RemoveTrust { id } => {
             let peer = connection.peer().clone();
             let removed = services.trust.remove(&services.netd, &peer, id).await;
-            answer(connection, removed.map(|removal| json!(removal))).await
+            connection.answer(removed.map(|removal| json!(removal))).await
         }
         Call::CheckTrust { target, timeout } => {
             let peer = connection.peer().clone();
@@ -73,7 +73,7 @@ async fn next(
                 Ok(_share) => trust::check(&services.trust, &services.netd, &peer, &target, timeout).await,
                 Err(message) => Err(Failure::new(ErrorKind::QuotaExceeded, message)),
             };
-            answer(connection, checked.map(|check| json!({ "check": check }))).await
+            connection.answer(checked.map(|check| json!({ "check": check }))).await
         }
         Call::ListPublished => {
             connection.reply(json!({ "ports": services.published.list() }), false, &[]).await
@@ -104,13 +104,6 @@ async fn next(
         | Call::DeleteBusState { .. }
         | Call::ListBusState { .. }
         | Call::SyncBusState { .. }) => bus::answer(connection, &services.bus, offered, call, more).await,
-    }
-}
-
-async fn answer(connection: &mut Connection, result: Result<serde_json::Value, Failure>) -> Result<(), Gone> {
-    match result {
-        Ok(parameters) => connection.reply(parameters, false, &[]).await,
-        Err(failure) => connection.fail(&failure).await,
     }
 }
 

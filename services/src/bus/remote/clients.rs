@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use netd_ipc::call::Response;
 use netd_ipc::server::Peer as ClientPeer;
 use netd_ipc::services::{
     BusCall, BusCallError, BusPayload, BusPublication, BusServiceInfo, CALL_BYTES_MAX, Call, ErrorKind,
@@ -74,10 +73,7 @@ pub(in crate::bus) async fn answer(
         Call::PublishBus { service, topic, payload } => {
             publish(offered, &service, &topic, payload).map(|count| json!({ "subscribers": count }))
         }
-        Call::SubscribeBus { .. } if !more => {
-            let error = Some("org.varlink.service.ExpectedMore".to_owned());
-            return connection.send(&Response { error, ..Response::default() }, &[]).await;
-        }
+        Call::SubscribeBus { .. } if !more => return connection.expected_more().await,
         Call::SubscribeBus { device, service, topic, timeout } => {
             let subscribing = subscribe(bus, &client, &device, &service, topic.as_deref(), timeout);
             let subscribed = tokio::select! {
@@ -93,10 +89,7 @@ pub(in crate::bus) async fn answer(
         }
         _ => Err(Failure::new(ErrorKind::Internal, "this is no call about the bus")),
     };
-    match result {
-        Ok(parameters) => connection.reply(parameters, false, &[]).await,
-        Err(failure) => connection.fail(&failure).await,
-    }
+    connection.answer(result).await
 }
 
 fn wrong(error: impl std::fmt::Display) -> Failure {

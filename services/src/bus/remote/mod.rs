@@ -35,6 +35,7 @@ use netd_softbus::DeviceId;
 use netd_softbus::remote::{Payload, Status, Target};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 pub(in crate::bus) use self::asker::Handle;
@@ -136,6 +137,16 @@ pub(in crate::bus) struct Refusal {
 
 pub(in crate::bus) fn refusal(status: Status, message: impl Into<String>) -> Refusal {
     Refusal { status, message: message.into() }
+}
+
+/// Works where waiting for a disk stops nobody else.
+async fn on_disk<T: Send + 'static, E: Into<Refusal> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, Refusal> {
+    match spawn_blocking(work).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(error) => Err(refusal(Status::Failed, error.to_string())),
+    }
 }
 
 /// What a request ends with.

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::files::{Directories, Error, Files, IDLE, Part};
-use super::{Answer, Bulk, Refusal, Reply as Answered, refusal};
+use super::{Answer, Bulk, Refusal, Reply as Answered, on_disk, refusal};
 
 /// Files hashed at once, in all: each keeps a processor and a disk busy.
 const HASHING_MAX: usize = 1;
@@ -163,16 +163,6 @@ async fn write(part: &Part, mut offset: u64, mut length: u64, to: &mut DuplexStr
         length -= count as u64;
     }
     Ok(())
-}
-
-/// Where waiting for a disk stops nobody else.
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Refusal> {
-    match spawn_blocking(work).await {
-        Ok(done) => done.map_err(Refusal::from),
-        Err(error) => Err(refusal(Status::Failed, error.to_string())),
-    }
 }
 
 #[cfg(test)]

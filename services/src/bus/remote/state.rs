@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 
 use super::database::{Changes, Database, Error, Kept, Write};
-use super::{Answer, Bulk, Refusal, Reply as Answered, refusal};
+use super::{Answer, Bulk, Refusal, Reply as Answered, on_disk, refusal};
 use crate::Failure;
 use crate::netd::Netd;
 
@@ -177,15 +177,6 @@ async fn get(database: Arc<Database>, key: Key) -> Answered {
     let body = Reply::Value { version, modified_ms, value: Vec::new() }.encode();
     let bulk = Bulk { length: value.len() as u64, reader: Box::new(std::io::Cursor::new(value)) };
     Ok(Answer { body, bulk: Some(bulk) })
-}
-
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Refusal> {
-    match spawn_blocking(work).await {
-        Ok(done) => done.map_err(Refusal::from),
-        Err(error) => Err(refusal(Status::Failed, error.to_string())),
-    }
 }
 
 /// The wall clock, for people to read: nothing is decided by it.
